@@ -1,0 +1,167 @@
+#include "config/err.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct {
+	const char *name;
+	int exit_status;
+	int http_status;
+} codes[N_ERR_CODES] = {
+	[ERR_NONE] = {"ok", 0, 200},
+	[ERR_FAILED] = {"failed", 1, 500},
+	[ERR_USAGE] = {"usage", 2, 400},
+	[ERR_PARTIAL] = {"partial", 3, 200},
+	[ERR_NOT_FOUND] = {"not_found", 4, 404},
+	[ERR_UNREACHABLE] = {"unreachable", 5, 502},
+	[ERR_BUSY] = {"busy", 6, 409},
+	[ERR_TOO_LARGE] = {"context_exceeded", 7, 413},
+	[ERR_DAMAGED] = {"store_damaged", 8, 500},
+	[ERR_MISMATCH] = {"mismatch", 9, 409},
+	[ERR_PERMISSION] = {"permission", 10, 403},
+	[ERR_DEADLINE] = {"deadline", 124, 504},
+	[ERR_CANCELLED] = {"cancelled", 130, 499},
+	[ERR_UNAVAILABLE] = {"unavailable", 1, 503},
+	[ERR_IO] = {"io", 1, 500},
+	[ERR_FORMAT] = {"format", 1, 500},
+};
+
+int err_exit_status(enum err_code code)
+{
+	return codes[code].exit_status;
+}
+
+int err_http_status(enum err_code code)
+{
+	return codes[code].http_status;
+}
+
+const char *err_code_name(enum err_code code)
+{
+	return codes[code].name;
+}
+
+enum err_code err_code_from_name(const char *name)
+{
+	for (int i = 0; i < N_ERR_CODES; i++)
+		if (!strcmp(codes[i].name, name))
+			return (enum err_code)i;
+	return ERR_FAILED;
+}
+
+/* Length of the UTF-8 character at p, its code point in *point; 0 when the bytes are not UTF-8. */
+static size_t utf8_char(const unsigned char *p, size_t left, unsigned *point)
+{
+	static const unsigned least[5] = {0, 0, 0x80, 0x800, 0x10000};
+	size_t n = p[0] < 0x80 ? 1 : p[0] >= 0xc2 && p[0] < 0xe0 ? 2 : p[0] >= 0xe0 && p[0] < 0xf0 ? 3
+		   : p[0] >= 0xf0 && p[0] < 0xf5 ? 4 : 0;
+	unsigned c = n == 1 ? p[0] : p[0] & (0xffu >> (n + 1));
+
+	if (!n || n > left)
+		return 0;
+	for (size_t i = 1; i < n; i++) {
+		if ((p[i] & 0xc0) != 0x80)
+			return 0;
+		c = c << 6 | (p[i] & 0x3f);
+	}
+	if (c < least[n] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
+		return 0;
+	*point = c;
+	return n;
+}
+
+static int is_control(unsigned c)
+{
+	return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x200e || c == 0x200f || c == 0x061c ||
+	       (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
+}
+
+char *err_escape(char *out, size_t out_bytes, const char *text, size_t text_bytes)
+{
+	const unsigned char *p = (const unsigned char *)text, *end = p + text_bytes;
+	char *o = out;
+
+	if (!out_bytes)
+		return out;
+	while (p < end) {
+		char piece[12];
+		unsigned c = 0;
+		size_t n = utf8_char(p, (size_t)(end - p), &c), m;
+
+		if (!n)
+			m = (size_t)snprintf(piece, sizeof piece, "\\x%02x", *p);
+		else if (!is_control(c))
+			memcpy(piece, p, m = n);
+		else if (c == '\n' || c == '\t' || c == '\r')
+			m = (size_t)snprintf(piece, sizeof piece, "\\%c", c == '\n' ? 'n' : c == '\t' ? 't' : 'r');
+		else
+			m = (size_t)snprintf(piece, sizeof piece, c < 0x100 ? "\\x%02x" : "\\u%04x", c);
+		if ((size_t)(o - out) + m + 1 > out_bytes)
+			break;
+		memcpy(o, piece, m);
+		o += m;
+		p += n ? n : 1;
+	}
+	*o = '\0';
+	return out;
+}
+
+static int set_text(struct err *err, const char *format, va_list args)
+{
+	char raw[sizeof err->text];
+	int n = vsnprintf(raw, sizeof raw, format, args);
+
+	err_escape(err->text, sizeof err->text, raw, n < 0 ? 0 : strlen(raw));
+	return -1;
+}
+
+int err_set(struct err *err, enum err_code code, const char *format, ...)
+{
+	va_list args;
+
+	if (!err)
+		return -1;
+	err->code = code;
+	va_start(args, format);
+	set_text(err, format, args);
+	va_end(args);
+	return -1;
+}
+
+int err_wrap(struct err *err, const char *format, ...)
+{
+	char cause[sizeof err->text];
+	size_t n;
+	va_list args;
+
+	if (!err)
+		return -1;
+	memcpy(cause, err->text, sizeof cause);
+	va_start(args, format);
+	set_text(err, format, args);
+	va_end(args);
+	n = strlen(err->text);
+	/* The cause matters more than where it was met: when both do not fit, the context is cut. */
+	if (n + 2 + strlen(cause) >= sizeof err->text)
+		n = strlen(cause) + 3 >= sizeof err->text ? 0 : sizeof err->text - strlen(cause) - 3;
+	snprintf(err->text + n, sizeof err->text - n, "%s%s", n ? ": " : "", cause);
+	return -1;
+}
+
+int err_errno(struct err *err, int number, const char *format, ...)
+{
+	va_list args;
+	size_t n;
+
+	if (!err)
+		return -1;
+	err->code = number == EACCES || number == EPERM ? ERR_PERMISSION : number == ENOENT ? ERR_NOT_FOUND : ERR_IO;
+	va_start(args, format);
+	set_text(err, format, args);
+	va_end(args);
+	n = strlen(err->text);
+	snprintf(err->text + n, sizeof err->text - n, ": %s", strerror(number));
+	return -1;
+}
