@@ -1,0 +1,42 @@
+/*
+ * A weight matrix as the checkpoint stores it, and views of its rows.
+ *
+ * Nothing is converted when it is loaded: an op widens what it reads. Widening BF16, F16 and E4M3 to float32 is
+ * exact; the product with an FP8 block scale is never rounded into a weight (ops.h says where it enters).
+ */
+#ifndef QUIRE_ENGINE_WEIGHT_H
+#define QUIRE_ENGINE_WEIGHT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum dtype {
+	DTYPE_F32,
+	DTYPE_BF16,
+	DTYPE_F16,
+	DTYPE_F8_E4M3, /* fn variant: no infinities, 0x7f and 0xff are NaN, largest 448 */
+	N_DTYPES
+};
+
+enum { WEIGHT_BLOCK = 128 }; /* rows and columns that share one FP8 scale */
+
+struct weight {
+	enum dtype dtype;
+	int32_t rows, cols;  /* out, in */
+	const void *data;    /* [rows, cols], row-major; NULL: the model has no such matrix */
+	const float *scale;  /* F8_E4M3 only: [ceil(stored rows / 128), ceil(cols / 128)] of the stored matrix */
+	int32_t first_row;   /* row 0 of this view is that row of the stored matrix: scales change at stored rows
+	                        divisible by 128, wherever the view begins */
+};
+
+/* Bytes of one element, and the name safetensors uses ("BF16"). */
+size_t dtype_bytes(enum dtype dtype);
+const char *dtype_name(enum dtype dtype);
+
+/* Rows first .. first + n - 1 of w. */
+struct weight weight_rows(const struct weight *w, int32_t first, int32_t n);
+
+/* Bytes that w occupies, scales included (a view counts the scale rows that it touches). */
+size_t weight_bytes(const struct weight *w);
+
+#endif
