@@ -1,0 +1,61 @@
+/*
+ * Ingest: a directory becomes a snapshot. Two halves, for two threads.
+ *
+ * ingest_prepare (ingest thread) walks, reads, orders, renders and tokenizes; it touches neither engine nor store
+ * beyond what it is given. The `struct ingest` it makes is then handed to the engine thread, which runs
+ * ingest_step until it is done: each step computes at most one chunk of tokens and makes it durable, so a question
+ * can be served between steps, a kill -9 costs one chunk, and an ingest started again goes on where the store ends.
+ */
+#ifndef QUIRE_INGEST_INGEST_H
+#define QUIRE_INGEST_INGEST_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cache/cache.h"
+#include "config/err.h"
+#include "engine/engine.h"
+#include "engine/tokenizer.h"
+
+struct ingest_options {
+	const char *corpus;
+	const char *source;             /* directory, absolute */
+	int64_t max_file_bytes;         /* larger files are skipped, with the reason */
+	int64_t max_tokens;             /* of the context: more is refused (ERR_TOO_LARGE) before anything is computed,
+	                                   with the largest directories and an --exclude that would fit */
+	const char *const *exclude;     /* globs, NULL-terminated; may be NULL */
+	const char *const *include;     /* beats every skip but "not a regular file" and "outside the tree" */
+	/* The snapshot that this one follows, for its order of documents; NULL: the first time. Read only during
+	 * ingest_prepare. */
+	const struct cache_snapshot *previous;
+};
+
+struct ingest_progress {
+	enum ingest_phase { INGEST_WALK, INGEST_TOKENIZE, INGEST_PREFILL, INGEST_COMMIT, INGEST_DONE } phase;
+	int64_t n_files, n_skipped, read_bytes;
+	int64_t n_tokens, reused_tokens, done_tokens; /* done counts the reused ones */
+};
+
+struct ingest;
+
+/* `cancel` is looked at between files; set: ERR_CANCELLED. `report`, called now and then from this thread, may be
+ * NULL. */
+int ingest_prepare(struct ingest **out, const struct ingest_options *opt, const struct tokenizer *t,
+		   const atomic_bool *cancel, void (*report)(void *ctx, const struct ingest_progress *p), void *ctx,
+		   struct err *err);
+
+/* Engine thread: bind to engine, model and store, and find what is already there. */
+int ingest_begin(struct ingest *in, struct engine *e, const struct model *m, enum latent_format format,
+		 struct cache *c, struct err *err);
+
+/* One chunk, or the commit. Returns 1 when there is more to do, 0 when the snapshot is committed, -1 on error. */
+int ingest_step(struct ingest *in, struct ingest_progress *progress, struct err *err);
+
+/* What was left out and why, valid until ingest_free. */
+const struct cache_skipped *ingest_skipped(const struct ingest *in, int32_t *n);
+
+/* Takes NULL; any thread that holds it. What was computed and made durable stays in the store. */
+void ingest_free(struct ingest *in);
+
+#endif
