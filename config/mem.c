@@ -107,6 +107,7 @@ struct block {
 struct arena {
 	struct block *blocks; /* the one in use is first */
 	size_t bytes;
+	size_t room; /* of the next block, at least: what the last use needed, so that it fits one block */
 };
 
 struct arena *arena_new(void)
@@ -124,8 +125,9 @@ void *arena_alloc(struct arena *a, size_t n, size_t bytes)
 		out_of_memory(total);
 	total = (total + ALIGN - 1) / ALIGN * ALIGN;
 	if (!b || b->bytes - b->used < total) {
-		size_t room = total > ARENA_BLOCK ? total : ARENA_BLOCK;
+		size_t room = a->room > ARENA_BLOCK ? a->room : ARENA_BLOCK;
 
+		room = total > room ? total : room;
 		b = aligned_alloc(ALIGN, sizeof *b + room);
 		if (!b)
 			out_of_memory(room);
@@ -149,24 +151,24 @@ char *arena_strndup(struct arena *a, const char *s, size_t n)
 	return p;
 }
 
-void arena_reset(struct arena *a)
+static void free_blocks(struct arena *a)
 {
-	struct block *keep = a->blocks;
-
-	for (struct block *b = a->blocks; b; b = b->next)
-		if (b->bytes > keep->bytes)
-			keep = b;
 	for (struct block *b = a->blocks, *next; b; b = next) {
 		next = b->next;
-		if (b != keep)
-			free(b);
+		free(b);
 	}
-	a->blocks = keep;
+	a->blocks = NULL;
+}
+
+void arena_reset(struct arena *a)
+{
+	if (a->blocks && a->blocks->next) {
+		a->room = a->bytes;
+		free_blocks(a);
+	} else if (a->blocks) {
+		a->blocks->used = 0;
+	}
 	a->bytes = 0;
-	if (keep) {
-		keep->next = NULL;
-		keep->used = 0;
-	}
 }
 
 size_t arena_bytes(const struct arena *a)
@@ -178,9 +180,6 @@ void arena_free(struct arena *a)
 {
 	if (!a)
 		return;
-	for (struct block *b = a->blocks, *next; b; b = next) {
-		next = b->next;
-		free(b);
-	}
+	free_blocks(a);
 	free(a);
 }

@@ -30,7 +30,7 @@ struct arena;
 struct arena *arena_new(void);
 void *arena_alloc(struct arena *a, size_t n, size_t bytes);
 char *arena_strndup(struct arena *a, const char *s, size_t n);
-/* Forget everything, keep the largest block for the next use. */
+/* Forget everything. The next use finds its memory in one block if it needs no more than the last one. */
 void arena_reset(struct arena *a);
 /* Bytes handed out since the last reset. */
 size_t arena_bytes(const struct arena *a);

@@ -29,6 +29,10 @@ enum compute_profile {
 	COMPUTE_BF16, /* activations rounded to bf16 where docs/numerics.md says so: not implemented yet */
 };
 
+/* "f32", "bf16"; -1 for anything else. */
+const char *compute_profile_name(enum compute_profile compute);
+int compute_profile_from_name(const char *name);
+
 struct engine_options {
 	int n_threads;               /* 0: all cores this process may use */
 	enum compute_profile compute;

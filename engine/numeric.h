@@ -1,0 +1,120 @@
+/*
+ * Numbers: the conversions and the transcendental functions that every backend and every instruction set shares.
+ *
+ * They are part of the numeric definition (NUMERICS in engine.h): fused multiply-adds are written out, contraction is
+ * off, rounding is to nearest even, and nothing here calls a float function of libm but fmaf, whose result IEEE 754
+ * fixes, and sqrtf, which is an instruction. So the bits do not depend on compiler, library or processor.
+ */
+#ifndef QUIRE_ENGINE_NUMERIC_H
+#define QUIRE_ENGINE_NUMERIC_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+static inline uint32_t f32_bits(float x)
+{
+	uint32_t u;
+
+	memcpy(&u, &x, sizeof u);
+	return u;
+}
+
+static inline float f32_from_bits(uint32_t u)
+{
+	float x;
+
+	memcpy(&x, &u, sizeof x);
+	return x;
+}
+
+static inline float bf16_to_f32(uint16_t h)
+{
+	return f32_from_bits((uint32_t)h << 16);
+}
+
+/* To nearest even; a NaN stays a NaN. */
+static inline uint16_t f32_to_bf16(float x)
+{
+	uint32_t u = f32_bits(x);
+
+	if ((u & 0x7fffffff) > 0x7f800000)
+		return (uint16_t)(u >> 16 | 0x40);
+	return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+static inline float f16_to_f32(uint16_t h)
+{
+	/* Shift exponent and mantissa to float32's places, then correct the bias by an exact multiplication, which also
+	 * normalises subnormals. Infinities and NaN are put right afterwards. */
+	uint32_t magnitude = (uint32_t)(h & 0x7fff) << 13;
+	float x = f32_from_bits(magnitude) * 0x1p112f;
+
+	if ((h & 0x7c00) == 0x7c00)
+		x = f32_from_bits(magnitude | 0x7f800000);
+	return f32_from_bits(f32_bits(x) | (uint32_t)(h & 0x8000) << 16);
+}
+
+/* The fn variant: 4 exponent bits of bias 7, 3 mantissa bits, no infinities, 0x7f and 0xff NaN, largest 448. */
+static inline float e4m3_to_f32(uint8_t c)
+{
+	float x = f32_from_bits((uint32_t)(c & 0x7f) << 20) * 0x1p120f;
+
+	if ((c & 0x7f) == 0x7f)
+		x = f32_from_bits(0x7fc00000);
+	return f32_from_bits(f32_bits(x) | (uint32_t)(c & 0x80) << 24);
+}
+
+/* To nearest even. |x| <= 448 (the caller scales); beyond, the result saturates. NaN gives NaN. */
+static inline uint8_t f32_to_e4m3(float x)
+{
+	uint32_t u = f32_bits(x), sign = u >> 24 & 0x80, m = u & 0x7fffffff, r;
+
+	if (m > 0x7f800000)
+		return (uint8_t)(sign | 0x7f);
+	if (m >= f32_bits(448.0f))
+		return (uint8_t)(sign | 0x7e);
+	if (m < f32_bits(0x1p-6f)) /* subnormal codes are multiples of 2^-9: adding 2^14 rounds to them */
+		return (uint8_t)(sign | (f32_bits(f32_from_bits(m) + 0x1p14f) - f32_bits(0x1p14f)));
+	r = m + 0x7ffff + (m >> 20 & 1);
+	return (uint8_t)(sign | ((r >> 20) - (120u << 3)));
+}
+
+/*
+ * exp(x), relative error below 1.2e-7. x = n ln 2 + r with |r| <= ln 2 / 2, exp(r) = 1 + r + r^2 q(r), q fitted to the
+ * least largest relative error. Results below the smallest normal number (x < -87.33655) are 0.
+ */
+static inline float num_exp(float x)
+{
+	/* Adding and taking away 1.5 x 2^23 rounds to an integer, to nearest even. */
+	float n = fmaf(x, 0x1.715476p+0f, 0x1.8p23f) - 0x1.8p23f;
+	float r = fmaf(n, -0x1.62e43p-1f, x), q;
+	int32_t i, half;
+
+	if (!(x >= -87.33655f)) /* NaN, too */
+		return x != x ? x : 0.0f;
+	if (x > 88.72284f)
+		return INFINITY;
+	r = fmaf(n, 0x1.05c61p-29f, r);
+	q = fmaf(0x1.6a2256p-10f, r, 0x1.123b02p-7f);
+	q = fmaf(q, r, 0x1.5558f8p-5f);
+	q = fmaf(q, r, 0x1.55549p-3f);
+	q = fmaf(q, r, 0x1.fffffcp-2f);
+	q = fmaf(q, r * r, r) + 1.0f;
+	/* 2^n in two factors: n may be 128. */
+	i = (int32_t)n;
+	half = i / 2;
+	return q * f32_from_bits((uint32_t)(half + 127) << 23) * f32_from_bits((uint32_t)(i - half + 127) << 23);
+}
+
+static inline float num_sigmoid(float x)
+{
+	return 1.0f / (1.0f + num_exp(-x));
+}
+
+static inline float num_silu(float x)
+{
+	return x / (1.0f + num_exp(-x));
+}
+
+#endif

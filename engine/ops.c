@@ -1,0 +1,19 @@
+#include "engine/ops.h"
+
+#include <string.h>
+
+extern const struct ops ops_scalar;
+#if defined __x86_64__
+extern const struct ops ops_fma;
+#endif
+
+const struct ops *cpu_ops(const char *isa)
+{
+#if defined __x86_64__
+	bool fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+
+	if (fma && (!isa || !strcmp(isa, "fma")))
+		return &ops_fma;
+#endif
+	return !isa || !strcmp(isa, "scalar") ? &ops_scalar : NULL;
+}

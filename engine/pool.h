@@ -1,0 +1,30 @@
+/*
+ * The compute threads of the engine: static shares, one barrier. With queue.c the only place that synchronises.
+ *
+ * Work is split by item number alone, so who computes what never depends on timing; and every item writes outputs of
+ * its own, so the split cannot change a bit. Between jobs threads spin for some microseconds, then sleep.
+ */
+#ifndef QUIRE_ENGINE_POOL_H
+#define QUIRE_ENGINE_POOL_H
+
+#include <stdint.h>
+
+#include "config/err.h"
+
+struct pool;
+
+/* Threads to use by default: the processors that this process may run on. */
+int pool_default_threads(void);
+
+/* n_threads >= 1, the caller of pool_run being one of them. */
+int pool_new(struct pool **out, int n_threads, struct err *err);
+/* Takes NULL. */
+void pool_free(struct pool *p);
+int pool_n_threads(const struct pool *p);
+
+/* Call fn(arg, first, end, thread) so that every item of [0, n_items) is covered once: thread t of T gets
+ * [t n / T, (t + 1) n / T). Returns when all are done. Not from inside fn. */
+typedef void pool_fn(void *arg, int64_t first, int64_t end, int thread);
+void pool_run(struct pool *p, pool_fn *fn, void *arg, int64_t n_items);
+
+#endif

@@ -1,0 +1,338 @@
+/* One sequence of tokens and its latents: memory, and the way in and out of it. */
+#include "engine/internal.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "engine/latents.h"
+
+enum { FIRST_ROOM = 256, IMPORT_ROWS = 256 };
+
+int session_new(struct session **out, struct engine *e, const struct model *m, const struct session_options *opt,
+		struct err *err)
+{
+	const struct model_config *c = &m->config;
+	struct session *s = xcalloc(1, sizeof *s);
+
+	s->engine = e;
+	s->model = m;
+	s->opt = *opt;
+	if (!s->opt.max_tokens || s->opt.max_tokens > c->max_positions)
+		s->opt.max_tokens = c->max_positions;
+	if (s->opt.max_tokens > INT32_MAX - KEYS_ABREAST)
+		s->opt.max_tokens = INT32_MAX - KEYS_ABREAST; /* positions in index sets are 32 bits */
+	s->layout = layout_new(c, opt->latents);
+	s->arena = arena_new();
+	s->scratch = arena_new();
+	s->inv_freq = xcalloc((size_t)(c->rope_dim / 2), sizeof *s->inv_freq);
+	rope_inv_freq(&c->rope, c->rope_dim, s->inv_freq);
+	s->rows = xcalloc((size_t)c->n_layers, sizeof *s->rows);
+	s->keys = xcalloc((size_t)s->layout->n_index_layers, sizeof *s->keys);
+	if (opt->keep_records) {
+		s->stored_rows = xcalloc((size_t)c->n_layers, sizeof *s->stored_rows);
+		s->stored_keys = xcalloc((size_t)s->layout->n_index_layers, sizeof *s->stored_keys);
+	}
+	(void)err;
+	*out = s;
+	return 0;
+}
+
+void session_free(struct session *s)
+{
+	if (!s)
+		return;
+	for (int32_t i = 0; i < s->layout->n_layers; i++) {
+		free(s->rows[i]);
+		if (s->stored_rows)
+			free(s->stored_rows[i]);
+	}
+	for (int32_t i = 0; i < s->layout->n_index_layers; i++) {
+		free(s->keys[i]);
+		if (s->stored_keys)
+			free(s->stored_keys[i]);
+	}
+	free(s->rows);
+	free(s->keys);
+	free(s->stored_rows);
+	free(s->stored_keys);
+	free(s->inv_freq);
+	arena_free(s->arena);
+	arena_free(s->scratch);
+	layout_free(s->layout);
+	free(s);
+}
+
+int64_t session_n_tokens(const struct session *s)
+{
+	return s->n_tokens;
+}
+
+const struct layout *session_layout(const struct session *s)
+{
+	return s->layout;
+}
+
+int32_t session_index_layer(const struct session *s, int32_t layer)
+{
+	int32_t i = 0;
+
+	while (s->layout->index_layers[i] != layer)
+		i++;
+	return i;
+}
+
+/* Bytes of one token in each array of a layer, and of an index layer. */
+static size_t row_size(const struct session *s)
+{
+	return sizeof(float) * (size_t)(s->model->config.kv_lora + s->model->config.rope_dim);
+}
+
+static size_t key_size(const struct session *s)
+{
+	return sizeof(float) * (size_t)s->model->config.index_dim;
+}
+
+size_t session_bytes(const struct session *s)
+{
+	size_t row = row_size(s) + (s->stored_rows ? s->layout->row_bytes : 0);
+	size_t key = key_size(s) + (s->stored_keys ? s->layout->index_key_bytes : 0);
+
+	return (size_t)s->room * ((size_t)s->layout->n_layers * row + (size_t)s->layout->n_index_layers * key);
+}
+
+static int grow(void *array, size_t used_bytes, size_t room, size_t bytes, struct err *err)
+{
+	void **p = array, *q = mem_try(room, bytes, "latents of the session", err);
+
+	if (!q)
+		return -1;
+	if (*p)
+		memcpy(q, *p, used_bytes);
+	free(*p);
+	*p = q;
+	return 0;
+}
+
+/* Room for n tokens in all. Arrays that grew before one that could not are merely longer than they need be. */
+static int reserve(struct session *s, int64_t n, struct err *err)
+{
+	int64_t room = s->room ? s->room : FIRST_ROOM;
+	size_t used = (size_t)((s->n_tokens + KEYS_ABREAST - 1) / KEYS_ABREAST * KEYS_ABREAST);
+
+	if (n > s->opt.max_tokens)
+		return err_set(err, ERR_TOO_LARGE, "%lld tokens are more than the context of %lld", (long long)n,
+			       (long long)s->opt.max_tokens);
+	if (n <= s->room)
+		return 0;
+	while (room < n)
+		room = room < (1 << 20) ? 2 * room : room + (1 << 20);
+	if (room > s->opt.max_tokens)
+		room = (s->opt.max_tokens + KEYS_ABREAST - 1) / KEYS_ABREAST * KEYS_ABREAST;
+	for (int32_t i = 0; i < s->layout->n_layers; i++)
+		if (grow(&s->rows[i], used * row_size(s), (size_t)room, row_size(s), err) ||
+		    (s->stored_rows && grow(&s->stored_rows[i], used * s->layout->row_bytes, (size_t)room,
+					    s->layout->row_bytes, err)))
+			return -1;
+	for (int32_t i = 0; i < s->layout->n_index_layers; i++)
+		if (grow(&s->keys[i], used * key_size(s), (size_t)room, key_size(s), err) ||
+		    (s->stored_keys && grow(&s->stored_keys[i], used * s->layout->index_key_bytes, (size_t)room,
+					    s->layout->index_key_bytes, err)))
+			return -1;
+	s->room = room;
+	return 0;
+}
+
+int session_append(struct session *s, const int32_t *ids, size_t n, float *last_logits,
+		   const struct session_tap *tap, struct err *err)
+{
+	assert(n >= 1);
+	for (size_t i = 0; i < n; i++)
+		if (ids[i] < 0 || ids[i] >= s->model->config.vocab)
+			return err_set(err, ERR_USAGE, "token id %d at position %lld is not below the vocabulary of %d",
+				       ids[i], (long long)s->n_tokens + (long long)i, s->model->config.vocab);
+	if (n > (size_t)s->opt.max_tokens)
+		return err_set(err, ERR_TOO_LARGE, "%zu tokens are more than the context of %lld", n,
+			       (long long)s->opt.max_tokens);
+	if (reserve(s, s->n_tokens + (int64_t)n, err) || forward(s, ids, (int64_t)n, last_logits, tap, err))
+		return -1;
+	s->n_tokens += (int64_t)n;
+	return 0;
+}
+
+void session_truncate(struct session *s, int64_t n_tokens)
+{
+	assert(n_tokens >= 0 && n_tokens <= s->n_tokens);
+	s->n_tokens = n_tokens;
+}
+
+void session_export_records(const struct session *s, int32_t group, int64_t first, int64_t n, uint8_t *out)
+{
+	const struct layout_group *g = &s->layout->groups[group];
+	size_t bytes = s->layout->row_bytes;
+
+	assert(s->stored_rows && first >= 0 && first + n <= s->n_tokens);
+	for (int64_t t = first; t < first + n; t++)
+		for (int32_t i = 0; i < g->n_layers; i++, out += bytes)
+			memcpy(out, s->stored_rows[g->layers[i]] + (size_t)t * bytes, bytes);
+}
+
+void session_export_index_keys(const struct session *s, int32_t index_layer, int64_t first, int64_t n, uint8_t *out)
+{
+	size_t bytes = s->layout->index_key_bytes;
+
+	assert(s->stored_keys && first >= 0 && first + n <= s->n_tokens);
+	memcpy(out, s->stored_keys[index_layer] + (size_t)first * bytes, (size_t)n * bytes);
+}
+
+/* cos and sin of positions first .. first + n - 1, in the session's scratch. */
+static void angles(struct session *s, int64_t first, int64_t n, float **cos, float **sin)
+{
+	int32_t dim = s->model->config.rope_dim;
+
+	*cos = arena_alloc(s->scratch, (size_t)n * (size_t)(dim / 2), sizeof **cos);
+	*sin = arena_alloc(s->scratch, (size_t)n * (size_t)(dim / 2), sizeof **sin);
+	rope_cos_sin(s->inv_freq, dim, first, n, *cos, *sin);
+}
+
+static int import_rows(struct session *s, const struct layout_group *g, int64_t first, int64_t n,
+		       const uint8_t *records, struct err *err)
+{
+	const struct model_config *c = &s->model->config;
+	size_t bytes = s->layout->row_bytes;
+	int64_t width = c->kv_lora + c->rope_dim;
+	float *cos, *sin;
+
+	arena_reset(s->scratch);
+	angles(s, first, n, &cos, &sin);
+	for (int32_t i = 0; i < g->n_layers; i++) {
+		int32_t layer = g->layers[i];
+		float *rows = s->rows[layer] + first * width;
+
+		for (int64_t t = 0; t < n; t++) {
+			const uint8_t *row = records + ((size_t)t * (size_t)g->n_layers + (size_t)i) * bytes;
+
+			if (!latent_unpack(s->opt.latents, rows + t * width, row, c->kv_lora, c->rope_dim))
+				return err_set(err, ERR_DAMAGED,
+					       "layer %d, position %lld: the stored latent is not finite", layer,
+					       (long long)(first + t));
+			if (s->stored_rows)
+				memcpy(s->stored_rows[layer] + (size_t)(first + t) * bytes, row, bytes);
+		}
+		s->engine->ops->rope(&s->engine->device, rows + c->kv_lora, width, 1, 0, c->rope_dim, cos, sin, n,
+				     c->rope_interleaved);
+	}
+	return 0;
+}
+
+int session_import_records(struct session *s, int32_t group, int64_t first, int64_t n, const uint8_t *records,
+			   struct err *err)
+{
+	assert(first == s->n_tokens);
+	if (reserve(s, first + n, err))
+		return -1;
+	for (int64_t i = 0; i < n; i += IMPORT_ROWS)
+		if (import_rows(s, &s->layout->groups[group], first + i, n - i < IMPORT_ROWS ? n - i : IMPORT_ROWS,
+				records + (size_t)i * layout_record_bytes(s->layout, group), err))
+			return -1;
+	return 0;
+}
+
+static int import_keys(struct session *s, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
+		       struct err *err)
+{
+	const struct model_config *c = &s->model->config;
+	size_t bytes = s->layout->index_key_bytes;
+	int32_t dim = c->index_dim;
+	float *cos, *sin, *values;
+
+	arena_reset(s->scratch);
+	angles(s, first, n, &cos, &sin);
+	values = arena_alloc(s->scratch, (size_t)n * (size_t)dim, sizeof *values);
+	for (int64_t t = 0; t < n; t++)
+		if (!index_key_unpack(s->opt.latents, values + t * dim, keys + (size_t)t * bytes, dim))
+			return err_set(err, ERR_DAMAGED, "layer %d, position %lld: the stored index key is not finite",
+				       s->layout->index_layers[index_layer], (long long)(first + t));
+	if (s->stored_keys)
+		memcpy(s->stored_keys[index_layer] + (size_t)first * bytes, keys, (size_t)n * bytes);
+	place_index_keys(s, index_layer, values, first, n, cos, sin);
+	return 0;
+}
+
+int session_import_index_keys(struct session *s, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
+			      struct err *err)
+{
+	assert(first == s->n_tokens);
+	if (reserve(s, first + n, err))
+		return -1;
+	for (int64_t i = 0; i < n; i += IMPORT_ROWS)
+		if (import_keys(s, index_layer, first + i, n - i < IMPORT_ROWS ? n - i : IMPORT_ROWS,
+				keys + (size_t)i * s->layout->index_key_bytes, err))
+			return -1;
+	return 0;
+}
+
+void session_import_commit(struct session *s, int64_t n)
+{
+	assert(s->n_tokens + n <= s->room);
+	s->n_tokens += n;
+}
+
+/* A seeded value of about unit variance; xorshift, since only speed is measured with it. */
+static float noise(uint64_t *state)
+{
+	float sum = 0;
+
+	for (int i = 0; i < 4; i++) {
+		*state ^= *state << 13;
+		*state ^= *state >> 7;
+		*state ^= *state << 17;
+		sum += (float)(*state >> 40) * 0x1p-24f - 0.5f;
+	}
+	return sum * 1.7f;
+}
+
+int session_fill(struct session *s, int64_t n, uint64_t seed, struct err *err)
+{
+	const struct model_config *c = &s->model->config;
+	int32_t width = c->kv_lora + c->rope_dim, widest = width > c->index_dim ? width : c->index_dim;
+	uint64_t state = seed * 2654435761u + 88172645463325252u;
+	float *values = xcalloc((size_t)widest, sizeof *values);
+	uint8_t *packed = NULL;
+	int status = -1;
+
+	for (int64_t done = 0; done < n;) {
+		int64_t part = n - done < IMPORT_ROWS ? n - done : IMPORT_ROWS;
+
+		for (int32_t g = 0; g < s->layout->n_groups; g++) {
+			size_t rows = (size_t)part * (size_t)s->layout->groups[g].n_layers;
+
+			packed = xrealloc(packed, rows, s->layout->row_bytes);
+			for (size_t i = 0; i < rows; i++) {
+				for (int32_t k = 0; k < width; k++)
+					values[k] = noise(&state);
+				latent_pack(s->opt.latents, packed + i * s->layout->row_bytes, values, c->kv_lora,
+					    c->rope_dim);
+			}
+			if (session_import_records(s, g, s->n_tokens, part, packed, err))
+				goto out;
+		}
+		for (int32_t l = 0; l < s->layout->n_index_layers; l++) {
+			packed = xrealloc(packed, (size_t)part, s->layout->index_key_bytes);
+			for (int64_t i = 0; i < part; i++) {
+				for (int32_t k = 0; k < c->index_dim; k++)
+					values[k] = noise(&state);
+				index_key_pack(s->opt.latents, packed + (size_t)i * s->layout->index_key_bytes, values,
+					       c->index_dim);
+			}
+			if (session_import_index_keys(s, l, s->n_tokens, part, packed, err))
+				goto out;
+		}
+		session_import_commit(s, part);
+		done += part;
+	}
+	status = 0;
+out:
+	free(values);
+	free(packed);
+	return status;
+}
