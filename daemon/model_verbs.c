@@ -1,0 +1,469 @@
+#include "daemon/model_verbs.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "config/file.h"
+#include "config/mem.h"
+#include "engine/engine.h"
+#include "engine/model_info.h"
+#include "engine/tokenizer.h"
+
+static const char usage[] =
+	"usage: quire model info DIR [--json]\n"
+	"       quire model eval DIR --ids FILE --logits OUT [--chunk N] [--threads N] [--compute f32|bf16]\n"
+	"                        [--latents bf16|fp8|f32] [--topk OUT2] [--isa scalar|fma]\n"
+	"       quire model tokenize DIR --text FILE [--added-tokens]\n"
+	"       quire model bench DIR --prompt N --decode M [--depth N] [--threads N] [--compute f32|bf16]\n"
+	"                        [--latents bf16|fp8|f32] [--repeat R] [--chunk N] [--isa scalar|fma] [--json]\n";
+
+/* Every option of every verb; `known` in parse says whose it is. */
+struct options {
+	const char *dir, *ids, *logits, *topk, *text, *isa;
+	int64_t chunk, prompt, decode, depth, threads, repeat;
+	enum compute_profile compute;
+	enum latent_format latents;
+	bool added_tokens, json;
+};
+
+enum { EVAL = 1, TOKENIZE = 2, BENCH = 4, INFO = 8 };
+
+static int parse_count(const char *name, const char *text, int64_t least, int64_t most, int64_t *out, struct err *err)
+{
+	char *end;
+	long long value;
+
+	errno = 0;
+	value = strtoll(text, &end, 10);
+	if (end == text || *end || errno || value < least || value > most)
+		return err_set(err, ERR_USAGE, "--%s: '%s' is not a number from %lld to %lld", name, text,
+			       (long long)least, (long long)most);
+	*out = value;
+	return 0;
+}
+
+static int parse_option(struct options *o, const char *name, const char *value, struct err *err)
+{
+	int i;
+
+	if (!strcmp(name, "ids"))
+		o->ids = value;
+	else if (!strcmp(name, "logits"))
+		o->logits = value;
+	else if (!strcmp(name, "topk"))
+		o->topk = value;
+	else if (!strcmp(name, "text"))
+		o->text = value;
+	else if (!strcmp(name, "isa"))
+		o->isa = value;
+	else if (!strcmp(name, "added-tokens"))
+		o->added_tokens = true;
+	else if (!strcmp(name, "json"))
+		o->json = true;
+	else if (!strcmp(name, "chunk"))
+		return parse_count(name, value, 0, INT32_MAX, &o->chunk, err);
+	else if (!strcmp(name, "prompt"))
+		return parse_count(name, value, 1, INT32_MAX, &o->prompt, err);
+	else if (!strcmp(name, "decode"))
+		return parse_count(name, value, 0, INT32_MAX, &o->decode, err);
+	else if (!strcmp(name, "depth"))
+		return parse_count(name, value, 0, INT32_MAX, &o->depth, err);
+	else if (!strcmp(name, "threads"))
+		return parse_count(name, value, 1, 1024, &o->threads, err);
+	else if (!strcmp(name, "repeat"))
+		return parse_count(name, value, 1, 10000, &o->repeat, err);
+	else if (!strcmp(name, "compute")) {
+		i = compute_profile_from_name(value);
+		if (i < 0)
+			return err_set(err, ERR_USAGE, "--compute: '%s' is neither f32 nor bf16", value);
+		o->compute = (enum compute_profile)i;
+	} else if (!strcmp(name, "latents")) {
+		i = latent_format_from_name(value);
+		if (i < 0)
+			return err_set(err, ERR_USAGE, "--latents: '%s' is none of bf16, fp8, f32", value);
+		o->latents = (enum latent_format)i;
+	}
+	return 0;
+}
+
+static int parse(struct options *o, int verb, int argc, char **argv, struct err *err)
+{
+	static const struct {
+		int verbs;
+		struct option option;
+	} known[] = {
+		{EVAL, {"ids", required_argument, NULL, 0}},
+		{EVAL, {"logits", required_argument, NULL, 0}},
+		{EVAL, {"topk", required_argument, NULL, 0}},
+		{EVAL | BENCH, {"chunk", required_argument, NULL, 0}},
+		{EVAL | BENCH, {"threads", required_argument, NULL, 0}},
+		{EVAL | BENCH, {"compute", required_argument, NULL, 0}},
+		{EVAL | BENCH, {"latents", required_argument, NULL, 0}},
+		{EVAL | BENCH, {"isa", required_argument, NULL, 0}},
+		{TOKENIZE, {"text", required_argument, NULL, 0}},
+		{TOKENIZE, {"added-tokens", no_argument, NULL, 0}},
+		{BENCH, {"prompt", required_argument, NULL, 0}},
+		{BENCH, {"decode", required_argument, NULL, 0}},
+		{BENCH, {"depth", required_argument, NULL, 0}},
+		{BENCH, {"repeat", required_argument, NULL, 0}},
+		{BENCH | INFO, {"json", no_argument, NULL, 0}},
+	};
+	struct option options[sizeof known / sizeof known[0] + 1] = {{0}};
+	int n = 0, index = 0, c;
+
+	for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+		if (known[i].verbs & verb)
+			options[n++] = known[i].option;
+	*o = (struct options){.repeat = 3, .latents = LATENTS_BF16};
+	optind = 0;
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, ":", options, &index)) != -1) {
+		if (c == ':')
+			return err_set(err, ERR_USAGE, "%s needs a value", argv[optind - 1]);
+		if (c)
+			return err_set(err, ERR_USAGE, "model %s: unknown option '%s'", argv[0], argv[optind - 1]);
+		if (parse_option(o, options[index].name, optarg, err))
+			return -1;
+	}
+	if (optind != argc - 1)
+		return err_set(err, ERR_USAGE, "model %s: %s", argv[0],
+			       optind == argc ? "the model's directory is missing" : "one directory, please");
+	o->dir = argv[optind];
+	return 0;
+}
+
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* ---- eval ---- */
+
+static int parse_ids(struct ids *ids, const char *path, const char *text, size_t bytes, struct err *err)
+{
+	static const char space[] = " \t\r\n\f\v";
+	const char *p = text + strspn(text, space);
+
+	while (*p) {
+		char *end;
+		long value;
+
+		errno = 0;
+		value = strtol(p, &end, 10);
+		if (end == p || (*end && !strchr(space, *end)) || errno || value < 0 || value > INT32_MAX)
+			return err_set(err, ERR_USAGE, "%s: byte %td: '%.20s' is not a token id", path, p - text, p);
+		ids_push(ids, (int32_t)value);
+		p = end + strspn(end, space);
+	}
+	if ((size_t)(p - text) != bytes)
+		return err_set(err, ERR_USAGE, "%s: byte %td: a NUL byte is not a token id", path, p - text);
+	return ids->n ? 0 : err_set(err, ERR_USAGE, "%s: no token ids", path);
+}
+
+static int read_ids(struct ids *ids, const char *path, struct err *err)
+{
+	size_t bytes;
+	char *text;
+	int status;
+
+	if (file_read(&text, &bytes, path, (size_t)1 << 30, err))
+		return -1;
+	status = parse_ids(ids, path, text, bytes, err);
+	free(text);
+	return status;
+}
+
+struct eval_output {
+	FILE *logits, *topk;
+	const struct options *o;
+	size_t vocab;
+};
+
+static int write_logits(void *ctx, int64_t position, const float *row, struct err *err)
+{
+	struct eval_output *out = ctx;
+
+	(void)position;
+	if (fwrite(row, sizeof *row, out->vocab, out->logits) != out->vocab)
+		return err_errno(err, errno, "write %s", out->o->logits);
+	return 0;
+}
+
+static int write_set(void *ctx, int32_t layer, int64_t position, const int32_t *set, int32_t n, struct err *err)
+{
+	struct eval_output *out = ctx;
+
+	fprintf(out->topk, "{\"layer\":%d,\"pos\":%lld,\"set\":[", layer, (long long)position);
+	for (int32_t i = 0; i < n; i++)
+		fprintf(out->topk, i ? ",%d" : "%d", set[i]);
+	if (fprintf(out->topk, "]}\n") < 0)
+		return err_errno(err, errno, "write %s", out->o->topk);
+	return 0;
+}
+
+static int open_output(FILE **out, const char *path, struct err *err)
+{
+	*out = fopen(path, "wb");
+	return *out ? 0 : err_errno(err, errno, "create %s", path);
+}
+
+static int close_output(FILE *f, const char *path, struct err *err)
+{
+	return f && fclose(f) ? err_errno(err, errno, "write %s", path) : 0;
+}
+
+static int open_all(const struct options *o, struct engine **e, struct model **m, struct err *err)
+{
+	struct engine_options engine = {.n_threads = (int)o->threads, .compute = o->compute, .isa = o->isa};
+	struct model_options model = {.n_threads = (int)o->threads};
+
+	return engine_open(e, &engine, err) || model_open(m, o->dir, &model, err) ? -1 : 0;
+}
+
+static int eval(const struct options *o, struct err *err)
+{
+	struct session_options session = {.latents = o->latents};
+	struct eval_output out = {.o = o};
+	struct session_tap tap = {&out, write_logits, o->topk ? write_set : NULL};
+	struct engine *e = NULL;
+	struct model *m = NULL;
+	struct session *s = NULL;
+	struct ids ids = {0};
+	int status = -1;
+
+	if (!o->ids || !o->logits)
+		return err_set(err, ERR_USAGE, "model eval: --ids FILE and --logits OUT are needed");
+	if (read_ids(&ids, o->ids, err) || open_all(o, &e, &m, err) || session_new(&s, e, m, &session, err) ||
+	    open_output(&out.logits, o->logits, err) || (o->topk && open_output(&out.topk, o->topk, err)))
+		goto out;
+	out.vocab = (size_t)m->config.vocab;
+	for (size_t i = 0, n; i < ids.n; i += n) {
+		n = o->chunk && ids.n - i > (size_t)o->chunk ? (size_t)o->chunk : ids.n - i;
+		if (session_append(s, ids.id + i, n, NULL, &tap, err))
+			goto out;
+	}
+	status = 0;
+out:
+	/* A write that fails at the end counts, unless there is an earlier error to tell. */
+	if (close_output(out.logits, o->logits, status ? NULL : err))
+		status = -1;
+	if (close_output(out.topk, o->topk, status ? NULL : err))
+		status = -1;
+	session_free(s);
+	model_close(m);
+	engine_close(e);
+	ids_free(&ids);
+	return status;
+}
+
+/* ---- tokenize ---- */
+
+static int tokenize(const struct options *o, struct err *err)
+{
+	struct tokenizer *t = NULL;
+	struct ids ids = {0};
+	char *path = xasprintf("%s/tokenizer.json", o->dir), *text = NULL;
+	size_t bytes;
+	int status = -1;
+
+	if (!o->text) {
+		err_set(err, ERR_USAGE, "model tokenize: --text FILE is needed");
+		goto out;
+	}
+	if (file_read(&text, &bytes, o->text, (size_t)1 << 31, err) || tokenizer_open(&t, path, err) ||
+	    tokenizer_encode(t, &ids, text, bytes, o->added_tokens ? TOKENIZER_ADDED_TOKENS : 0, err))
+		goto out;
+	for (size_t i = 0; i < ids.n; i++)
+		printf(i ? " %d" : "%d", ids.id[i]);
+	putchar('\n');
+	status = 0;
+out:
+	tokenizer_close(t);
+	ids_free(&ids);
+	free(text);
+	free(path);
+	return status;
+}
+
+/* ---- bench ---- */
+
+struct bench_round {
+	double prefill_s, first_token_s, decode_s;
+};
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+static double median(double *x, int64_t n)
+{
+	qsort(x, (size_t)n, sizeof *x, by_value);
+	return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+static int32_t greatest(const float *logits, int32_t n)
+{
+	int32_t best = 0;
+
+	for (int32_t i = 1; i < n; i++)
+		if (logits[i] > logits[best])
+			best = i;
+	return best;
+}
+
+/* The prompt in chunks, then decode, from the session's present length and back to it. */
+static int run_round(struct bench_round *r, const struct options *o, struct session *s, const struct model *m,
+		     const int32_t *prompt, float *logits, struct err *err)
+{
+	int64_t chunk = o->chunk ? o->chunk : 512, depth = session_n_tokens(s);
+	double start = now(), prefilled;
+
+	for (int64_t i = 0, n; i < o->prompt; i += n) {
+		n = o->prompt - i < chunk ? o->prompt - i : chunk;
+		if (session_append(s, prompt + i, (size_t)n, i + n == o->prompt ? logits : NULL, NULL, err))
+			return -1;
+	}
+	prefilled = now();
+	r->prefill_s = prefilled - start;
+	for (int64_t i = 0; i < o->decode; i++) {
+		int32_t id = greatest(logits, m->config.vocab);
+
+		if (!i)
+			r->first_token_s = now() - start;
+		if (session_append(s, &id, 1, logits, NULL, err))
+			return -1;
+	}
+	r->decode_s = now() - prefilled;
+	session_truncate(s, depth);
+	return 0;
+}
+
+static void print_bench(const struct options *o, const struct engine *e, const struct model *m,
+			const struct bench_round *r, double fill_s, size_t latent_bytes)
+{
+	double *x = xcalloc((size_t)o->repeat, sizeof *x), prefill, decode, first;
+	struct rusage usage;
+
+	for (int64_t i = 0; i < o->repeat; i++)
+		x[i] = (double)o->prompt / r[i].prefill_s;
+	prefill = median(x, o->repeat);
+	for (int64_t i = 0; i < o->repeat; i++)
+		x[i] = o->decode ? r[i].first_token_s : r[i].prefill_s;
+	first = median(x, o->repeat);
+	for (int64_t i = 0; i < o->repeat; i++)
+		x[i] = o->decode ? (double)o->decode / r[i].decode_s : 0;
+	decode = median(x, o->repeat);
+	free(x);
+	getrusage(RUSAGE_SELF, &usage);
+	if (o->json) {
+		printf("{\"type\":\"bench\",\"v\":1,\"prefill_tokens_per_s\":%.4g,\"decode_tokens_per_s\":%.4g,"
+		       "\"first_token_s\":%.6g,\"peak_memory_bytes\":%lld,\"read_bytes\":{\"disk\":%llu},"
+		       "\"latent_bytes\":%zu,\"prompt\":%lld,\"decode\":%lld,\"depth\":%lld,\"depth_filled\":%s,"
+		       "\"repeat\":%lld,\"threads\":%d,\"isa\":\"%s\",\"compute\":\"%s\",\"latents\":\"%s\"}\n",
+		       prefill, decode, first, (long long)usage.ru_maxrss * 1024,
+		       (unsigned long long)m->loaded_bytes, latent_bytes, (long long)o->prompt, (long long)o->decode,
+		       (long long)o->depth, o->depth ? "true" : "false", (long long)o->repeat, engine_n_threads(e),
+		       engine_isa(e), compute_profile_name(o->compute), latent_format_name(o->latents));
+		return;
+	}
+	printf("prefill      %12.1f tokens/s   %lld tokens, median of %lld\n", prefill, (long long)o->prompt,
+	       (long long)o->repeat);
+	if (o->decode)
+		printf("decode       %12.1f tokens/s   %lld tokens\n", decode, (long long)o->decode);
+	printf("first token  %12.3f ms\n", first * 1e3);
+	printf("peak memory  %12.1f MB         latents %.1f MB\n", (double)usage.ru_maxrss * 1.024e-3,
+	       (double)latent_bytes / 1e6);
+	printf("read         %12.1f MB         from disk, once, at load\n", (double)m->loaded_bytes / 1e6);
+	if (o->depth)
+		printf("depth        %12lld tokens     filled with random latents in %.1f s, not computed\n",
+		       (long long)o->depth, fill_s);
+	printf("on           %d threads, %s, compute %s, latents %s\n", engine_n_threads(e), engine_isa(e),
+	       compute_profile_name(o->compute), latent_format_name(o->latents));
+}
+
+static int bench(const struct options *o, struct err *err)
+{
+	struct session_options session = {.latents = o->latents};
+	struct bench_round *rounds = xcalloc((size_t)o->repeat, sizeof *rounds);
+	struct engine *e = NULL;
+	struct model *m = NULL;
+	struct session *s = NULL;
+	int32_t *prompt = NULL;
+	float *logits = NULL;
+	double fill_s;
+	uint32_t seed = 1;
+	int status = -1;
+
+	if (!o->prompt) {
+		err_set(err, ERR_USAGE, "model bench: --prompt N is needed, at least 1");
+		goto out;
+	}
+	if (open_all(o, &e, &m, err) || session_new(&s, e, m, &session, err))
+		goto out;
+	logits = xcalloc((size_t)m->config.vocab, sizeof *logits);
+	prompt = xcalloc((size_t)o->prompt, sizeof *prompt);
+	for (int64_t i = 0; i < o->prompt; i++) {
+		seed = seed * 1664525u + 1013904223u;
+		prompt[i] = (int32_t)((uint64_t)seed * (uint64_t)m->config.vocab >> 32);
+	}
+	fill_s = now();
+	if (o->depth && session_fill(s, o->depth, 1, err))
+		goto out;
+	fill_s = now() - fill_s;
+	for (int64_t i = 0; i < o->repeat; i++)
+		if (run_round(&rounds[i], o, s, m, prompt, logits, err))
+			goto out;
+	print_bench(o, e, m, rounds, fill_s, session_bytes(s));
+	status = 0;
+out:
+	free(rounds);
+	free(prompt);
+	free(logits);
+	session_free(s);
+	model_close(m);
+	engine_close(e);
+	return status;
+}
+
+int model_verb(int argc, char **argv)
+{
+	struct err err = {0};
+	struct options o;
+	int status;
+
+	if (argc < 1) {
+		fputs(usage, stderr);
+		return err_exit_status(ERR_USAGE);
+	}
+	if (!strcmp(argv[0], "eval"))
+		status = parse(&o, EVAL, argc, argv, &err) || eval(&o, &err);
+	else if (!strcmp(argv[0], "tokenize"))
+		status = parse(&o, TOKENIZE, argc, argv, &err) || tokenize(&o, &err);
+	else if (!strcmp(argv[0], "bench"))
+		status = parse(&o, BENCH, argc, argv, &err) || bench(&o, &err);
+	else if (!strcmp(argv[0], "info"))
+		status = parse(&o, INFO, argc, argv, &err) || model_info_print(stdout, o.dir, o.json, &err);
+	else
+		status = err_set(&err, ERR_USAGE, "model: no verb '%s'; there are info, eval, tokenize and bench",
+				 argv[0]);
+	if (!status && (fflush(stdout) || ferror(stdout)))
+		status = err_errno(&err, errno, "write standard output");
+	if (!status)
+		return 0;
+	fprintf(stderr, "quire: %s\n", err.text);
+	if (err.code == ERR_USAGE)
+		fputs(usage, stderr);
+	return err_exit_status(err.code);
+}
