@@ -33,6 +33,10 @@ GLM = BASE | {
 }
 
 
+def without(cfg, *keys):
+    return {k: v for k, v in cfg.items() if k not in keys}
+
+
 def kinds(text):
     return [{"F": "full", "S": "shared"}[c] for c in text]
 
@@ -55,6 +59,16 @@ def standard_cases(topk, long, text=None):
     return out
 
 
+def plain_cases():
+    """Without an indexer there is no length at which anything changes."""
+    return [
+        dict(name="short", tokens=7, greedy=True, what="a few tokens"),
+        dict(name="quiet", tokens=21, quiet=(2, 9, 20),
+             what="three tokens of tiny embedding: rows where an epsilon is as large as the variance"),
+        dict(name="long", tokens=128, spread=True, greedy=True, what="positions where every RoPE frequency tells"),
+    ]
+
+
 # What a checkpoint is beyond its config: seed, tokenizer, number of ids with a string, layout of the files.
 SPECS = {
     "glm52": dict(
@@ -69,6 +83,102 @@ SPECS = {
             "index_skip_topk_offset": 3, "index_topk_pattern": None, "indexer_types": kinds("FFFSSSFSSSF"),
             "index_share_for_mtp_iteration": True, "vocab_size": 350},
         cases=standard_cases(16, long=16, text=128)),
+    "glm52-fp8": dict(
+        seed=8, family="glm", n_base=262, fp8=True, shards=2, bias_dtype=torch.float32,
+        config=without(GLM, "mlp_bias") | {
+            "hidden_size": 160, "num_hidden_layers": 3, "num_attention_heads": 3, "num_key_value_heads": 3,
+            "q_lora_rank": 136, "kv_lora_rank": 132, "qk_nope_head_dim": 56, "qk_rope_head_dim": 16, "qk_head_dim": 72,
+            "v_head_dim": 44, "head_dim": 40, "first_k_dense_replace": 1, "intermediate_size": 200,
+            "moe_intermediate_size": 36, "n_routed_experts": 8, "num_experts_per_tok": 3,
+            "index_n_heads": 13, "index_head_dim": 28, "index_topk": 12, "index_topk_freq": 2,
+            "index_skip_topk_offset": 1, "num_nextn_predict_layers": 0, "vocab_size": 301,
+            "quantization_config": {
+                "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128],
+                "modules_to_not_convert": [
+                    "lm_head", "model.embed_tokens", "model.layers.0.self_attn.indexers_proj", "model.layers.1.mlp.gate",
+                    "model.layers.2.mlp.gate", "model.layers.2.self_attn.indexers_proj"]}},
+        cases=standard_cases(12, long=8)),
+    "glm52-fused": dict(
+        seed=53, family="glm", n_base=264, fused=True, bias_dtype=torch.float32,
+        config=GLM | {
+            "hidden_size": 40, "num_hidden_layers": 5, "num_attention_heads": 7, "num_key_value_heads": 7,
+            "q_lora_rank": 24, "kv_lora_rank": 22, "qk_nope_head_dim": 12, "qk_rope_head_dim": 4, "qk_head_dim": 16,
+            "v_head_dim": 18, "head_dim": 14, "first_k_dense_replace": 1, "intermediate_size": 52,
+            "moe_intermediate_size": 20, "n_routed_experts": 8, "num_experts_per_tok": 2,
+            "index_n_heads": 14, "index_head_dim": 26, "index_topk": 13, "index_topk_pattern": "FFSFS",
+            "num_nextn_predict_layers": 0, "vocab_size": 302},
+        cases=standard_cases(13, long=8)),
+    "glm52-group": dict(
+        seed=54, family="glm", n_base=261, bias_dtype=torch.float32,
+        config=GLM | {
+            "hidden_size": 42, "num_hidden_layers": 5, "num_attention_heads": 3, "num_key_value_heads": 3,
+            "q_lora_rank": 30, "kv_lora_rank": 20, "qk_nope_head_dim": 14, "qk_rope_head_dim": 8, "qk_head_dim": 22,
+            "v_head_dim": 10, "head_dim": 64, "first_k_dense_replace": 1, "intermediate_size": 50,
+            "moe_intermediate_size": 18, "n_routed_experts": 12, "num_experts_per_tok": 4, "n_group": 4, "topk_group": 2,
+            "mlp_layer_types": ["dense"] + ["sparse"] * 4, "routed_scaling_factor": 1.8,
+            "index_n_heads": 13, "index_head_dim": 24, "index_topk": 11, "indexer_types": kinds("FFFSS"),
+            "num_nextn_predict_layers": 0, "vocab_size": 299},
+        cases=standard_cases(11, long=8)),
+    "glm5": dict(
+        seed=5, family="glm", n_base=263, bias_dtype=torch.float32,
+        config=GLM | {
+            "dtype": "float32", "rope_parameters": {"rope_theta": 1000000, "rope_type": "default"},
+            "max_position_embeddings": 202752, "hidden_size": 40, "num_hidden_layers": 5, "num_attention_heads": 3,
+            "num_key_value_heads": 3, "q_lora_rank": 26, "kv_lora_rank": 24, "qk_nope_head_dim": 10,
+            "qk_rope_head_dim": 8, "qk_head_dim": 18, "v_head_dim": 12, "head_dim": 64, "first_k_dense_replace": 3,
+            "intermediate_size": 44, "moe_intermediate_size": 16, "n_routed_experts": 8, "num_experts_per_tok": 3,
+            "index_n_heads": 13, "index_head_dim": 22, "index_topk": 10, "num_nextn_predict_layers": 0,
+            "vocab_size": 301},
+        cases=standard_cases(10, long=8)),
+    "deepseek_v3": dict(
+        seed=3, family="deepseek", n_base=290, mtp="own embedding and head", shards=2, bias_dtype=torch.float32,
+        config=BASE | {
+            "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "dtype": "bfloat16",
+            "rms_norm_eps": 1e-6, "max_position_embeddings": 163840, "rope_theta": 10000,
+            "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32,
+                             "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0},
+            "hidden_size": 44, "num_hidden_layers": 4, "num_attention_heads": 5, "num_key_value_heads": 5,
+            "q_lora_rank": 30, "kv_lora_rank": 26, "qk_nope_head_dim": 12, "qk_rope_head_dim": 16, "v_head_dim": 18,
+            "first_k_dense_replace": 2, "intermediate_size": 52, "moe_intermediate_size": 14, "n_routed_experts": 16,
+            "num_experts_per_tok": 5, "n_group": 4, "topk_group": 3, "num_nextn_predict_layers": 1, "vocab_size": 293},
+        cases=plain_cases()),
+    "kimi_k2": dict(
+        seed=2, family="kimi", n_base=280, bias_dtype=torch.float32,
+        config=BASE | {
+            "architectures": ["DeepseekV3ForCausalLM"], "model_type": "kimi_k2", "dtype": "bfloat16",
+            "rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "routed_scaling_factor": 2.827,
+            "rope_parameters": {"rope_theta": 50000, "rope_type": "yarn", "factor": 32,
+                                "original_max_position_embeddings": 4096, "beta_fast": 1, "beta_slow": 1,
+                                "mscale": 1.0, "mscale_all_dim": 1.0},
+            "hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "num_key_value_heads": 3,
+            "q_lora_rank": 34, "kv_lora_rank": 28, "qk_nope_head_dim": 10, "qk_rope_head_dim": 16, "v_head_dim": 14,
+            "first_k_dense_replace": 1, "intermediate_size": 56, "moe_intermediate_size": 12, "n_routed_experts": 12,
+            "num_experts_per_tok": 4, "num_nextn_predict_layers": 0, "vocab_size": 288},
+        cases=plain_cases()),
+    "deepseek_v32": dict(
+        seed=32, family="deepseek", n_base=288, bias_dtype=torch.float32,
+        config=BASE | {
+            "architectures": ["DeepseekV32ForCausalLM"], "model_type": "deepseek_v32", "dtype": "bfloat16",
+            "rms_norm_eps": 1e-6, "max_position_embeddings": 163840, "rope_theta": 10000,
+            "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32,
+                             "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0},
+            "hidden_size": 46, "num_hidden_layers": 4, "num_attention_heads": 3, "num_key_value_heads": 3,
+            "q_lora_rank": 32, "kv_lora_rank": 24, "qk_nope_head_dim": 14, "qk_rope_head_dim": 8, "v_head_dim": 16,
+            "first_k_dense_replace": 1, "intermediate_size": 54, "moe_intermediate_size": 16, "n_routed_experts": 12,
+            "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2, "index_n_heads": 14, "index_head_dim": 28,
+            "index_topk": 12, "num_nextn_predict_layers": 0, "vocab_size": 291},
+        cases=standard_cases(12, long=8)),
+    "glm4_moe_lite": dict(
+        seed=4, family="glm", n_base=261, bias_dtype=torch.float32,
+        config=without(GLM, "indexer_rope_interleave") | {
+            "architectures": ["Glm4MoeLiteForCausalLM"], "model_type": "glm4_moe_lite", "dtype": "float16",
+            "max_position_embeddings": 202752, "routed_scaling_factor": 1.8,
+            "rope_parameters": {"rope_theta": 1000000, "rope_type": "default"},
+            "hidden_size": 44, "num_hidden_layers": 4, "num_attention_heads": 5, "num_key_value_heads": 5,
+            "q_lora_rank": 28, "kv_lora_rank": 22, "qk_nope_head_dim": 10, "qk_rope_head_dim": 8, "v_head_dim": 16,
+            "first_k_dense_replace": 1, "intermediate_size": 58, "moe_intermediate_size": 20, "n_routed_experts": 8,
+            "num_experts_per_tok": 2, "num_nextn_predict_layers": 0, "vocab_size": 299},
+        cases=plain_cases()),
 }
 
 
@@ -131,6 +241,8 @@ def shapes(cfg, mtp):
             ffn(p + "mlp.shared_experts.", cfg["moe_intermediate_size"] * cfg["n_shared_experts"])
         if i == n:
             out[p + "shared_head.norm.weight"] = (h,)
+            if mtp == "own embedding and head":
+                out[p + "embed_tokens.weight"] = out[p + "shared_head.head.weight"] = (cfg["vocab_size"], h)
     return out | {"model.norm.weight": (h,), "lm_head.weight": (cfg["vocab_size"], h)}
 
 
@@ -145,6 +257,13 @@ def draw(seed, name, shape):
     if name.endswith("embed_tokens.weight"):
         return rng.standard_normal(shape)
     return GAIN / np.sqrt(shape[1]) * rng.standard_normal(shape)
+
+
+def block_sizes(seed, name, shape):
+    """A factor per 128 x 128 block, so that a scale taken from the wrong block is far off."""
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode()), 128])
+    factor = rng.uniform(0.5, 1.5, (-(-shape[0] // 128), -(-shape[1] // 128)))
+    return torch.from_numpy(factor.repeat(128, 0).repeat(128, 1)[: shape[0], : shape[1]])
 
 
 def quantise(w):
@@ -173,13 +292,11 @@ def make_tensors(spec, cfg, tok):
             w[tiny_tokenizer.quiet_id(tok)] *= QUIET
         if name == "lm_head.weight":
             w[tok.get_vocab_size() :] /= 16  # ids without a string never win
-        if spec.get("adjust"):
-            spec["adjust"](name, w)
         w = torch.from_numpy(w)
         if name.endswith("e_score_correction_bias"):
             out[name] = w.to(spec["bias_dtype"])
         elif spec.get("fp8") and not any(k in name for k in KEPT_WIDE):
-            out[name], out[name + "_scale_inv"] = quantise(w)
+            out[name], out[name + "_scale_inv"] = quantise(w * block_sizes(spec["seed"], name, shape))
         else:
             out[name] = w.to(dtype)
     return fuse(out, cfg) if spec.get("fused") else out

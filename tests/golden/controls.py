@@ -149,7 +149,7 @@ def _(r):
 
 @control("shared layer keeps the first layer's choice")
 def _(r):
-    if "shared" not in r.kinds:
+    if "shared" not in r.kinds or "shared" not in r.kinds[r.kinds.index("full", 1) :]:
         return False
     first = {}
     def choose(i, qr, u, residual, chosen):
@@ -278,25 +278,34 @@ def _(r):
 
 
 def rescaled(raw, name, rows, cols):
-    """code * scale, with the block of row i and column j looked up as scale[rows(i), cols(j)]."""
+    """code * scale, where row i and column j take scale[rows(i, n row blocks), cols(j, n column blocks)]."""
     code, scale = raw[name].double().numpy(), raw[name + "_scale_inv"].double().numpy()
-    i = np.array([rows(i) for i in range(code.shape[0])]).clip(0, scale.shape[0] - 1)
-    j = np.array([cols(j) for j in range(code.shape[1])]).clip(0, scale.shape[1] - 1)
+    n, m = scale.shape
+    i = np.array([min(rows(i, n), n - 1) for i in range(code.shape[0])])
+    j = np.array([min(cols(j, m), m - 1) for j in range(code.shape[1])])
     return code * scale[i][:, j]
 
 
-def fp8_control(name, pick, rows=lambda i: i // 128, cols=lambda j: j // 128):
+def block(i, n):
+    return i // 128
+
+
+def whole_blocks(i, n):
+    return min(i // 128, max(n - 2, 0))
+
+
+def fp8_control(name, rows=block, cols=block, only=""):
     @control(name)
     def _(r):
         if r.raw is None:
             return False
-        for key in [k for k in r.raw if k + "_scale_inv" in r.raw and pick in k]:
-            per_head = r.nope + r.vdim
-            turn = rows if "kv_b" not in pick else (lambda i: i // per_head)
-            r.t[key] = rescaled(r.raw, key, turn, cols)
+        by_head = lambda i, n: i // (r.nope + r.vdim)
+        for key in [k for k in r.raw if k + "_scale_inv" in r.raw and only in k]:
+            r.t[key] = rescaled(r.raw, key, by_head if rows is None else rows, cols)
 
 
-fp8_control("FP8: kv_b scales counted by head, not by 128 rows", "kv_b")
-fp8_control("FP8: partial last row block takes the scale before it", "", rows=lambda i: max(i // 128 - (i >= 128), 0))
-fp8_control("FP8: partial last column block takes the scale before it", "", cols=lambda j: max(j // 128 - (j >= 128), 0))
-fp8_control("FP8: one scale per matrix", "", rows=lambda i: 0, cols=lambda j: 0)
+fp8_control("FP8: kv_b scales counted by head, not by 128 rows", rows=None, only="kv_b")
+fp8_control("FP8: last row block takes the scale before it", rows=whole_blocks)
+fp8_control("FP8: last column block takes the scale before it", cols=whole_blocks)
+fp8_control("FP8: the same in kv_a alone, 20 rows of one matrix", rows=whole_blocks, only="kv_a")
+fp8_control("FP8: one scale per matrix", rows=lambda i, n: 0, cols=lambda j, n: 0)
