@@ -119,6 +119,20 @@ SPECS = {
             "index_n_heads": 13, "index_head_dim": 24, "index_topk": 11, "indexer_types": kinds("FFFSS"),
             "num_nextn_predict_layers": 0, "vocab_size": 299},
         cases=standard_cases(11, long=8)),
+    "glm52-ties": dict(
+        seed=55, family="glm", n_base=260, bias_dtype=torch.float32, live_index_heads={0: 0, 1: 1, 2: 2},
+        config=GLM | {
+            "hidden_size": 40, "num_hidden_layers": 4, "num_attention_heads": 3, "num_key_value_heads": 3,
+            "q_lora_rank": 22, "kv_lora_rank": 20, "qk_nope_head_dim": 10, "qk_rope_head_dim": 8, "qk_head_dim": 18,
+            "v_head_dim": 14, "head_dim": 64, "first_k_dense_replace": 1, "intermediate_size": 50,
+            "moe_intermediate_size": 16, "n_routed_experts": 8, "num_experts_per_tok": 3,
+            "mlp_layer_types": ["dense"] + ["sparse"] * 3, "index_n_heads": 8, "index_head_dim": 24, "index_topk": 9,
+            "indexer_types": kinds("FFFS"), "num_nextn_predict_layers": 0, "vocab_size": 298},
+        cases=[
+            dict(name="above", tokens=11, what="the first rows that must drop one of several equal keys"),
+            dict(name="ties", tokens=60, greedy=True,
+                 what="layer 0: all scores zero; layer 1: half of them, the weight of either sign; layer 2: a quarter"),
+        ]),
     "glm5": dict(
         seed=5, family="glm", n_base=263, bias_dtype=torch.float32,
         config=GLM | {
@@ -282,6 +296,17 @@ def quantise(w):
 KEPT_WIDE = ("embed_tokens", "lm_head", "norm", "mlp.gate.", "weights_proj", "eh_proj")  # never FP8
 
 
+def tie(live, cfg, name, w):
+    """live[layer]: index heads that still speak. ReLU makes a key score exactly zero when none does; with no head
+    at all the keys themselves are zero."""
+    for layer, heads in live.items():
+        p = f"model.layers.{layer}.self_attn.indexer."
+        if name == p + "wq_b.weight" and heads:
+            w[heads * cfg["index_head_dim"] :] = 0
+        if name in (p + "k_norm.weight", p + "k_norm.bias") and not heads:
+            w[:] = 0
+
+
 def make_tensors(spec, cfg, tok):
     """Published name -> stored tensor."""
     dtype = DTYPES[cfg["dtype"]]
@@ -292,6 +317,7 @@ def make_tensors(spec, cfg, tok):
             w[tiny_tokenizer.quiet_id(tok)] *= QUIET
         if name == "lm_head.weight":
             w[tok.get_vocab_size() :] /= 16  # ids without a string never win
+        tie(spec.get("live_index_heads", {}), cfg, name, w)
         w = torch.from_numpy(w)
         if name.endswith("e_score_correction_bias"):
             out[name] = w.to(spec["bias_dtype"])

@@ -183,6 +183,13 @@ def _(r):
     r.choose = choose
 
 
+@control("equal scores to the higher position")
+def _(r):
+    if not r.ties:
+        return False
+    r.ranked = lambda s: np.lexsort((-np.arange(len(s)), -s))
+
+
 # ---- norms -----------------------------------------------------------------------------------------------
 
 

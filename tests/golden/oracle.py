@@ -1,8 +1,9 @@
 """transformers as the reference: the published modeling code, run in true float64.
 
 Left alone, a float64 run of that code drops to float32 in norms, softmax, router and index scores, where it
-says torch.float32 or .float(). `wide` makes those mean float64 while a forward pass runs. One thing stays
-float32 on purpose, because the trained model saw it so: the RoPE angle is a float32 product."""
+says torch.float32 or .float(). `patched` makes those mean float64 while a forward pass runs, and gives top-k a rule
+for ties, which torch has not. One thing stays float32 on purpose, because the trained model saw it so: the RoPE
+angle is a float32 product, and cos and sin of it are rounded to float32 (here from double, correctly)."""
 
 import contextlib
 import json
@@ -41,10 +42,12 @@ def stable_topk(x, k, dim=-1, largest=True, sorted=True):
 
 
 @contextlib.contextmanager
-def wide(module):
+def patched(module, wide):
+    """Ties by rule; and, if wide, every float32 in the module means float64."""
     old = module.torch, torch.Tensor.float, torch.Tensor.topk, torch.topk
-    module.torch, torch.Tensor.float = WideTorch(), torch.Tensor.double
     torch.Tensor.topk = torch.topk = stable_topk
+    if wide:
+        module.torch, torch.Tensor.float = WideTorch(), torch.Tensor.double
     try:
         yield
     finally:
@@ -90,7 +93,7 @@ class Oracle:
     def logits(self, ids, move=0.0, seed=0):
         """[T, vocab_size]; move: relative noise on the embeddings."""
         ids = torch.as_tensor(np.asarray(ids))[None]
-        with wide(self.code) if self.dtype == torch.float64 else contextlib.nullcontext():
+        with patched(self.code, wide=self.dtype == torch.float64):
             x = self.model.model.embed_tokens(ids)
             if move:
                 noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

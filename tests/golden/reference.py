@@ -1,4 +1,4 @@
-"""The model once more, in numpy and float64, written from the paper and not from transformers.
+"""The model once more, in numpy and float64, written from the formulas and not from transformers.
 
 It exists to disagree: make_golden.py keeps nothing unless this file and transformers give the same
 logits to 1e-9. It also knows what transformers does not say: the index sets, how clear each choice was,
@@ -228,13 +228,17 @@ class Reference:
         dots = self.index_relu(np.einsum("qhd,td->qht", q, k) * dim**-0.5)
         return np.einsum("qh,qht->qt", weight, dots)
 
+    def ranked(self, scores):
+        """Positions, best first; equal scores, lower position."""
+        return np.argsort(-scores, kind="stable")
+
     def select(self, i, scores):
-        """[T, T] of bool: the best min(topk, visible) keys of each row; equal scores, lower position."""
+        """[T, T] of bool: the best min(topk, visible) keys of each row."""
         n = len(scores)
         chosen = np.zeros((n, n), bool)
         for p in range(n):
             s = scores[p, : p + 1]
-            order = np.argsort(-s, kind="stable")
+            order = self.ranked(s)
             keep = np.sort(order[: self.topk])
             chosen[p, keep] = True
             self.trace.sets[i, p] = keep
