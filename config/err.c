@@ -146,7 +146,11 @@ int err_wrap(struct err *err, const char *format, ...)
 	/* The cause matters more than where it was met: when both do not fit, the context is cut. */
 	if (n + 2 + strlen(cause) >= sizeof err->text)
 		n = strlen(cause) + 3 >= sizeof err->text ? 0 : sizeof err->text - strlen(cause) - 3;
-	snprintf(err->text + n, sizeof err->text - n, "%s%s", n ? ": " : "", cause);
+	if (n) {
+		memcpy(err->text + n, ": ", 2);
+		n += 2;
+	}
+	memcpy(err->text + n, cause, strlen(cause) + 1);
 	return -1;
 }
 
