@@ -17,12 +17,13 @@
 
 enum { MODEL_MAX_LAYERS = 512, MODEL_MAX_EOS = 16, MODEL_ID_BYTES = 32 };
 
-/* Rotary embedding. Without YaRN, factor is 1 and the rest is not used. */
+/* Rotary embedding. Without YaRN, factor and gain are 1 and the rest is not used. */
 struct rope_config {
 	double theta;
 	bool yarn;
 	double factor, original_positions, beta_fast, beta_slow;
-	double mscale, mscale_all_dim;
+	double mscale, mscale_all_dim; /* 0: the file has none */
+	double gain;                   /* cos and sin are multiplied by it; 1 where mscale = mscale_all_dim */
 };
 
 struct model_config {
@@ -121,10 +122,22 @@ struct model_options {
  * values that disagree; an unknown architecture is refused by name. */
 int model_config_load(struct model_config *config, const char *dir, const struct model_options *opt, struct err *err);
 
+/* The same from text; `name` opens every sentence. */
+int model_config_parse(struct model_config *config, const char *name, const char *text, size_t bytes,
+		       const struct model_options *opt, struct err *err);
+
+/* Every field of the config, one "key value" line each, floats in hexadecimal: equal texts, equal configs. free(). */
+char *model_config_text(const struct model_config *c);
+
 /* Read a checkpoint: config, then every tensor, each dimension checked against the config. Weights are read into
  * owned memory, so that a file which changes later cannot change an answer. opt may be NULL. On error nothing is
  * left behind. A model does not change after this: any thread may read it. */
 int model_open(struct model **out, const char *dir, const struct model_options *opt, struct err *err);
+
+/* The same from the headers alone: config, bytes, n_tensors and each weight's dtype and shape. No weight is read:
+ * every data is NULL, and there is no fingerprint. */
+int model_open_headers(struct model **out, const char *dir, const struct model_options *opt, struct err *err);
+
 /* Takes NULL. */
 void model_close(struct model *m);
 
