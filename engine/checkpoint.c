@@ -198,25 +198,35 @@ static int open_index(struct checkpoint *c, const char *path, struct err *err)
 	return failed ? -1 : 0;
 }
 
-static int exists(const char *path)
+/* Readable or not, and a dangling link too: what is in the way is better named than taken for nothing. */
+static bool exists(const char *dir, const char *name)
 {
-	return faccessat(AT_FDCWD, path, F_OK, AT_EACCESS) == 0 || errno != ENOENT;
+	char *path = xasprintf("%s/%s", dir, name);
+	bool there = faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT;
+
+	free(path);
+	return there;
+}
+
+bool checkpoint_exists(const char *dir)
+{
+	return exists(dir, INDEX_NAME) || exists(dir, SINGLE_NAME);
 }
 
 static int open_files(struct checkpoint *c, struct err *err)
 {
-	char *index = xasprintf("%s/" INDEX_NAME, c->dir), *single = xasprintf("%s/" SINGLE_NAME, c->dir);
+	char *index;
 	int failed;
 
-	if (exists(index))
+	if (exists(c->dir, INDEX_NAME)) {
+		index = xasprintf("%s/" INDEX_NAME, c->dir);
 		failed = open_index(c, index, err);
-	else if (exists(single))
-		failed = open_single(c, err) || collect(c, err);
-	else
-		failed = err_set(err, ERR_NOT_FOUND, "%s has neither " INDEX_NAME " nor " SINGLE_NAME, c->dir);
-	free(index);
-	free(single);
-	return failed ? -1 : 0;
+		free(index);
+		return failed;
+	}
+	if (exists(c->dir, SINGLE_NAME))
+		return open_single(c, err) || collect(c, err) ? -1 : 0;
+	return err_set(err, ERR_NOT_FOUND, "%s has neither " INDEX_NAME " nor " SINGLE_NAME, c->dir);
 }
 
 int checkpoint_open(struct checkpoint **out, const char *dir, struct err *err)

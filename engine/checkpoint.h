@@ -8,6 +8,7 @@
 #ifndef QUIRE_ENGINE_CHECKPOINT_H
 #define QUIRE_ENGINE_CHECKPOINT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "config/err.h"
@@ -23,6 +24,8 @@ struct checkpoint {
 
 /* Every header is checked, and index and shards against each other, tensor by tensor. No weight is read. */
 int checkpoint_open(struct checkpoint **out, const char *dir, struct err *err);
+/* Whether the directory has an index or a single file at all, readable or not. */
+bool checkpoint_exists(const char *dir);
 /* Takes NULL. */
 void checkpoint_close(struct checkpoint *c);
 

@@ -17,13 +17,13 @@
 
 enum { MODEL_MAX_LAYERS = 512, MODEL_MAX_EOS = 16, MODEL_ID_BYTES = 32 };
 
-/* Rotary embedding. Without YaRN, factor and gain are 1 and the rest is not used. */
+/* Rotary embedding. Without YaRN, factor is 1 and the rest is not used. Cos and sin are multiplied by nothing: a
+ * config that asks for it is refused. */
 struct rope_config {
 	double theta;
 	bool yarn;
 	double factor, original_positions, beta_fast, beta_slow;
 	double mscale, mscale_all_dim; /* 0: the file has none */
-	double gain;                   /* cos and sin are multiplied by it; 1 where mscale = mscale_all_dim */
 };
 
 struct model_config {

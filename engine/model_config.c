@@ -335,6 +335,7 @@ static int known_rope_keys(const struct reader *r, const json_t *rope, const cha
 static int read_yarn(const struct reader *r, struct rope_config *rope, const json_t *from, const char *where)
 {
 	const json_t *truncate = member(from, "truncate");
+	double gain;
 	char text[64];
 
 	rope->yarn = true;
@@ -351,10 +352,14 @@ static int read_yarn(const struct reader *r, struct rope_config *rope, const jso
 		return refuse(r, "%sbeta_fast is %g, less than beta_slow %g", where, rope->beta_fast, rope->beta_slow);
 	if (truncate && !json_is_true(truncate))
 		return refuse(r, "%struncate is %s; only true is computed", where, spelled(text, truncate));
-	rope->gain = yarn_mscale(rope->factor, 1);
+	gain = yarn_mscale(rope->factor, 1);
 	if (rope->mscale > 0 && rope->mscale_all_dim > 0)
-		rope->gain = yarn_mscale(rope->factor, rope->mscale) / yarn_mscale(rope->factor, rope->mscale_all_dim);
-	return optional_number(r, &rope->gain, from, where, "attention_factor", 1e-6, 1e6);
+		gain = yarn_mscale(rope->factor, rope->mscale) / yarn_mscale(rope->factor, rope->mscale_all_dim);
+	if (optional_number(r, &gain, from, where, "attention_factor", 1e-6, 1e6))
+		return -1;
+	return gain == 1 ? 0 : refuse(r, "%sattention_factor, or mscale %g and mscale_all_dim %g, multiply cos and sin by "
+				      "%g; only 1 is computed, which mscale = mscale_all_dim gives", where, rope->mscale,
+				      rope->mscale_all_dim, gain);
 }
 
 /* The kind is spelled rope_type or type. */
@@ -388,7 +393,7 @@ static int read_rope_object(const struct reader *r, struct rope_config *rope, co
 	char where[32], text[64];
 	bool yarn = false;
 
-	*rope = (struct rope_config){.factor = 1, .gain = 1};
+	*rope = (struct rope_config){.factor = 1};
 	if (from && !json_is_object(from))
 		return refuse(r, "%s is %s, an object is expected", key, json_kind(from));
 	snprintf(where, sizeof where, "%s.", key);
@@ -404,7 +409,7 @@ static int read_rope_object(const struct reader *r, struct rope_config *rope, co
 static bool same_rope(const struct rope_config *a, const struct rope_config *b)
 {
 	return a->yarn == b->yarn && a->factor == b->factor && a->original_positions == b->original_positions &&
-	       a->beta_fast == b->beta_fast && a->beta_slow == b->beta_slow && a->gain == b->gain &&
+	       a->beta_fast == b->beta_fast && a->beta_slow == b->beta_slow &&
 	       a->mscale_all_dim == b->mscale_all_dim;
 }
 
@@ -732,14 +737,14 @@ char *model_config_text(const struct model_config *c)
 		"architecture %s\nhidden %d\nn_layers %d\nvocab %d\nmax_positions %lld\ntied_head %d\nn_heads %d\n"
 		"q_lora %d\nkv_lora %d\nnope_dim %d\nrope_dim %d\nv_dim %d\nattention_scale %a\nrope_theta %a\n"
 		"rope_yarn %d\nrope_factor %a\nrope_original_positions %a\nrope_beta_fast %a\nrope_beta_slow %a\n"
-		"rope_gain %a\nrope_interleaved %d\nhas_indexer %d\nindex_n_heads %d\nindex_dim %d\nindex_topk %d\n"
+		"rope_interleaved %d\nhas_indexer %d\nindex_n_heads %d\nindex_dim %d\nindex_topk %d\n"
 		"index_rope_interleaved %d\nlayer_is_full %s\nlayer_is_dense %s\ndense_dim %d\nexpert_dim %d\n"
 		"n_experts %d\nexperts_per_token %d\nn_shared_experts %d\nn_groups %d\ntopk_groups %d\n"
 		"normalize_topk %d\nrouted_scale %a\nnorm_eps %a\nmla_norm_eps %a\nindex_norm_eps %a\neos%s\n",
 		c->architecture, c->hidden, c->n_layers, c->vocab, (long long)c->max_positions, c->tied_head,
 		c->n_heads, c->q_lora, c->kv_lora, c->nope_dim, c->rope_dim, c->v_dim, (double)c->attention_scale,
 		c->rope.theta, c->rope.yarn, c->rope.factor, c->rope.original_positions, c->rope.beta_fast,
-		c->rope.beta_slow, c->rope.gain, c->rope_interleaved, c->has_indexer, c->index_n_heads, c->index_dim,
+		c->rope.beta_slow, c->rope_interleaved, c->has_indexer, c->index_n_heads, c->index_dim,
 		c->index_topk, c->index_rope_interleaved, full, dense, c->dense_dim, c->expert_dim, c->n_experts,
 		c->experts_per_token, c->n_shared_experts, c->n_groups, c->topk_groups, c->normalize_topk,
 		(double)c->routed_scale, (double)c->norm_eps, (double)c->mla_norm_eps, (double)c->index_norm_eps, eos);
