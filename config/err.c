@@ -108,13 +108,31 @@ char *err_escape(char *out, size_t out_bytes, const char *text, size_t text_byte
 	return out;
 }
 
-static int set_text(struct err *err, const char *format, va_list args)
+/* The sentence that format and args make, escaped, into err->text, and ": CAUSE" after it unless cause is NULL. The
+ * cause matters more than where it was met: when both do not fit, the sentence is cut, at a character. */
+static void set_text(struct err *err, const char *cause, const char *format, va_list args)
 {
 	char raw[sizeof err->text];
-	int n = vsnprintf(raw, sizeof raw, format, args);
+	size_t n_cause = cause ? strlen(cause) + 2 : 0, n, end;
+	int n_whole = vsnprintf(raw, sizeof raw, format, args);
+	unsigned point;
 
-	err_escape(err->text, sizeof err->text, raw, n < 0 ? 0 : strlen(raw));
-	return -1;
+	n = n_whole < 0 ? 0 : strlen(raw);
+	/* A character that vsnprintf cut in two would look like bytes that are not UTF-8. */
+	if (n_whole >= (int)sizeof raw)
+		for (end = n; end > 0 && n - end < 3; end--)
+			if ((raw[end - 1] & 0xc0) == 0xc0 && !utf8_char((unsigned char *)raw + end - 1, n - end + 1, &point))
+				n = end - 1;
+	if (n_cause + 1 >= sizeof err->text) {
+		memcpy(err->text, cause, n_cause - 2 + 1);
+		return;
+	}
+	err_escape(err->text, sizeof err->text - n_cause, raw, n);
+	n = strlen(err->text);
+	if (cause) {
+		memcpy(err->text + n, ": ", 2);
+		memcpy(err->text + n + 2, cause, n_cause - 2 + 1);
+	}
 }
 
 int err_set(struct err *err, enum err_code code, const char *format, ...)
@@ -123,49 +141,37 @@ int err_set(struct err *err, enum err_code code, const char *format, ...)
 
 	if (!err)
 		return -1;
-	err->code = code;
 	va_start(args, format);
-	set_text(err, format, args);
+	set_text(err, NULL, format, args);
 	va_end(args);
+	err->code = code;
 	return -1;
 }
 
 int err_wrap(struct err *err, const char *format, ...)
 {
 	char cause[sizeof err->text];
-	size_t n;
 	va_list args;
 
 	if (!err)
 		return -1;
-	memcpy(cause, err->text, sizeof cause);
+	memcpy(cause, err->text, strlen(err->text) + 1);
 	va_start(args, format);
-	set_text(err, format, args);
+	set_text(err, cause, format, args);
 	va_end(args);
-	n = strlen(err->text);
-	/* The cause matters more than where it was met: when both do not fit, the context is cut. */
-	if (n + 2 + strlen(cause) >= sizeof err->text)
-		n = strlen(cause) + 3 >= sizeof err->text ? 0 : sizeof err->text - strlen(cause) - 3;
-	if (n) {
-		memcpy(err->text + n, ": ", 2);
-		n += 2;
-	}
-	memcpy(err->text + n, cause, strlen(cause) + 1);
 	return -1;
 }
 
 int err_errno(struct err *err, int number, const char *format, ...)
 {
+	char cause[128];
 	va_list args;
-	size_t n;
 
 	if (!err)
 		return -1;
-	err->code = number == EACCES || number == EPERM ? ERR_PERMISSION : number == ENOENT ? ERR_NOT_FOUND : ERR_IO;
 	va_start(args, format);
-	set_text(err, format, args);
+	set_text(err, strerror_r(number, cause, sizeof cause), format, args);
 	va_end(args);
-	n = strlen(err->text);
-	snprintf(err->text + n, sizeof err->text - n, ": %s", strerror(number));
+	err->code = number == EACCES || number == EPERM ? ERR_PERMISSION : number == ENOENT ? ERR_NOT_FOUND : ERR_IO;
 	return -1;
 }

@@ -75,6 +75,8 @@ char *xasprintf(const char *format, ...)
 	va_start(args, format);
 	n = vsnprintf(NULL, 0, format, args);
 	va_end(args);
+	if (n < 0)
+		out_of_memory(SIZE_MAX);
 	p = xmalloc((size_t)n + 1, 1);
 	va_start(args, format);
 	vsnprintf(p, (size_t)n + 1, format, args);

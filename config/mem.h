@@ -14,6 +14,7 @@ void *xmalloc(size_t n, size_t bytes);
 void *xcalloc(size_t n, size_t bytes);
 void *xrealloc(void *p, size_t n, size_t bytes);
 char *xstrdup(const char *s);
+/* The n bytes at s, all of which must be there, and a NUL; likewise arena_strndup. */
 char *xstrndup(const char *s, size_t n);
 char *xasprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
