@@ -6,8 +6,10 @@
  * beginnings are shared between snapshots and corpora and nothing can be reused where it does not belong.
  *
  * On disk (format 1): segment files, preallocated and written once; index.sqlite (WAL, synchronous=FULL) names what
- * exists. Order of a write: data written, data synced, then one transaction; a crash leaves space to reuse, never a
- * row that lies. Every read is verified against the checksums of its records.
+ * exists. Spans written together are a run: one extent for each group (its blocks, packed), one for each index layer
+ * (its keys), and one with all their checksums, 64 for each block and one for each span of an index layer. Extents
+ * begin and end on 4 KiB. Order of a write: data written, data synced, then one transaction; a crash leaves space to
+ * reuse, never a row that lies. Every read is verified against the checksums of its records.
  *
  * One process has the store open (ERR_BUSY otherwise, naming the holder's pid). Everything here belongs to the
  * engine thread; cache_reader gives other threads their own read-only view of the index.
@@ -49,13 +51,23 @@ void cache_close(struct cache *c);
 /*
  * Writing spans. `records` holds, for each group, the records of n_tokens consecutive tokens (token-major), and
  * `index_keys` for each index layer their keys. Whole call = one durable step: afterwards every span of it is
- * found by cache_has_span even after a power cut; before, none is. Spans that exist already are left alone.
- * n_tokens need not be a multiple of 64 only when these are the last tokens of a snapshot.
+ * found by cache_has_span even after a power cut; before, none is. Spans that exist already are left alone,
+ * damaged ones are replaced. n_tokens need not be a multiple of 64 only when these are the last tokens of a snapshot.
+ *
+ * The spans are pending for the corpus: kept, across restarts too, until it commits a snapshot or an ingest of it
+ * begins whose tokens begin differently. After a failed sync or commit nobody knows what is on disk, so this handle
+ * writes no more and says why; reads go on.
  */
-int cache_write_spans(struct cache *c, const struct cache_layout *layout, const uint8_t identity[32],
-		      const struct span_key *parent, const int32_t *ids, int32_t n_tokens,
+int cache_write_spans(struct cache *c, const char *corpus, const struct cache_layout *layout,
+		      const uint8_t identity[32], const struct span_key *parent, const int32_t *ids, int32_t n_tokens,
 		      const uint8_t *const *records, const uint8_t *const *index_keys, struct err *err);
 
+/* Begin an ingest of these tokens: whatever of their beginning is in the store, whoever computed it, becomes pending
+ * for the corpus, so that it stays; other pending spans of the corpus go. *known as cache_known_prefix. */
+int cache_begin_ingest(struct cache *c, const char *corpus, const uint8_t identity[32], const int32_t *ids, int64_t n,
+		       int64_t *known, struct err *err);
+
+/* Found, and not known to be damaged. */
 bool cache_has_span(struct cache *c, const struct span_key *key);
 
 /* Tokens at the beginning of ids whose spans are all in the store: a multiple of 64, or n. */
@@ -69,6 +81,10 @@ int cache_read_records(struct cache *c, const struct span_key *key, int32_t grou
 		       struct err *err);
 int cache_read_index_keys(struct cache *c, const struct span_key *key, int32_t index_layer, uint8_t *out,
 			  size_t bytes, struct err *err);
+
+/* Remember that a span is damaged: cache_has_span denies it from now on, and the next cache_write_spans of it takes
+ * its place. */
+int cache_quarantine(struct cache *c, const struct span_key *key, struct err *err);
 
 /* A document of a snapshot: where its rendered text stands, and where each of its lines begins. */
 struct cache_document {

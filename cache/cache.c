@@ -1,0 +1,569 @@
+#include "cache/cache.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cache/index.h"
+#include "cache/key.h"
+#include "cache/segment.h"
+#include "config/log.h"
+#include "config/mem.h"
+
+/*   reserve --> write --> sync --> rows, commit --> found by readers
+ *      |          |         |            |
+ *      +----------+         +------------+--> unsure: what is on disk? No more writes by this handle
+ *      v
+ *   given back, nothing happened                                    drop rows, commit --> space is free again
+ *
+ * (1) A row is committed only after the bytes that it names have been synced.
+ * (2) Space is given back only after the transaction that dropped its rows has been committed.
+ * (3) What is free is worked out from the rows at open. Nothing else records it, so a crash cannot lose any.  */
+
+struct cache {
+	char *dir;
+	int lock_fd;
+	struct index *index;
+	struct segments *segments;
+	struct err unsure;     /* code is set: why this handle writes no more */
+	int64_t reads, read_bytes, damaged;
+};
+
+/* One process has the store. The lock is the kernel's, so it goes with its holder; the pid is only for the message. */
+static int lock_take(struct cache *c, struct err *err)
+{
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	char *path = xasprintf("%s/lock", c->dir), pid[32] = "";
+	int rc = 0;
+
+	c->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (c->lock_fd < 0) {
+		rc = err_errno(err, errno, "open %s", path);
+	} else if (fcntl(c->lock_fd, F_OFD_SETLK, &lock)) {
+		if (errno != EAGAIN && errno != EACCES)
+			rc = err_errno(err, errno, "lock %s", path);
+		else if (pread(c->lock_fd, pid, sizeof pid - 1, 0) > 0)
+			rc = err_set(err, ERR_BUSY, "store %s is in use by process %ld", c->dir, strtol(pid, NULL, 10));
+		else
+			rc = err_set(err, ERR_BUSY, "store %s is in use by another process", c->dir);
+	} else {
+		snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
+		if (ftruncate(c->lock_fd, 0) || pwrite(c->lock_fd, pid, strlen(pid), 0) < 0)
+			rc = err_errno(err, errno, "write %s", path);
+	}
+	free(path);
+	return rc;
+}
+
+/* The store holds what other people's files say: nobody else may look. */
+static int dir_check(const char *dir, struct err *err)
+{
+	struct stat st;
+
+	if (mkdir(dir, 0700) && errno != EEXIST)
+		return err_errno(err, errno, "make directory %s", dir);
+	if (stat(dir, &st))
+		return err_errno(err, errno, "look at %s", dir);
+	if (!S_ISDIR(st.st_mode))
+		return err_set(err, ERR_FORMAT, "%s is not a directory", dir);
+	if (st.st_uid != geteuid())
+		return err_set(err, ERR_PERMISSION, "store %s belongs to user %ld, this process is user %ld", dir,
+			       (long)st.st_uid, (long)geteuid());
+	if (st.st_mode & 0007)
+		return err_set(err, ERR_PERMISSION, "store %s is open to everybody (mode %04o): chmod 700 %s", dir,
+			       (unsigned)st.st_mode & 07777, dir);
+	return 0;
+}
+
+static int dir_sync(const char *dir, struct err *err)
+{
+	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
+
+	if (fd < 0 || fsync(fd))
+		rc = err_errno(err, errno, "sync directory %s", dir);
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
+static void take(void *ctx, struct extent x)
+{
+	segments_take(ctx, x);
+}
+
+int cache_open(struct cache **out, const char *dir, struct err *err)
+{
+	struct cache *c = xcalloc(1, sizeof *c);
+
+	c->dir = xstrdup(dir);
+	c->lock_fd = -1;
+	if (sodium_init() < 0) {
+		cache_close(c);
+		return err_set(err, ERR_FAILED, "open store %s: libsodium cannot start", dir);
+	}
+	if (dir_check(dir, err) || lock_take(c, err)) {
+		cache_close(c);
+		return -1;
+	}
+	if (index_open(&c->index, dir, true, err) || segments_open(&c->segments, dir, err) ||
+	    index_each_extent(c->index, take, c->segments, err) || dir_sync(dir, err)) {
+		cache_close(c);
+		return err_wrap(err, "open store %s", dir);
+	}
+	*out = c;
+	return 0;
+}
+
+void cache_close(struct cache *c)
+{
+	if (!c)
+		return;
+	index_close(c->index);
+	segments_close(c->segments);
+	if (c->lock_fd >= 0)
+		close(c->lock_fd);
+	free(c->dir);
+	free(c);
+}
+
+static int check_sure(const struct cache *c, struct err *err)
+{
+	if (c->unsure.code)
+		return err_set(err, c->unsure.code, "store %s takes no more writes until quire is restarted, since one failed "
+			       "halfway: %s", c->dir, c->unsure.text);
+	return 0;
+}
+
+/* End a change: commit what `rc` calls good, give back the space that it dropped, undo the rest. */
+static int finish(struct cache *c, int rc, struct err *err)
+{
+	const struct extent *freed;
+	bool unsure;
+	size_t n;
+
+	if (rc) {
+		index_rollback(c->index);
+		return -1;
+	}
+	if (index_commit(c->index, &unsure, err)) {
+		if (unsure)
+			c->unsure = *err;
+		return -1;
+	}
+	freed = index_freed(c->index, &n);
+	for (size_t i = 0; i < n; i++)
+		segments_release(c->segments, freed[i]);
+	return 0;
+}
+
+static int32_t span_tokens(int64_t n_tokens, int64_t first)
+{
+	return (int32_t)(n_tokens - first < CACHE_SPAN_TOKENS ? n_tokens - first : CACHE_SPAN_TOKENS);
+}
+
+/*
+ * A run on its way to disk: of the spans of one cache_write_spans, those that are missing, in places 0, 1, ...
+ */
+struct run {
+	const struct cache_layout *layout;
+	const int32_t *ids;
+	int32_t n_tokens;              /* of the whole call */
+	int32_t n_spans, n_places;
+	struct span_key *keys;         /* [n_spans] */
+	int32_t *places;               /* [n_spans] -1: there already */
+	int32_t n_extents;             /* groups, then index layers, then sums */
+	struct extent *extents;        /* [n_extents] those with bytes = 0 are not reserved */
+	uint64_t *sums;                /* [n_groups][n_places][64], then [n_index_layers][n_places] */
+	size_t sums_bytes;
+};
+
+static void run_free(struct run *r)
+{
+	free(r->keys);
+	free(r->places);
+	free(r->extents);
+	free(r->sums);
+}
+
+/* Where in a run's sums those of a block (64 of them) or of a span's index keys (one) stand. */
+static int64_t sums_place(enum extent_kind kind, int32_t part, int32_t place, int32_t n_places, int32_t n_groups)
+{
+	if (kind == EXTENT_LATENTS)
+		return ((int64_t)part * n_places + place) * CACHE_SPAN_TOKENS;
+	return (int64_t)n_groups * n_places * CACHE_SPAN_TOKENS + (int64_t)part * n_places + place;
+}
+
+/* Name the spans and give a place to each that is missing. */
+static int run_plan(struct run *r, struct cache *c, const struct cache_layout *layout, const uint8_t identity[32],
+		    const struct span_key *parent, const int32_t *ids, int32_t n_tokens, struct err *err)
+{
+	r->layout = layout;
+	r->ids = ids;
+	r->n_tokens = n_tokens;
+	r->n_spans = (n_tokens + CACHE_SPAN_TOKENS - 1) / CACHE_SPAN_TOKENS;
+	r->keys = xmalloc((size_t)r->n_spans, sizeof *r->keys);
+	r->places = xmalloc((size_t)r->n_spans, sizeof *r->places);
+	r->n_extents = layout->n_groups + layout->n_index_layers + 1;
+	r->extents = xcalloc((size_t)r->n_extents, sizeof *r->extents);
+	for (int32_t i = 0; i < r->n_spans; i++) {
+		int32_t first = i * CACHE_SPAN_TOKENS;
+		int64_t span;
+		int found;
+
+		span_key_make(&r->keys[i], identity, i ? &r->keys[i - 1] : parent, ids + first,
+			      span_tokens(n_tokens, first));
+		found = index_find_span(c->index, &r->keys[i], true, &span, err);
+		if (found < 0)
+			return -1;
+		r->places[i] = found ? -1 : r->n_places++;
+	}
+	r->sums_bytes = (size_t)r->n_places * ((size_t)layout->n_groups * CACHE_SPAN_TOKENS +
+					       (size_t)layout->n_index_layers) * sizeof *r->sums;
+	r->sums = xcalloc(r->sums_bytes, 1);
+	return 0;
+}
+
+/* Reserve space for `used` bytes, and a buffer as large as the extent whose end is zeros. */
+static int extent_new(struct cache *c, size_t used, struct extent *out, uint8_t **buffer, struct err *err)
+{
+	*buffer = NULL;
+	if (segments_reserve(c->segments, (int64_t)used, out, err))
+		return -1;
+	*buffer = aligned_alloc(EXTENT_ALIGN, (size_t)out->bytes);
+	if (!*buffer)
+		return err_set(err, ERR_TOO_LARGE, "no memory for %" PRId64 " bytes of latents", out->bytes);
+	memset(*buffer + used, 0, (size_t)out->bytes - used);
+	return 0;
+}
+
+/* Pack one group's blocks, or one layer's index keys, into their extent; note their sums. */
+static int write_part(struct run *r, struct cache *c, enum extent_kind kind, int32_t part, size_t token_bytes,
+		      const uint8_t *tokens, struct extent *extent, struct err *err)
+{
+	size_t used = 0;
+	uint8_t *buffer;
+	int rc;
+
+	/* Only the last span can be short, so that place x 64 tokens is where a block begins. */
+	for (int32_t i = 0; i < r->n_spans; i++)
+		if (r->places[i] >= 0)
+			used += (size_t)span_tokens(r->n_tokens, i * CACHE_SPAN_TOKENS) * token_bytes;
+	if (extent_new(c, used, extent, &buffer, err))
+		return -1;
+	for (int32_t i = 0; i < r->n_spans; i++) {
+		int32_t first = i * CACHE_SPAN_TOKENS, n = span_tokens(r->n_tokens, first);
+		const uint8_t *from = tokens + (size_t)first * token_bytes;
+		uint64_t *sums;
+
+		if (r->places[i] < 0)
+			continue;
+		memcpy(buffer + (size_t)r->places[i] * CACHE_SPAN_TOKENS * token_bytes, from, (size_t)n * token_bytes);
+		sums = r->sums + sums_place(kind, part, r->places[i], r->n_places, r->layout->n_groups);
+		if (kind == EXTENT_INDEX_KEYS)
+			*sums = record_sum(&r->keys[i], kind, (uint32_t)part, 0, from, (size_t)n * token_bytes);
+		for (int32_t t = 0; kind == EXTENT_LATENTS && t < n; t++)
+			sums[t] = record_sum(&r->keys[i], kind, (uint32_t)part, (uint32_t)t,
+					     from + (size_t)t * token_bytes, token_bytes);
+	}
+	rc = segments_write(c->segments, *extent, buffer, err);
+	free(buffer);
+	return rc;
+}
+
+static int write_extents(struct run *r, struct cache *c, const uint8_t *const *records,
+			 const uint8_t *const *index_keys, struct err *err)
+{
+	const struct cache_layout *l = r->layout;
+	struct extent *x = r->extents;
+	uint8_t *buffer;
+	int rc;
+
+	for (int32_t g = 0; g < l->n_groups; g++)
+		if (write_part(r, c, EXTENT_LATENTS, g, l->record_bytes[g], records[g], x++, err))
+			return -1;
+	for (int32_t i = 0; i < l->n_index_layers; i++)
+		if (write_part(r, c, EXTENT_INDEX_KEYS, i, l->index_key_bytes, index_keys[i], x++, err))
+			return -1;
+	if (extent_new(c, r->sums_bytes, x, &buffer, err))
+		return -1;
+	memcpy(buffer, r->sums, r->sums_bytes);
+	rc = segments_write(c->segments, *x, buffer, err);
+	free(buffer);
+	return rc;
+}
+
+static int write_rows(struct run *r, struct cache *c, const char *corpus, const uint8_t identity[32],
+		      const struct span_key *parent, struct err *err)
+{
+	const struct cache_layout *l = r->layout;
+	int64_t layout, run = 0, span = 0;
+
+	if (parent && index_find_span(c->index, parent, false, &span, err) <= 0)
+		return err_set(err, ERR_FAILED, "the span before these is not in the store");
+	if (r->n_places && (index_layout(c->index, identity, l, &layout, err) ||
+			    index_add_run(c->index, layout, r->n_places, &run, err)))
+		return -1;
+	for (int32_t i = 0; r->n_places && i < r->n_extents; i++) {
+		int32_t k = i - l->n_groups;
+		enum extent_kind kind = k < 0 ? EXTENT_LATENTS : k < l->n_index_layers ? EXTENT_INDEX_KEYS : EXTENT_SUMS;
+
+		if (index_add_extent(c->index, run, kind, k < 0 ? i : k < l->n_index_layers ? k : 0, r->extents[i], err))
+			return -1;
+	}
+	for (int32_t i = 0; i < r->n_spans; i++) {
+		int32_t first = i * CACHE_SPAN_TOKENS;
+		int rc = r->places[i] < 0 ? index_find_span(c->index, &r->keys[i], false, &span, err)
+			 : index_put_span(c->index, &r->keys[i], span, run, r->places[i], r->ids + first,
+					  span_tokens(r->n_tokens, first), &span, err) ? -1 : 1;
+
+		assert(rc); /* one writer: what run_plan found is still there */
+		if (rc < 0)
+			return -1;
+	}
+	return index_set_pending(c->index, corpus, span, err);
+}
+
+int cache_write_spans(struct cache *c, const char *corpus, const struct cache_layout *layout,
+		      const uint8_t identity[32], const struct span_key *parent, const int32_t *ids, int32_t n_tokens,
+		      const uint8_t *const *records, const uint8_t *const *index_keys, struct err *err)
+{
+	struct run r = {0};
+	int rc = -1;
+
+	assert(n_tokens > 0 && layout->n_groups > 0);
+	if (check_sure(c, err))
+		return -1;
+	if (run_plan(&r, c, layout, identity, parent, ids, n_tokens, err))
+		goto out;
+	if (r.n_places) {
+		if (write_extents(&r, c, records, index_keys, err))
+			goto out;
+		if (segments_sync(c->segments, err)) {
+			c->unsure = *err;
+			goto out;
+		}
+	}
+	if (!index_begin(c->index, err))
+		rc = finish(c, write_rows(&r, c, corpus, identity, parent, err), err);
+out:
+	/* When nobody knows whether the rows are on disk, their space must not become somebody else's. */
+	for (int32_t i = 0; rc && !c->unsure.code && i < r.n_extents; i++)
+		if (r.extents && r.extents[i].bytes)
+			segments_release(c->segments, r.extents[i]);
+	run_free(&r);
+	return rc ? err_wrap(err, "store %d tokens of corpus '%s'", n_tokens, corpus) : 0;
+}
+
+bool cache_has_span(struct cache *c, const struct span_key *key)
+{
+	struct err err;
+	int64_t span;
+	int rc = index_find_span(c->index, key, true, &span, &err);
+
+	if (rc < 0)
+		log_warn("cannot look for a span: %s", err.text);
+	return rc > 0;
+}
+
+/* The longest beginning that is stored whole; *tip is its last span, 0: none. */
+static int known_prefix(struct cache *c, const uint8_t identity[32], const int32_t *ids, int64_t n, int64_t *known,
+			int64_t *tip, struct err *err)
+{
+	struct span_key keys[2];
+
+	*tip = 0;
+	for (*known = 0; *known < n; ) {
+		int64_t i = *known / CACHE_SPAN_TOKENS;
+		int32_t m = span_tokens(n, *known);
+		int found;
+
+		span_key_make(&keys[i & 1], identity, i ? &keys[(i - 1) & 1] : NULL, ids + *known, m);
+		found = index_find_span(c->index, &keys[i & 1], true, tip, err);
+		if (found < 0)
+			return -1;
+		if (!found)
+			break;
+		*known += m;
+	}
+	return 0;
+}
+
+int64_t cache_known_prefix(struct cache *c, const uint8_t identity[32], const int32_t *ids, int64_t n)
+{
+	int64_t known, tip;
+	struct err err;
+
+	if (known_prefix(c, identity, ids, n, &known, &tip, &err)) {
+		log_warn("cannot look for spans: %s", err.text);
+		return 0;
+	}
+	return known;
+}
+
+int cache_begin_ingest(struct cache *c, const char *corpus, const uint8_t identity[32], const int32_t *ids, int64_t n,
+		       int64_t *known, struct err *err)
+{
+	int64_t tip;
+
+	if (check_sure(c, err) || known_prefix(c, identity, ids, n, known, &tip, err) || index_begin(c->index, err))
+		return -1;
+	return finish(c, index_set_pending(c->index, corpus, tip, err), err);
+}
+
+/* Read and verify a span's share of one extent. */
+static int read_block(struct cache *c, const struct span_key *key, enum extent_kind kind, int32_t part, uint8_t *out,
+		      size_t bytes, struct err *err)
+{
+	uint64_t sums[CACHE_SPAN_TOKENS];
+	int32_t n_sums, sum_tokens;
+	struct block b;
+	int rc = index_find_block(c->index, key, kind, part, &b, err);
+	int64_t at;
+	char name[SEGMENT_NAME_BYTES];
+
+	if (rc <= 0)
+		return rc ? -1 : err_set(err, ERR_NOT_FOUND, "it is not in the store");
+	if ((int64_t)bytes != b.n_tokens * b.token_bytes || b.n_tokens < 1 || b.n_tokens > CACHE_SPAN_TOKENS ||
+	    b.place < 0 || b.place >= b.n_places)
+		return err_set(err, ERR_DAMAGED, "index of %s says %d tokens of %" PRId64 " bytes, place %d of %d, for %zu "
+			       "bytes", c->dir, b.n_tokens, b.token_bytes, b.place, b.n_places, bytes);
+	n_sums = kind == EXTENT_LATENTS ? b.n_tokens : 1;
+	sum_tokens = kind == EXTENT_LATENTS ? 1 : b.n_tokens;
+	at = (int64_t)b.place * CACHE_SPAN_TOKENS * b.token_bytes;
+	if (segments_read(c->segments, b.sums, sums_place(kind, part, b.place, b.n_places, b.n_groups) *
+			  (int64_t)sizeof *sums, sums, n_sums * (int64_t)sizeof *sums, err) ||
+	    segments_read(c->segments, b.extent, at, out, (int64_t)bytes, err))
+		return -1;
+	c->reads++;
+	c->read_bytes += (int64_t)bytes + n_sums * (int64_t)sizeof *sums;
+	for (int32_t i = 0; i < n_sums; i++) {
+		int64_t offset = (int64_t)i * sum_tokens * b.token_bytes;
+
+		if (record_sum(key, kind, (uint32_t)part, (uint32_t)i, out + offset,
+			       (size_t)(sum_tokens * b.token_bytes)) != sums[i])
+			return err_set(err, ERR_DAMAGED, "checksum of %s/%s at byte %" PRId64 " is wrong", c->dir,
+				       segment_name(b.extent.segment, name), b.extent.offset + at + offset);
+	}
+	return 0;
+}
+
+static int read_part(struct cache *c, const struct span_key *key, enum extent_kind kind, int32_t part, uint8_t *out,
+		     size_t bytes, struct err *err)
+{
+	char name[KEY_NAME_BYTES];
+	struct err local;
+
+	if (!read_block(c, key, kind, part, out, bytes, err ? err : (err = &local)))
+		return 0;
+	c->damaged += err->code == ERR_DAMAGED;
+	return err_wrap(err, "span %s, %s %d", span_key_name(key, name),
+			kind == EXTENT_LATENTS ? "latents of group" : "index keys of full layer", part);
+}
+
+int cache_read_records(struct cache *c, const struct span_key *key, int32_t group, uint8_t *out, size_t bytes,
+		       struct err *err)
+{
+	return read_part(c, key, EXTENT_LATENTS, group, out, bytes, err);
+}
+
+int cache_read_index_keys(struct cache *c, const struct span_key *key, int32_t index_layer, uint8_t *out,
+			  size_t bytes, struct err *err)
+{
+	return read_part(c, key, EXTENT_INDEX_KEYS, index_layer, out, bytes, err);
+}
+
+int cache_quarantine(struct cache *c, const struct span_key *key, struct err *err)
+{
+	if (check_sure(c, err) || index_begin(c->index, err))
+		return -1;
+	return finish(c, index_mark_damaged(c->index, key, err), err);
+}
+
+/* The last span of a snapshot, all of whose spans must be there and whole. */
+static int snapshot_tip(struct cache *c, const struct cache_snapshot *s, int64_t *tip, struct err *err)
+{
+	int64_t known;
+
+	if (known_prefix(c, s->identity, s->ids, s->n_tokens, &known, tip, err))
+		return -1;
+	if (known < s->n_tokens)
+		return err_set(err, ERR_FAILED, "token %" PRId64 " of %" PRId64 " is not in the store", known, s->n_tokens);
+	return 0;
+}
+
+int cache_commit_snapshot(struct cache *c, const struct cache_snapshot *s, int64_t *id, struct err *err)
+{
+	size_t name_bytes = strlen(s->corpus);
+	int64_t tip, layout;
+
+	if (!name_bytes || name_bytes >= sizeof ((struct cache_corpus *)0)->name)
+		return err_set(err, ERR_USAGE, "corpus name '%s' must have 1 to %zu bytes", s->corpus,
+			       sizeof ((struct cache_corpus *)0)->name - 1);
+	if (s->n_tokens <= 0)
+		return err_set(err, ERR_USAGE, "corpus '%s' would have no tokens", s->corpus);
+	if (check_sure(c, err))
+		return -1;
+	if (snapshot_tip(c, s, &tip, err) || index_layout(c->index, s->identity, NULL, &layout, err) ||
+	    index_begin(c->index, err) ||
+	    finish(c, index_add_snapshot(c->index, s, layout, tip, id, err), err))
+		return err_wrap(err, "commit corpus '%s'", s->corpus);
+	return 0;
+}
+
+int cache_load_snapshot(struct cache *c, const char *corpus, struct cache_snapshot **out, struct err *err)
+{
+	return index_load_snapshot(c->index, corpus, out, err);
+}
+
+void cache_stats(struct cache *c, struct cache_stats *out)
+{
+	struct err err;
+
+	*out = (struct cache_stats){.reads = c->reads, .read_bytes = c->read_bytes, .damaged = c->damaged};
+	if (index_count(c->index, &out->n_corpora, &out->n_spans, &err))
+		log_warn("cannot count the store: %s", err.text);
+	segments_sizes(c->segments, &out->used_bytes, &out->file_bytes);
+}
+
+struct cache_reader {
+	struct index *index;
+};
+
+int cache_reader_open(struct cache_reader **out, const char *dir, struct err *err)
+{
+	struct cache_reader *r = xcalloc(1, sizeof *r);
+
+	if (index_open(&r->index, dir, false, err)) {
+		cache_reader_close(r);
+		return err_wrap(err, "open store %s", dir);
+	}
+	*out = r;
+	return 0;
+}
+
+void cache_reader_close(struct cache_reader *r)
+{
+	if (!r)
+		return;
+	index_close(r->index);
+	free(r);
+}
+
+int cache_list(struct cache_reader *r, struct cache_corpus **out, size_t *n, struct err *err)
+{
+	return index_list(r->index, out, n, err);
+}
+
+void cache_free_corpora(struct cache_corpus *corpora, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(corpora[i].source);
+	free(corpora);
+}

@@ -1,0 +1,84 @@
+/*
+ * All the SQL of the store. Private to cache/.
+ *
+ *   layout    what an identity's records look like
+ *   span      64 tokens: key, parent, ids, and where it lies: place `place` of run `run`
+ *   run       spans written together; its extents hold their blocks group by group, their index keys layer by
+ *             layer, and all their sums
+ *   extent    segment, offset, bytes
+ *   snapshot  a corpus as it was read once; its tokens are the chain of spans that ends at `tip`
+ *   pending   the same for an ingest that is under way or was interrupted
+ *
+ * A span is kept by what names it: a snapshot or a pending row whose tip it is, or a child. `refs` counts these, so
+ * naming a chain is one row and dropping one walks from its tip only as far as nobody else shares it, leaves first.
+ *
+ * One writer; the functions that change something are called between index_begin and index_commit.
+ */
+#ifndef QUIRE_CACHE_INDEX_H
+#define QUIRE_CACHE_INDEX_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cache/cache.h"
+#include "cache/key.h"
+#include "cache/segment.h"
+
+enum { INDEX_FORMAT = 1 };
+
+struct index;
+
+/* Open dir/index.sqlite; with `writer`, create or upgrade it. */
+int index_open(struct index **out, const char *dir, bool writer, struct err *err);
+/* Takes NULL. */
+void index_close(struct index *x);
+
+int index_begin(struct index *x, struct err *err);
+/* On failure nothing of the transaction holds, except that after an I/O error (*unsure) nobody can say. */
+int index_commit(struct index *x, bool *unsure, struct err *err);
+void index_rollback(struct index *x);
+
+int index_each_extent(struct index *x, void (*fn)(void *ctx, struct extent e), void *ctx, struct err *err);
+
+/* The row of an identity, made when `make`; ERR_MISMATCH when it is known with another layout. 0 in *id: none. */
+int index_layout(struct index *x, const uint8_t identity[32], const struct cache_layout *make, int64_t *id,
+		 struct err *err);
+
+/* 1: found, 0: no such span, or a damaged one when `whole`. */
+int index_find_span(struct index *x, const struct span_key *key, bool whole, int64_t *span, struct err *err);
+
+/* Where a span's share of an extent lies. */
+struct block {
+	struct extent extent, sums;
+	int32_t place, n_places;     /* in the run */
+	int32_t n_tokens;
+	int32_t n_groups;
+	int64_t token_bytes;         /* of a record, or of one index key */
+};
+
+/* 1: found, 0: no such span or extent. */
+int index_find_block(struct index *x, const struct span_key *key, enum extent_kind kind, int32_t part,
+		     struct block *out, struct err *err);
+
+int index_add_run(struct index *x, int64_t layout, int32_t n_places, int64_t *run, struct err *err);
+int index_add_extent(struct index *x, int64_t run, enum extent_kind kind, int32_t part, struct extent e,
+		     struct err *err);
+/* Add a span, or give a damaged one its new place. parent 0: the first. */
+int index_put_span(struct index *x, const struct span_key *key, int64_t parent, int64_t run, int32_t place,
+		   const int32_t *ids, int32_t n, int64_t *span, struct err *err);
+int index_mark_damaged(struct index *x, const struct span_key *key, struct err *err);
+
+/* Let the corpus's pending row name tip (0: no row); what it named before goes unless somebody else names it. */
+int index_set_pending(struct index *x, const char *corpus, int64_t tip, struct err *err);
+/* Replace the corpus's snapshot. */
+int index_add_snapshot(struct index *x, const struct cache_snapshot *s, int64_t layout, int64_t tip, int64_t *id,
+		       struct err *err);
+
+/* Extents that the transaction dropped: space only after it is committed. Valid until the next index_begin. */
+const struct extent *index_freed(const struct index *x, size_t *n);
+
+int index_load_snapshot(struct index *x, const char *corpus, struct cache_snapshot **out, struct err *err);
+int index_list(struct index *x, struct cache_corpus **out, size_t *n, struct err *err);
+int index_count(struct index *x, int64_t *n_corpora, int64_t *n_spans, struct err *err);
+
+#endif

@@ -1,0 +1,43 @@
+#include "cache/key.h"
+
+#include <assert.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <string.h>
+#include <xxhash.h>
+
+/* The store is little-endian, like every host it has met; another kind of host would swap here. */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the store's format is little-endian");
+
+void span_key_make(struct span_key *key, const uint8_t identity[32], const struct span_key *parent,
+		   const int32_t *ids, int32_t n)
+{
+	static const struct span_key first;
+	crypto_generichash_state state;
+
+	assert(n > 0 && n <= CACHE_SPAN_TOKENS);
+	crypto_generichash_init(&state, NULL, 0, sizeof key->bytes);
+	crypto_generichash_update(&state, identity, 32);
+	crypto_generichash_update(&state, (parent ? parent : &first)->bytes, sizeof first.bytes);
+	crypto_generichash_update(&state, (const unsigned char *)ids, (size_t)n * sizeof *ids);
+	crypto_generichash_final(&state, key->bytes, sizeof key->bytes);
+}
+
+uint64_t record_sum(const struct span_key *key, enum extent_kind kind, uint32_t part, uint32_t token,
+		    const void *data, size_t bytes)
+{
+	struct {
+		struct span_key key;
+		uint32_t kind, part, token;
+	} place = {*key, (uint32_t)kind, part, token};
+
+	_Static_assert(sizeof place == CACHE_KEY_BYTES + 12, "a seed is made of 44 bytes, without padding");
+	return XXH3_64bits_withSeed(data, bytes, XXH3_64bits(&place, sizeof place));
+}
+
+char *span_key_name(const struct span_key *key, char out[KEY_NAME_BYTES])
+{
+	for (int i = 0; i < (KEY_NAME_BYTES - 1) / 2; i++)
+		snprintf(out + 2 * i, 3, "%02x", key->bytes[i]);
+	return out;
+}

@@ -1,0 +1,364 @@
+#include "cache/segment.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "config/mem.h"
+
+/* A file grows by half its size, so that a large store has few and long runs of blocks and a small one stays small. */
+#define STEP_LEAST ((int64_t)1 << 20)
+#define STEP_MOST ((int64_t)1 << 30)
+#define SEGMENT_MOST ((int64_t)16 << 30)
+enum { N_SEGMENTS_MOST = 999999 };
+
+struct file {
+	int fd;                /* -1: no such file */
+	int64_t bytes;
+	int64_t claimed;       /* where its last extent ends: beyond `bytes` when the file was cut */
+	bool dirty;
+};
+
+struct segments {
+	char *dir;
+	int dir_fd;
+	bool dir_dirty;        /* a file was made whose name may not be on disk yet */
+	struct file *files;    /* [n_files], segment s at s - 1 */
+	int32_t n_files;
+	struct extent *free;   /* ascending, apart: neighbours are merged */
+	size_t n_free, room;
+};
+
+char *segment_name(int32_t segment, char out[SEGMENT_NAME_BYTES])
+{
+	snprintf(out, SEGMENT_NAME_BYTES, "segment-%06" PRId32, segment);
+	return out;
+}
+
+static int64_t round_up(int64_t bytes)
+{
+	return (bytes + EXTENT_ALIGN - 1) / EXTENT_ALIGN * EXTENT_ALIGN;
+}
+
+static struct file *file_of(const struct segments *s, int32_t segment)
+{
+	return segment >= 1 && segment <= s->n_files ? &s->files[segment - 1] : NULL;
+}
+
+/* The sentence of a system call that failed on a segment, with what to do where there is something. */
+static int file_error(const struct segments *s, struct err *err, int number, const char *what, int32_t segment,
+		      int64_t at)
+{
+	char name[SEGMENT_NAME_BYTES];
+
+	segment_name(segment, name);
+	if (number == ENOSPC || number == EDQUOT || number == EFBIG)
+		return err_set(err, ERR_IO, "%s %s/%s at byte %" PRId64 ": %s; free space there and start again: what "
+			       "is stored stays", what, s->dir, name, at, strerror(number));
+	return err_errno(err, number, "%s %s/%s at byte %" PRId64, what, s->dir, name, at);
+}
+
+/* The first free extent that ends after (segment, offset). */
+static size_t free_find(const struct segments *s, int32_t segment, int64_t offset)
+{
+	size_t low = 0, high = s->n_free;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		const struct extent *f = &s->free[mid];
+
+		if (f->segment < segment || (f->segment == segment && f->offset + f->bytes <= offset))
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+static void free_insert(struct segments *s, size_t at, struct extent x)
+{
+	if (s->n_free == s->room) {
+		s->room = s->room ? 2 * s->room : 64;
+		s->free = xrealloc(s->free, s->room, sizeof *s->free);
+	}
+	memmove(&s->free[at + 1], &s->free[at], (s->n_free - at) * sizeof *s->free);
+	s->free[at] = x;
+	s->n_free++;
+}
+
+static void free_delete(struct segments *s, size_t at)
+{
+	s->n_free--;
+	memmove(&s->free[at], &s->free[at + 1], (s->n_free - at) * sizeof *s->free);
+}
+
+static void free_add(struct segments *s, struct extent x)
+{
+	size_t at = free_find(s, x.segment, x.offset);
+	struct extent *f = s->free;
+
+	assert(at == s->n_free || f[at].segment != x.segment || f[at].offset >= x.offset + x.bytes);
+	if (at < s->n_free && f[at].segment == x.segment && f[at].offset == x.offset + x.bytes) {
+		x.bytes += f[at].bytes;
+		free_delete(s, at);
+	}
+	if (at && f[at - 1].segment == x.segment && f[at - 1].offset + f[at - 1].bytes == x.offset)
+		f[at - 1].bytes += x.bytes;
+	else
+		free_insert(s, at, x);
+}
+
+/* Room for `segment`; those before it that do not exist have fd -1. */
+static void files_grow(struct segments *s, int32_t segment)
+{
+	if (segment <= s->n_files)
+		return;
+	s->files = xrealloc(s->files, (size_t)segment, sizeof *s->files);
+	for (; s->n_files < segment; s->n_files++)
+		s->files[s->n_files] = (struct file){.fd = -1};
+}
+
+/* Tolerant, since its numbers come from rows that may be damaged: space that two rows claim is taken once, and
+ * may be given back twice. */
+void segments_take(struct segments *s, struct extent x)
+{
+	size_t at;
+
+	if (x.segment < 1 || x.segment > N_SEGMENTS_MOST || x.bytes <= 0 || x.offset < 0 ||
+	    x.bytes > INT64_MAX / 2 - x.offset)
+		return;
+	files_grow(s, x.segment);
+	if (s->files[x.segment - 1].claimed < x.offset + x.bytes)
+		s->files[x.segment - 1].claimed = x.offset + x.bytes;
+	for (at = free_find(s, x.segment, x.offset); at < s->n_free; ) {
+		struct extent f = s->free[at];
+		int64_t from = f.offset > x.offset ? f.offset : x.offset;
+		int64_t to = f.offset + f.bytes < x.offset + x.bytes ? f.offset + f.bytes : x.offset + x.bytes;
+
+		if (f.segment != x.segment || f.offset >= x.offset + x.bytes)
+			break;
+		free_delete(s, at);
+		if (f.offset < from)
+			free_insert(s, at++, (struct extent){f.segment, f.offset, from - f.offset});
+		if (to < f.offset + f.bytes)
+			free_insert(s, at++, (struct extent){f.segment, to, f.offset + f.bytes - to});
+	}
+}
+
+void segments_release(struct segments *s, struct extent x)
+{
+	const struct file *file = file_of(s, x.segment);
+
+	/* An extent of a lost or shortened file is not space to write to. */
+	if (!file || x.offset < 0 || x.bytes <= 0 || x.bytes > file->bytes || x.offset > file->bytes - x.bytes)
+		return;
+	segments_take(s, x); /* it may be free already */
+	free_add(s, x);
+}
+
+static int file_open(struct segments *s, int32_t segment, int flags, struct err *err)
+{
+	char name[SEGMENT_NAME_BYTES];
+	struct file *file;
+	struct stat st;
+
+	files_grow(s, segment);
+	file = &s->files[segment - 1];
+	file->fd = openat(s->dir_fd, segment_name(segment, name), O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
+	if (file->fd < 0 || fstat(file->fd, &st))
+		return err_errno(err, errno, "open %s/%s", s->dir, name);
+	if (!S_ISREG(st.st_mode))
+		return err_set(err, ERR_FORMAT, "%s/%s is not a regular file", s->dir, name);
+	/* A file cut in the middle of a page has nothing to offer after the last whole one. */
+	file->bytes = st.st_size / EXTENT_ALIGN * EXTENT_ALIGN;
+	if (file->bytes)
+		free_add(s, (struct extent){segment, 0, file->bytes});
+	return 0;
+}
+
+int segments_open(struct segments **out, const char *dir, struct err *err)
+{
+	struct segments *s = xcalloc(1, sizeof *s);
+	DIR *d = NULL;
+	int fd, rc = 0;
+
+	s->dir = xstrdup(dir);
+	s->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	fd = s->dir_fd < 0 ? -1 : openat(s->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || !(d = fdopendir(fd))) {
+		rc = err_errno(err, errno, "open %s", dir);
+		if (fd >= 0)
+			close(fd);
+		segments_close(s);
+		return rc;
+	}
+	for (struct dirent *e; !rc && (e = readdir(d)); ) {
+		char name[SEGMENT_NAME_BYTES];
+		int32_t segment;
+
+		if (sscanf(e->d_name, "segment-%6" SCNd32, &segment) == 1 && segment >= 1 &&
+		    !strcmp(segment_name(segment, name), e->d_name))
+			rc = file_open(s, segment, 0, err);
+	}
+	closedir(d);
+	if (rc)
+		segments_close(s);
+	else
+		*out = s;
+	return rc;
+}
+
+void segments_close(struct segments *s)
+{
+	if (!s)
+		return;
+	for (int32_t i = 0; i < s->n_files; i++)
+		if (s->files[i].fd >= 0)
+			close(s->files[i].fd);
+	if (s->dir_fd >= 0)
+		close(s->dir_fd);
+	free(s->files);
+	free(s->free);
+	free(s->dir);
+	free(s);
+}
+
+/* Where a file may grow: not over the place of an extent that was cut off, whose row still names it. */
+static int64_t file_end(const struct file *file)
+{
+	return file->bytes > file->claimed ? file->bytes : file->claimed;
+}
+
+/* Preallocate, so that a full disk is met here and not in the middle of a write. */
+static int file_extend(struct segments *s, int32_t segment, int64_t bytes, struct err *err)
+{
+	struct file *file = &s->files[segment - 1];
+	int64_t step = file->bytes / 2 / EXTENT_ALIGN * EXTENT_ALIGN, end = file_end(file);
+	int rc;
+
+	step = step < STEP_LEAST ? STEP_LEAST : step > STEP_MOST ? STEP_MOST : step;
+	if (step < bytes)
+		step = bytes;
+	rc = fallocate(file->fd, 0, end, step) ? errno : 0;
+	if ((rc == ENOSPC || rc == EDQUOT || rc == EFBIG) && step > bytes) {
+		step = bytes; /* the last corner of a full disk */
+		rc = fallocate(file->fd, 0, end, step) ? errno : 0;
+	}
+	if (rc == EOPNOTSUPP || rc == ENOSYS) /* this file system cannot; then a full disk shows at the write */
+		rc = ftruncate(file->fd, end + step) ? errno : 0;
+	if (rc)
+		return file_error(s, err, rc, "extend", segment, end);
+	free_add(s, (struct extent){segment, end, step});
+	file->bytes = end + step;
+	file->dirty = true;
+	return 0;
+}
+
+int segments_reserve(struct segments *s, int64_t bytes, struct extent *out, struct err *err)
+{
+	int32_t last = s->n_files;
+	int64_t tail = 0;
+
+	assert(bytes > 0);
+	bytes = round_up(bytes);
+	for (size_t i = 0; i < s->n_free; i++) {
+		if (s->free[i].bytes < bytes)
+			continue;
+		*out = (struct extent){s->free[i].segment, s->free[i].offset, bytes};
+		segments_take(s, *out);
+		return 0;
+	}
+	if (!last || s->files[last - 1].fd < 0 || file_end(&s->files[last - 1]) + bytes > SEGMENT_MOST) {
+		if (last == N_SEGMENTS_MOST)
+			return err_set(err, ERR_FAILED, "store %s has used up its segment numbers", s->dir);
+		if (file_open(s, ++last, O_CREAT | O_EXCL, err))
+			return -1;
+		s->dir_dirty = true;
+	}
+	if (s->n_free && s->free[s->n_free - 1].segment == last &&
+	    s->free[s->n_free - 1].offset + s->free[s->n_free - 1].bytes == file_end(&s->files[last - 1]))
+		tail = s->free[s->n_free - 1].bytes;
+	if (file_extend(s, last, bytes - tail, err))
+		return -1;
+	*out = (struct extent){last, s->free[s->n_free - 1].offset, bytes};
+	segments_take(s, *out);
+	return 0;
+}
+
+int segments_write(struct segments *s, struct extent x, const void *data, struct err *err)
+{
+	struct file *file = file_of(s, x.segment);
+
+	assert(file && file->fd >= 0);
+	file->dirty = true;
+	for (int64_t done = 0; done < x.bytes; ) {
+		ssize_t n = pwrite(file->fd, (const char *)data + done, (size_t)(x.bytes - done), x.offset + done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return file_error(s, err, n ? errno : EIO, "write", x.segment, x.offset + done);
+		done += n;
+	}
+	return 0;
+}
+
+int segments_sync(struct segments *s, struct err *err)
+{
+	for (int32_t i = 0; i < s->n_files; i++) {
+		if (!s->files[i].dirty)
+			continue;
+		if (fdatasync(s->files[i].fd))
+			return file_error(s, err, errno, "sync", i + 1, 0);
+		s->files[i].dirty = false;
+	}
+	if (s->dir_dirty && fsync(s->dir_fd))
+		return err_errno(err, errno, "sync directory %s", s->dir);
+	s->dir_dirty = false;
+	return 0;
+}
+
+int segments_read(struct segments *s, struct extent x, int64_t at, void *out, int64_t bytes, struct err *err)
+{
+	const struct file *file = file_of(s, x.segment);
+	char name[SEGMENT_NAME_BYTES];
+
+	segment_name(x.segment, name);
+	if (!file || file->fd < 0)
+		return err_set(err, ERR_DAMAGED, "%s/%s is missing", s->dir, name);
+	if (x.offset < 0 || at < 0 || bytes < 0 || x.bytes < bytes || at > x.bytes - bytes || x.offset > INT64_MAX - at)
+		return err_set(err, ERR_DAMAGED, "index of %s names %" PRId64 " bytes at byte %" PRId64 " of an extent of "
+			       "%" PRId64, s->dir, bytes, at, x.bytes);
+	for (int64_t done = 0; done < bytes; ) {
+		int64_t offset = x.offset + at + done;
+		ssize_t n = pread(file->fd, (char *)out + done, (size_t)(bytes - done), offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return file_error(s, err, errno, "read", x.segment, offset);
+		if (!n)
+			return err_set(err, ERR_DAMAGED, "%s/%s ends before byte %" PRId64, s->dir, name,
+				       x.offset + at + bytes);
+		done += n;
+	}
+	return 0;
+}
+
+void segments_sizes(const struct segments *s, int64_t *used_bytes, int64_t *file_bytes)
+{
+	*file_bytes = 0;
+	for (int32_t i = 0; i < s->n_files; i++)
+		*file_bytes += s->files[i].bytes;
+	*used_bytes = *file_bytes;
+	for (size_t i = 0; i < s->n_free; i++)
+		*used_bytes -= s->free[i].bytes;
+}

@@ -1,0 +1,54 @@
+/*
+ * Segment files: where the bytes of the store lie. Private to cache/.
+ *
+ * A segment is preallocated in steps and holds extents that begin and end on 4 KiB, are written once, synced, and
+ * never edited. What is free is not recorded anywhere: it is what no row of the index names, worked out at open, so
+ * a crash can leave space to reuse but never space lost.
+ *
+ * Writes go through the page cache for now; buffers, offsets and lengths are already what O_DIRECT asks for.
+ */
+#ifndef QUIRE_CACHE_SEGMENT_H
+#define QUIRE_CACHE_SEGMENT_H
+
+#include <stdint.h>
+
+#include "config/err.h"
+
+enum { EXTENT_ALIGN = 4096 };
+
+struct extent {
+	int32_t segment;       /* from 1 */
+	int64_t offset, bytes; /* multiples of EXTENT_ALIGN */
+};
+
+struct segments;
+
+/* Open every segment file of dir; all of their space counts as free until segments_take says otherwise. */
+int segments_open(struct segments **out, const char *dir, struct err *err);
+/* Takes NULL. */
+void segments_close(struct segments *s);
+
+/* Say that an extent is in use. One that its file cannot hold takes no space: reading it fails. */
+void segments_take(struct segments *s, struct extent x);
+/* Choose free space for `bytes` (rounded up), growing a file or starting one. The caller has it until it gives it
+ * back with segments_release. */
+int segments_reserve(struct segments *s, int64_t bytes, struct extent *out, struct err *err);
+/* Only after the transaction that dropped the extent's row has been committed. */
+void segments_release(struct segments *s, struct extent x);
+
+/* Write the whole extent from data (x.bytes of it). */
+int segments_write(struct segments *s, struct extent x, const void *data, struct err *err);
+/* Make durable what was written and the files it was written to. After a failure nothing can be known about
+ * what reached the disk: the caller must not write to this handle any more. */
+int segments_sync(struct segments *s, struct err *err);
+
+/* Read `bytes` at byte `at` of the extent. A file that is missing or ends early is ERR_DAMAGED. */
+int segments_read(struct segments *s, struct extent x, int64_t at, void *out, int64_t bytes, struct err *err);
+
+/* The file's name, for messages. Returns out. */
+enum { SEGMENT_NAME_BYTES = 32 };
+char *segment_name(int32_t segment, char out[SEGMENT_NAME_BYTES]);
+
+void segments_sizes(const struct segments *s, int64_t *used_bytes, int64_t *file_bytes);
+
+#endif

@@ -1,0 +1,111 @@
+#include "tests/support/disk_calls.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static struct {
+	int n, kill_at, torn, fail_at, number, then_on, sync_number;
+} calls;
+
+int disk_calls(void)
+{
+	return calls.n;
+}
+
+void disk_calls_reset(void)
+{
+	__typeof__(calls) none = {0};
+
+	calls = none;
+}
+
+void disk_calls_kill(int nth, int torn)
+{
+	calls.kill_at = calls.n + nth;
+	calls.torn = torn;
+}
+
+void disk_calls_fail(int nth, int number, int then_on)
+{
+	calls.fail_at = calls.n + nth;
+	calls.number = number;
+	calls.then_on = then_on;
+}
+
+void disk_calls_fail_sync(int number)
+{
+	calls.sync_number = number;
+}
+
+/* Counts a call; the error that it shall have, or 0. */
+static int count(int fd, const void *bytes, size_t n, off_t offset)
+{
+	int at = ++calls.n;
+
+	if (at == calls.kill_at) {
+		if (calls.torn && n)
+			syscall(SYS_pwrite64, fd, bytes, n / 2, offset);
+		raise(SIGKILL);
+	}
+	return calls.fail_at && (at == calls.fail_at || (calls.then_on && at > calls.fail_at)) ? calls.number : 0;
+}
+
+static long result(int number, long rc)
+{
+	if (!number)
+		return rc;
+	errno = number;
+	return -1;
+}
+
+/* These stand before libc's, for this program and for the libraries it loads. */
+ssize_t pwrite(int fd, const void *bytes, size_t n, off_t offset)
+{
+	int number = count(fd, bytes, n, offset);
+
+	return result(number, number ? 0 : syscall(SYS_pwrite64, fd, bytes, n, offset));
+}
+
+ssize_t pwrite64(int fd, const void *bytes, size_t n, off64_t offset)
+{
+	return pwrite(fd, bytes, n, offset);
+}
+
+int fallocate(int fd, int mode, off_t offset, off_t n)
+{
+	int number = count(fd, NULL, 0, 0);
+
+	return (int)result(number, number ? 0 : syscall(SYS_fallocate, fd, mode, offset, n));
+}
+
+int ftruncate(int fd, off_t n)
+{
+	int number = count(fd, NULL, 0, 0);
+
+	return (int)result(number, number ? 0 : syscall(SYS_ftruncate, fd, n));
+}
+
+int ftruncate64(int fd, off64_t n)
+{
+	return ftruncate(fd, n);
+}
+
+int fsync(int fd)
+{
+	int number = count(fd, NULL, 0, 0);
+
+	number = number ? number : calls.sync_number;
+	return (int)result(number, number ? 0 : syscall(SYS_fsync, fd));
+}
+
+int fdatasync(int fd)
+{
+	int number = count(fd, NULL, 0, 0);
+
+	number = number ? number : calls.sync_number;
+	return (int)result(number, number ? 0 : syscall(SYS_fdatasync, fd));
+}
