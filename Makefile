@@ -41,7 +41,7 @@ OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
 KERNELS = $(wildcard engine/cpu/*.c)
 ISAS    = scalar $(if $(filter x86_64,$(shell uname -m)),fma)
 ISA_FLAGS_scalar =
-ISA_FLAGS_fma    = -mavx2 -mfma -mf16c
+ISA_FLAGS_fma    = -mavx2 -mfma
 OBJECTS += $(foreach isa,$(ISAS),$(KERNELS:%.c=$(BUILD)/%.$(isa).o))
 
 TESTS   = $(patsubst tests/test_%.c,$(BUILD)/tests/test_%,$(wildcard tests/test_*.c))

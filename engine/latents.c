@@ -110,7 +110,7 @@ bool latent_pack(enum latent_format format, uint8_t *row, const float *values, i
 	case LATENTS_FP8: {
 		uint8_t *scales = row + kv_lora, *rope = scales + (kv_lora + RUN - 1) / RUN * 4;
 
-		return pack_fp8(row, scales, values, kv_lora) & pack_bf16(rope, values + kv_lora, rope_dim);
+		return pack_fp8(row, scales, values, kv_lora) && pack_bf16(rope, values + kv_lora, rope_dim);
 	}
 	case LATENTS_F32:
 		return copy_f32(row, values, kv_lora + rope_dim);
@@ -125,7 +125,7 @@ bool latent_unpack(enum latent_format format, float *values, const uint8_t *row,
 	case LATENTS_FP8: {
 		const uint8_t *scales = row + kv_lora, *rope = scales + (kv_lora + RUN - 1) / RUN * 4;
 
-		return unpack_fp8(values, row, scales, kv_lora) & unpack_bf16(values + kv_lora, rope, rope_dim);
+		return unpack_fp8(values, row, scales, kv_lora) && unpack_bf16(values + kv_lora, rope, rope_dim);
 	}
 	case LATENTS_F32:
 		return copy_f32(values, row, kv_lora + rope_dim);

@@ -10,7 +10,7 @@ extern const struct ops ops_fma;
 const struct ops *cpu_ops(const char *isa)
 {
 #if defined __x86_64__
-	bool fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+	bool fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 
 	if (fma && (!isa || !strcmp(isa, "fma")))
 		return &ops_fma;
