@@ -111,7 +111,7 @@ static bool has(const struct builder *b, const char *name)
 /* `what` is the shape in the words of config.json. */
 static int missing(const struct builder *b, const char *name, const char *what)
 {
-	return err_set(b->err, ERR_MISMATCH, "%s: tensor %s (%s) is missing; either a file was not fetched, or config.json "
+	return err_set(b->err, ERR_FORMAT, "%s: tensor %s (%s) is missing; either a file was not fetched, or config.json "
 		       "belongs to another checkpoint", b->files->dir, name, what);
 }
 
@@ -139,7 +139,7 @@ static int check_shape(struct builder *b, const struct tensor *t, int64_t d0, in
 		wanted = (struct tensor){.shape = {d0, d1, d2}, .n_dims = 3};
 	if (t->n_dims == wanted.n_dims && !memcmp(t->shape, wanted.shape, (size_t)wanted.n_dims * sizeof t->shape[0]))
 		return 0;
-	return err_set(b->err, ERR_MISMATCH, "%s: tensor %s has shape %s, but config.json makes it %s (%s); the two files "
+	return err_set(b->err, ERR_FORMAT, "%s: tensor %s has shape %s, but config.json makes it %s (%s); the two files "
 		       "do not belong together", t->file->path, t->name, tensor_shape_text(has_text, t),
 		       tensor_shape_text(wanted_text, &wanted), what);
 }
@@ -360,7 +360,7 @@ static int place_experts(struct builder *b, struct layer *l, const char *prefix)
 	/* One expert too many would otherwise pass as a tensor that nobody knows. */
 	text(name, "%smlp.experts.%d.gate_proj.weight", prefix, c->n_experts);
 	if (has(b, name))
-		return err_set(b->err, ERR_MISMATCH, "%s: there is a tensor %s, but config.json has n_routed_experts %d; the "
+		return err_set(b->err, ERR_FORMAT, "%s: there is a tensor %s, but config.json has n_routed_experts %d; the "
 			       "two do not belong together", b->files->dir, name, c->n_experts);
 	return 0;
 }
@@ -398,7 +398,7 @@ static int place_layer(struct builder *b, int32_t i)
 	char prefix[NAME_BYTES], mlp[NAME_BYTES];
 
 	if (is_mtp_layer(b, i))
-		return err_set(b->err, ERR_MISMATCH, "%s: layer %d is an MTP layer (it has eh_proj), but config.json has "
+		return err_set(b->err, ERR_FORMAT, "%s: layer %d is an MTP layer (it has eh_proj), but config.json has "
 			       "num_hidden_layers %d; the two do not belong together", b->files->dir, i, c->n_layers);
 	text(prefix, "model.layers.%d.", i);
 	text(mlp, "%smlp.", prefix);
@@ -461,7 +461,7 @@ static int account_for(struct builder *b, const struct tensor *t, size_t *n_unkn
 
 	if (layer >= c->n_layers) {
 		if (!is_mtp_layer(b, layer))
-			return err_set(b->err, ERR_MISMATCH, "%s: tensor %s belongs to layer %d, which is no MTP layer (it has no "
+			return err_set(b->err, ERR_FORMAT, "%s: tensor %s belongs to layer %d, which is no MTP layer (it has no "
 				       "eh_proj), but config.json has num_hidden_layers %d; the two do not belong together",
 				       t->file->path, t->name, layer, c->n_layers);
 		b->m->bytes.mtp += t->bytes;
@@ -538,7 +538,7 @@ static int refuse_not_finite(const struct tensor *t, const void *data, enum dtyp
 	while (!any_not_finite((const char *)data + i * size, 1, dtype))
 		i++;
 	at = first + i;
-	return err_set(err, ERR_DAMAGED, "%s: tensor %s holds a NaN or infinity at row %llu, column %llu; the file is "
+	return err_set(err, ERR_FORMAT, "%s: tensor %s holds a NaN or infinity at row %llu, column %llu; the file is "
 		       "damaged, fetch it again", t->file->path, t->name, (unsigned long long)(at / cols),
 		       (unsigned long long)(at % cols));
 }

@@ -42,7 +42,7 @@ static struct copy copy_of(const char *name)
 {
 	struct copy c = {.dir = temp_dir_new()};
 	char *config = golden_path(name, "config.json"), *dir = golden_path(name, "");
-	struct checkpoint *files;
+	struct checkpoint *files = NULL;
 	struct err err;
 
 	if (json_read(&c.config, config, 1 << 20, &err) || checkpoint_open(&files, dir, &err))
