@@ -119,7 +119,7 @@ static int open_beneath(const struct walk *w, const char *path, int flags)
 		if (slash) {
 			memcpy(piece, path, (size_t)(slash - path));
 			piece[slash - path] = '\0';
-			next = open_piece(at, piece, O_PATH | O_DIRECTORY);
+			next = open_piece(at, piece, O_RDONLY | O_DIRECTORY);
 			path = slash + 1;
 		} else {
 			errno = ENAMETOOLONG;

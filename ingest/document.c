@@ -1,0 +1,69 @@
+#include "ingest/document.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/utf8.h"
+
+static bool is_plain(const char *path)
+{
+	size_t n = strlen(path);
+
+	for (size_t i = 0; i < n; ) {
+		const unsigned char *p = (const unsigned char *)path + i;
+		uint32_t c;
+		size_t length = utf8_decode(p, n - i, &c);
+
+		if (!length || c < 0x20 || (c >= 0x7f && c < 0xa0) || c == '"' || c == '\\')
+			return false;
+		i += length;
+	}
+	return true;
+}
+
+static void append_quoted(struct bytes *out, const char *path)
+{
+	static const char letters[] = "\aa\bb\tt\nn\vv\ff\rr\"\"\\\\";
+
+	bytes_append(out, "\"", 1);
+	for (const unsigned char *p = (const unsigned char *)path; *p; p++) {
+		const char *letter = NULL;
+		char escape[5];
+
+		for (const char *l = letters; *l && !letter; l += 2)
+			letter = (unsigned char)*l == *p ? l + 1 : NULL;
+		if (letter)
+			snprintf(escape, sizeof escape, "\\%c", *letter);
+		else
+			snprintf(escape, sizeof escape, *p < 0x20 || *p >= 0x7f ? "\\%03o" : "%c", *p);
+		bytes_append(out, escape, strlen(escape));
+	}
+	bytes_append(out, "\"", 1);
+}
+
+size_t document_render(struct bytes *out, const char *path, const char *text, size_t bytes)
+{
+	size_t start = out->n, header_bytes;
+
+	bytes_append(out, "=== ", 4);
+	if (is_plain(path))
+		bytes_append(out, path, strlen(path));
+	else
+		append_quoted(out, path);
+	bytes_append(out, " ===\n", 5);
+	header_bytes = out->n - start;
+	bytes_append(out, text, bytes);
+	if (bytes && text[bytes - 1] != '\n')
+		bytes_append(out, "\n", 1);
+	return header_bytes;
+}
+
+void document_opening(struct ids *out, const struct tokenizer *t)
+{
+	int32_t opening[] = {tokenizer_added_id(t, "[gMASK]"), tokenizer_added_id(t, "<sop>"),
+			     tokenizer_added_id(t, "<|user|>")};
+
+	if (opening[0] >= 0 && opening[1] >= 0 && opening[2] >= 0)
+		ids_append(out, opening, sizeof opening / sizeof *opening);
+}

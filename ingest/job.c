@@ -1,0 +1,570 @@
+#include "ingest/ingest.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "config/log.h"
+#include "config/mem.h"
+#include "engine/recall.h"
+#include "ingest/document.h"
+#include "ingest/text.h"
+#include "ingest/walk.h"
+
+/* A step is at most this many spans: what a kill -9 costs, and what a question waits for. */
+enum { STEP_SPANS = 4, RECALL_SPANS = 16, N_LARGEST = 5 };
+
+/* A document while its place is not known yet. */
+struct draft {
+	struct cache_document document; /* all but first_token */
+	struct ids ids;                 /* dropped once the corpus is too large: from then on tokens are only counted */
+	int32_t former;                 /* its place in the former snapshot if it did not change, else INT32_MAX */
+};
+
+struct ingest {
+	struct arena *arena;
+	struct walk *walk;
+	char *corpus, *source;
+	struct ids ids;
+	struct cache_document *documents;
+	int32_t n_documents;
+	struct ingest_progress progress;
+
+	/* The engine thread's. */
+	struct engine *engine;
+	const struct model *model;
+	enum latent_format format;
+	struct cache *cache;
+	struct session *session;
+	uint8_t identity[MODEL_ID_BYTES];
+	struct span_key *keys;          /* [n_spans] */
+	bool *missing;                  /* [n_spans] not in the store */
+	int32_t n_spans, first_missing;
+};
+
+/*
+ * Preparing
+ */
+
+/* In which token each line of the text begins; the rendered document is the header, the text, and perhaps a line
+ * feed. */
+static int find_lines(struct ingest *in, struct draft *d, const struct tokenizer *t, const char *text, size_t bytes,
+		      size_t header_bytes, size_t rendered_bytes, struct err *err)
+{
+	struct cache_document *doc = &d->document;
+	uint32_t *lines;
+	size_t start = header_bytes, end = 0, line = 0, n = 0;
+
+	for (size_t i = 0; i < bytes; i++)
+		n += text[i] == '\n' || i + 1 == bytes;
+	if (n > INT32_MAX)
+		return err_set(err, ERR_TOO_LARGE, "%s has %zu lines", doc->path, n);
+	doc->line_tokens = lines = arena_alloc(in->arena, n, sizeof *lines);
+	doc->n_lines = (int32_t)n;
+	for (size_t i = 0; i < d->ids.n; i++) {
+		size_t piece_bytes = 0;
+
+		if (tokenizer_piece(t, d->ids.id[i], &piece_bytes))
+			end += piece_bytes;
+		while (line < n && start < end) {
+			const char *feed = memchr(text + (start - header_bytes), '\n', bytes - (start - header_bytes));
+
+			lines[line++] = (uint32_t)i;
+			start = feed ? header_bytes + (size_t)(feed - text) + 1 : SIZE_MAX;
+		}
+	}
+	if (end != rendered_bytes || line != n)
+		return err_set(err, ERR_FORMAT, "%s: its tokens stand for %zu bytes, not %zu: this tokenizer does not give "
+			       "every text back", doc->path, end, rendered_bytes);
+	return 0;
+}
+
+/* Render and tokenize one document by itself: nothing before it changes its ids. */
+static int make_document(struct ingest *in, struct draft *d, const struct tokenizer *t, const char *path,
+			 const char *text, size_t bytes, struct err *err)
+{
+	struct bytes rendered = {0};
+	size_t header_bytes;
+	int rc;
+
+	d->document.path = path;
+	crypto_generichash(d->document.content_hash, sizeof d->document.content_hash, (const unsigned char *)text, bytes,
+			   NULL, 0);
+	header_bytes = document_render(&rendered, path, text, bytes);
+	rc = tokenizer_encode(t, &d->ids, rendered.data, rendered.n, 0, err) ||
+	     find_lines(in, d, t, text, bytes, header_bytes, rendered.n, err) ? -1 : 0;
+	d->document.n_tokens = (int64_t)d->ids.n;
+	bytes_free(&rendered);
+	return rc;
+}
+
+/* Walk, read and tokenize: a draft for each document, in the order of the paths. */
+static int read_documents(struct ingest *in, struct draft **out, size_t *n, const struct ingest_options *opt,
+			  const struct tokenizer *t, const atomic_bool *cancel,
+			  void (*report)(void *ctx, const struct ingest_progress *p), void *ctx, struct err *err)
+{
+	size_t n_files;
+	const struct walk_file *files = walk_files(in->walk, &n_files);
+	struct draft *drafts = *out = xcalloc(n_files, sizeof *drafts);
+	struct ingest_progress *p = &in->progress;
+
+	p->phase = INGEST_TOKENIZE;
+	for (size_t i = 0; i < n_files; i++) {
+		struct draft *d = &drafts[*n];
+		char *text, reason[128];
+		size_t bytes;
+		int rc;
+
+		if (cancel && atomic_load(cancel))
+			return err_set(err, ERR_CANCELLED, "cancelled while reading %s", in->source);
+		if (!text_read(in->walk, &files[i], opt->max_file_bytes, &text, &bytes, reason)) {
+			walk_skip(in->walk, files[i].path, reason);
+			p->n_skipped++;
+			continue;
+		}
+		++*n;
+		rc = make_document(in, d, t, files[i].path, text, bytes, err);
+		free(text);
+		if (rc)
+			return -1;
+		p->n_files++;
+		p->read_bytes += (int64_t)bytes;
+		p->n_tokens += d->document.n_tokens;
+		if (p->n_tokens > opt->max_tokens)
+			ids_free(&d->ids);
+		if (report)
+			report(ctx, p);
+	}
+	return 0;
+}
+
+/*
+ * Too large: say what takes the room, and what to leave out
+ */
+
+/* A directory (path ends in a slash) with all that is below it, or a file at the root. */
+struct share {
+	const char *path;
+	size_t path_bytes;
+	int64_t n_tokens;
+	bool at_root;
+	size_t above;                   /* the share of the directory that this one is in, plus 1; 0: the root */
+};
+
+static int by_tokens(const void *a, const void *b)
+{
+	const struct share *x = a, *y = b;
+
+	return x->n_tokens != y->n_tokens ? (x->n_tokens > y->n_tokens ? -1 : 1) : strcmp(x->path, y->path);
+}
+
+static bool is_below(const char *path, const struct share *s)
+{
+	return !strncmp(path, s->path, s->path_bytes);
+}
+
+/* The largest first. Drafts come in the order of their paths, so that a directory's are together. */
+static struct share *shares_of(const struct draft *drafts, size_t n_drafts, size_t *n)
+{
+	struct share *list = NULL;
+	size_t room = 0, top = 0; /* the directory we are in, plus 1 */
+
+	*n = 0;
+	for (size_t i = 0; i < n_drafts; i++) {
+		const struct cache_document *d = &drafts[i].document;
+		const char *slash;
+
+		while (top && !is_below(d->path, &list[top - 1]))
+			top = list[top - 1].above;
+		slash = strchr(d->path + (top ? list[top - 1].path_bytes : 0), '/');
+		for (; slash || (!top && !strchr(d->path, '/')); slash = strchr(slash + 1, '/')) {
+			struct share s = {d->path, slash ? (size_t)(slash - d->path) + 1 : strlen(d->path),
+					  slash ? 0 : d->n_tokens, !top, top};
+
+			if (*n == room)
+				list = xrealloc(list, room = room ? 2 * room : 64, sizeof *list);
+			list[(*n)++] = s;
+			if (!slash)
+				break;
+			top = *n;
+		}
+		for (size_t up = top; up; up = list[up - 1].above)
+			list[up - 1].n_tokens += d->n_tokens;
+	}
+	if (*n)
+		qsort(list, *n, sizeof *list, by_tokens);
+	return list;
+}
+
+/* --exclude '/PATH', which the shell and the glob both read as the path itself. */
+static void append_exclude(struct bytes *out, const struct share *s)
+{
+	bytes_append(out, " --exclude '/", 13);
+	for (size_t i = 0; i < s->path_bytes; i++) {
+		if (s->path[i] == '\'')
+			bytes_append(out, "'\\'", 3);
+		else if (strchr("*?[\\", s->path[i]))
+			bytes_append(out, "\\", 1);
+		bytes_append(out, s->path + i, 1);
+	}
+	bytes_append(out, "'", 1);
+}
+
+static int too_large(const struct ingest *in, const struct draft *drafts, size_t n_drafts, int64_t limit,
+		     struct err *err)
+{
+	int64_t n_tokens = in->progress.n_tokens, left = n_tokens;
+	struct bytes largest = {0}, exclude = {0};
+	const struct share *enough = NULL;
+	size_t n, shown = 0;
+	struct share *shares = shares_of(drafts, n_drafts, &n);
+
+	for (size_t i = 0; i < n; i++) {
+		/* The smallest that makes room by itself, as long as something remains. */
+		if (n_tokens - shares[i].n_tokens <= limit && shares[i].n_tokens < n_tokens)
+			enough = &shares[i];
+		if (shares[i].at_root && shown++ < N_LARGEST) {
+			char *entry = xasprintf("%s%.*s %" PRId64, largest.n ? ", " : "", (int)shares[i].path_bytes,
+						shares[i].path, shares[i].n_tokens);
+
+			bytes_append(&largest, entry, strlen(entry));
+			free(entry);
+		}
+	}
+	if (enough) {
+		append_exclude(&exclude, enough);
+		left -= enough->n_tokens;
+	}
+	for (size_t i = 0; i < n && left > limit; i++) {
+		if (!shares[i].at_root || shares[i].n_tokens == left)
+			continue;
+		append_exclude(&exclude, &shares[i]);
+		left -= shares[i].n_tokens;
+	}
+	free(shares);
+	bytes_append(&largest, "", 1);
+	bytes_append(&exclude, "", 1);
+	if (left <= limit)
+		err_set(err, ERR_TOO_LARGE, "%s has %" PRId64 " tokens, the context %" PRId64 "; largest: %s; with%s it has "
+			"%" PRId64, in->source, n_tokens, limit, largest.data, exclude.data, left);
+	else
+		err_set(err, ERR_TOO_LARGE, "%s has %" PRId64 " tokens, the context %" PRId64 "; largest: %s; ingest a part "
+			"of it", in->source, n_tokens, limit, largest.data);
+	bytes_free(&largest);
+	bytes_free(&exclude);
+	return -1;
+}
+
+/*
+ * Order: what did not change keeps its place, so that the longest beginning of the tokens is the same
+ */
+
+static int find_former(const void *path, const void *document)
+{
+	return strcmp(path, (*(const struct cache_document *const *)document)->path);
+}
+
+static int by_document_path(const void *a, const void *b)
+{
+	return strcmp((*(const struct cache_document *const *)a)->path,
+		      (*(const struct cache_document *const *)b)->path);
+}
+
+static int by_place(const void *a, const void *b)
+{
+	const struct draft *x = a, *y = b;
+
+	if (x->former != y->former)
+		return x->former < y->former ? -1 : 1;
+	return strcmp(x->document.path, y->document.path);
+}
+
+static void order_documents(struct draft *drafts, size_t n, const struct cache_snapshot *previous)
+{
+	const struct cache_document **sorted = NULL;
+	size_t n_former = previous ? (size_t)previous->n_documents : 0;
+
+	if (n_former) {
+		sorted = xmalloc(n_former, sizeof *sorted);
+		for (size_t i = 0; i < n_former; i++)
+			sorted[i] = &previous->documents[i];
+		qsort(sorted, n_former, sizeof *sorted, by_document_path);
+	}
+	for (size_t i = 0; i < n; i++) {
+		const struct cache_document *d = &drafts[i].document, **f;
+
+		f = n_former ? bsearch(d->path, sorted, n_former, sizeof *sorted, find_former) : NULL;
+		drafts[i].former = f && !memcmp((*f)->content_hash, d->content_hash, sizeof d->content_hash)
+				   ? (int32_t)(*f - previous->documents) : INT32_MAX;
+	}
+	if (n)
+		qsort(drafts, n, sizeof *drafts, by_place);
+	free(sorted);
+}
+
+static void join_documents(struct ingest *in, struct draft *drafts, size_t n)
+{
+	in->documents = arena_alloc(in->arena, n, sizeof *in->documents);
+	in->n_documents = (int32_t)n;
+	ids_reserve(&in->ids, (size_t)in->progress.n_tokens);
+	for (size_t i = 0; i < n; i++) {
+		drafts[i].document.first_token = (int64_t)in->ids.n;
+		in->documents[i] = drafts[i].document;
+		ids_append(&in->ids, drafts[i].ids.id, drafts[i].ids.n);
+		ids_free(&drafts[i].ids);
+	}
+}
+
+static int prepare(struct ingest *in, const struct ingest_options *opt, const struct tokenizer *t,
+		   const atomic_bool *cancel, void (*report)(void *ctx, const struct ingest_progress *p), void *ctx,
+		   struct err *err)
+{
+	const struct walk_options walk = {.root = opt->source, .max_file_bytes = opt->max_file_bytes,
+					  .exclude = opt->exclude, .include = opt->include};
+	const struct cache_snapshot *previous = opt->previous;
+	struct draft *drafts = NULL;
+	size_t n = 0, n_skipped;
+	int rc;
+
+	if (previous && strcmp(previous->source, opt->source))
+		return err_set(err, ERR_MISMATCH, "corpus '%s' was made from %s, not from %s: choose another name",
+			       opt->corpus, previous->source, opt->source);
+	if (report)
+		report(ctx, &in->progress);
+	if (walk_new(&in->walk, &walk, cancel, err))
+		return -1;
+	walk_skipped(in->walk, &n_skipped);
+	in->progress.n_skipped = (int64_t)n_skipped;
+	document_opening(&in->ids, t);
+	in->progress.n_tokens = (int64_t)in->ids.n;
+	rc = read_documents(in, &drafts, &n, opt, t, cancel, report, ctx, err);
+	if (!rc && !n)
+		rc = err_set(err, ERR_USAGE, "nothing to read in %s: %" PRId64 " files and directories were skipped",
+			     opt->source, in->progress.n_skipped);
+	if (!rc && in->progress.n_tokens > opt->max_tokens)
+		rc = too_large(in, drafts, n, opt->max_tokens, err);
+	if (!rc) {
+		order_documents(drafts, n, previous);
+		join_documents(in, drafts, n);
+	}
+	for (size_t i = 0; i < n; i++)
+		ids_free(&drafts[i].ids);
+	free(drafts);
+	return rc;
+}
+
+int ingest_prepare(struct ingest **out, const struct ingest_options *opt, const struct tokenizer *t,
+		   const atomic_bool *cancel, void (*report)(void *ctx, const struct ingest_progress *p), void *ctx,
+		   struct err *err)
+{
+	struct ingest *in = xcalloc(1, sizeof *in);
+
+	in->arena = arena_new();
+	in->corpus = xstrdup(opt->corpus);
+	in->source = xstrdup(opt->source);
+	if (prepare(in, opt, t, cancel, report, ctx, err)) {
+		ingest_free(in);
+		return -1;
+	}
+	*out = in;
+	return 0;
+}
+
+const struct cache_skipped *ingest_skipped(const struct ingest *in, int32_t *n)
+{
+	size_t n_skipped;
+	const struct cache_skipped *skipped = walk_skipped(in->walk, &n_skipped);
+
+	*n = (int32_t)n_skipped;
+	return skipped;
+}
+
+void ingest_free(struct ingest *in)
+{
+	if (!in)
+		return;
+	session_free(in->session);
+	walk_free(in->walk);
+	ids_free(&in->ids);
+	arena_free(in->arena);
+	free(in->corpus);
+	free(in->source);
+	free(in->keys);
+	free(in->missing);
+	free(in);
+}
+
+/*
+ * Computing
+ *
+ * A step does one of three things, whichever the first missing span asks for: spans before it are recalled into the
+ * session, or it is computed and written with its neighbours, or there is none and the snapshot is committed.
+ */
+
+static int32_t span_end(const struct ingest *in, int32_t span)
+{
+	int64_t end = ((int64_t)span + 1) * CACHE_SPAN_TOKENS;
+
+	return (int32_t)(end < (int64_t)in->ids.n ? end : (int64_t)in->ids.n);
+}
+
+static void find_missing(struct ingest *in)
+{
+	for (int32_t i = 0; i < in->n_spans; i++)
+		in->missing[i] = !cache_has_span(in->cache, &in->keys[i]);
+	in->first_missing = 0;
+}
+
+int ingest_begin(struct ingest *in, struct engine *e, const struct model *m, enum latent_format format,
+		 struct cache *c, struct err *err)
+{
+	const struct session_options opt = {.latents = format, .keep_records = true};
+	int64_t n = (int64_t)in->ids.n, known;
+
+	assert(!in->engine && format != LATENTS_F32);
+	if (n > m->config.max_positions)
+		return err_set(err, ERR_TOO_LARGE, "%s has %" PRId64 " tokens, the model's context %" PRId64, in->source, n,
+			       m->config.max_positions);
+	in->engine = e;
+	in->model = m;
+	in->format = format;
+	in->cache = c;
+	engine_identity(e, m, format, in->identity);
+	if (cache_begin_ingest(c, in->corpus, in->identity, in->ids.id, n, &known, err) ||
+	    session_new(&in->session, e, m, &opt, err))
+		return err_wrap(err, "ingest corpus '%s'", in->corpus);
+	in->n_spans = (int32_t)((n + CACHE_SPAN_TOKENS - 1) / CACHE_SPAN_TOKENS);
+	in->keys = xmalloc((size_t)in->n_spans, sizeof *in->keys);
+	in->missing = xcalloc((size_t)in->n_spans, sizeof *in->missing);
+	for (int32_t i = 0; i < in->n_spans; i++)
+		span_key_make(&in->keys[i], in->identity, i ? &in->keys[i - 1] : NULL,
+			      in->ids.id + (int64_t)i * CACHE_SPAN_TOKENS, span_end(in, i) - i * CACHE_SPAN_TOKENS);
+	find_missing(in);
+	in->progress.phase = INGEST_PREFILL;
+	in->progress.reused_tokens = in->progress.done_tokens = known;
+	return 0;
+}
+
+/* Bring the next spans back into the session. One that the store cannot give is missing from now on. */
+static int recall_spans(struct ingest *in, struct err *err)
+{
+	for (int n = 0; n < RECALL_SPANS; n++) {
+		int32_t at = (int32_t)session_n_tokens(in->session), i = at / CACHE_SPAN_TOKENS, n_tokens;
+		int64_t read_bytes = 0;
+		struct err why;
+
+		if (i >= in->first_missing)
+			break;
+		n_tokens = span_end(in, i) - at;
+		if (!recall_span(in->session, in->cache, &in->keys[i], n_tokens, n_tokens, &read_bytes, &why))
+			continue;
+		if (why.code == ERR_TOO_LARGE) {
+			if (err)
+				*err = why;
+			return -1;
+		}
+		log_warn("tokens %d to %d of corpus '%s' are computed again: %s", at, at + n_tokens - 1, in->corpus,
+			 why.text);
+		if (cache_quarantine(in->cache, &in->keys[i], err))
+			return -1;
+		in->missing[i] = true;
+		in->first_missing = i;
+		if (in->progress.reused_tokens > at)
+			in->progress.reused_tokens -= n_tokens;
+	}
+	return 0;
+}
+
+/* Write spans first to last, which the session holds. */
+static int write_spans(struct ingest *in, int32_t first, int32_t last, struct err *err)
+{
+	const struct layout *l = session_layout(in->session);
+	int32_t at = first * CACHE_SPAN_TOKENS, n = span_end(in, last) - at, n_parts = l->n_groups + l->n_index_layers;
+	uint32_t *record_bytes = xmalloc((size_t)l->n_groups, sizeof *record_bytes);
+	uint8_t **parts = xcalloc((size_t)n_parts, sizeof *parts);
+	const struct cache_layout layout = {l->n_groups, record_bytes, l->n_index_layers,
+					    (uint32_t)l->index_key_bytes};
+	int rc;
+
+	for (int32_t g = 0; g < l->n_groups; g++) {
+		record_bytes[g] = (uint32_t)layout_record_bytes(l, g);
+		parts[g] = xmalloc((size_t)n, record_bytes[g]);
+		session_export_records(in->session, g, at, n, parts[g]);
+	}
+	for (int32_t i = 0; i < l->n_index_layers; i++) {
+		parts[l->n_groups + i] = xmalloc((size_t)n, l->index_key_bytes);
+		session_export_index_keys(in->session, i, at, n, parts[l->n_groups + i]);
+	}
+	rc = cache_write_spans(in->cache, in->corpus, &layout, in->identity, first ? &in->keys[first - 1] : NULL,
+			       in->ids.id + at, n, (const uint8_t *const *)parts,
+			       (const uint8_t *const *)parts + l->n_groups, err);
+	for (int32_t i = 0; i < n_parts; i++)
+		free(parts[i]);
+	free(parts);
+	free(record_bytes);
+	return rc;
+}
+
+static int compute_spans(struct ingest *in, struct err *err)
+{
+	int32_t first = in->first_missing, last = first, at = (int32_t)session_n_tokens(in->session), end;
+
+	while (last + 1 < in->n_spans && in->missing[last + 1] && last + 1 < first + STEP_SPANS)
+		last++;
+	end = span_end(in, last);
+	if (end > at && session_append(in->session, in->ids.id + at, (size_t)(end - at), NULL, NULL, err))
+		return -1;
+	if (write_spans(in, first, last, err))
+		return -1;
+	for (int32_t i = first; i <= last; i++)
+		in->missing[i] = false;
+	if (in->progress.done_tokens < end)
+		in->progress.done_tokens = end;
+	return 0;
+}
+
+/* 1: spans are missing after all (somebody found them damaged meanwhile); 0: committed. */
+static int commit(struct ingest *in, struct err *err)
+{
+	struct cache_snapshot s = {
+		.corpus = in->corpus, .source = in->source, .identity = in->identity, .created_s = (int64_t)time(NULL),
+		.n_tokens = (int64_t)in->ids.n, .ids = in->ids.id,
+		.n_documents = in->n_documents, .documents = in->documents,
+	};
+	int64_t id;
+
+	in->progress.phase = INGEST_COMMIT;
+	if (cache_known_prefix(in->cache, in->identity, s.ids, s.n_tokens) < s.n_tokens) {
+		find_missing(in);
+		in->progress.phase = INGEST_PREFILL;
+		return 1;
+	}
+	s.skipped = ingest_skipped(in, &s.n_skipped);
+	if (cache_commit_snapshot(in->cache, &s, &id, err))
+		return -1;
+	in->progress.phase = INGEST_DONE;
+	in->progress.done_tokens = s.n_tokens;
+	return 0;
+}
+
+int ingest_step(struct ingest *in, struct ingest_progress *progress, struct err *err)
+{
+	int rc;
+
+	assert(in->engine && in->progress.phase != INGEST_DONE);
+	while (in->first_missing < in->n_spans && !in->missing[in->first_missing])
+		in->first_missing++;
+	if (in->first_missing == in->n_spans)
+		rc = commit(in, err);
+	else if (session_n_tokens(in->session) < (int64_t)in->first_missing * CACHE_SPAN_TOKENS)
+		rc = recall_spans(in, err) ? -1 : 1;
+	else
+		rc = compute_spans(in, err) ? -1 : 1;
+	if (progress)
+		*progress = in->progress;
+	return rc < 0 ? err_wrap(err, "ingest corpus '%s'", in->corpus) : rc;
+}
