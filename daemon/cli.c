@@ -233,6 +233,8 @@ static int on_job_event(void *ctx, const char *name, json_t *data, struct err *e
 		print_json(stdout, "job", json_incref(data));
 	if (job_has_ended(f->job.state))
 		return 1;
+	if (f->job.progress.phase == INGEST_DONE)
+		return 0;
 	describe_progress(&f->job, line, sizeof line, &share);
 	snprintf(whole, sizeof whole, "%s: %s", f->job.request.corpus, line);
 	print_progress_line(&f->progress, f->job.state == JOB_QUEUED ? "waiting" : ingest_phase_name(f->job.progress.phase),

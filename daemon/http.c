@@ -394,6 +394,8 @@ int http_open(struct http **out, const struct http_options *opt, struct err *err
 	h->opt = *opt;
 	if (!h->opt.keepalive_ms)
 		h->opt.keepalive_ms = HTTP_KEEPALIVE_MS;
+	if (!h->opt.request_ms)
+		h->opt.request_ms = HTTP_REQUEST_MS;
 	h->mhd = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET |
 					  MHD_USE_ERROR_LOG,
 				  0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
@@ -461,7 +463,7 @@ void http_tick(struct http *h, int64_t now)
 
 		if (!x || x->state == READING) {
 			/* Since its last request ended, or it came: a byte now and then does not count. */
-			if (now - p->since_ms > HTTP_REQUEST_MS)
+			if (now - p->since_ms > h->opt.request_ms)
 				peer_drop(p);
 		} else if (x->state == STREAMING && !x->ended && now - x->last_ms >= h->opt.keepalive_ms) {
 			stream_put(x, comment, sizeof comment - 1);

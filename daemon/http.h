@@ -33,6 +33,7 @@ struct http_options {
 	int listen_fd;          /* bound and listening, non-blocking; closed by http_close */
 	size_t body_bytes;      /* larger requests are refused with 413 */
 	int64_t keepalive_ms;   /* 0: HTTP_KEEPALIVE_MS */
+	int64_t request_ms;     /* 0: HTTP_REQUEST_MS */
 	void *ctx;
 	/* A request is complete. */
 	void (*request)(void *ctx, struct exchange *x);
