@@ -39,9 +39,10 @@ OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
 
 # The scalar definitions are compiled once for each instruction set; the bits are the same, the speed is not.
 KERNELS = $(wildcard engine/cpu/*.c)
-ISAS    = scalar $(if $(filter x86_64,$(shell uname -m)),fma)
+ISAS    = scalar $(if $(filter x86_64,$(shell uname -m)),fma avx512)
 ISA_FLAGS_scalar =
 ISA_FLAGS_fma    = -mavx2 -mfma
+ISA_FLAGS_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma
 OBJECTS += $(foreach isa,$(ISAS),$(KERNELS:%.c=$(BUILD)/%.$(isa).o))
 
 TESTS   = $(patsubst tests/test_%.c,$(BUILD)/tests/test_%,$(wildcard tests/test_*.c))

@@ -18,10 +18,10 @@
 static const char usage[] =
 	"usage: quire model info DIR [--json]\n"
 	"       quire model eval DIR --ids FILE --logits OUT [--chunk N] [--threads N] [--compute f32|bf16]\n"
-	"                        [--latents bf16|fp8|f32] [--topk OUT2] [--isa scalar|fma]\n"
+	"                        [--latents bf16|fp8|f32] [--topk OUT2] [--isa scalar|fma|avx512]\n"
 	"       quire model tokenize DIR --text FILE [--added-tokens]\n"
 	"       quire model bench DIR --prompt N --decode M [--depth N] [--threads N] [--compute f32|bf16]\n"
-	"                        [--latents bf16|fp8|f32] [--repeat R] [--chunk N] [--isa scalar|fma] [--json]\n";
+	"                        [--latents bf16|fp8|f32] [--repeat R] [--chunk N] [--isa scalar|fma|avx512] [--json]\n";
 
 /* Every option of every verb; `known` in parse says whose it is. */
 struct options {
@@ -354,7 +354,7 @@ static void print_bench(const struct options *o, const struct engine *e, const s
 			const struct bench_round *r, double fill_s, size_t latent_bytes)
 {
 	double *x = xcalloc((size_t)o->repeat, sizeof *x), prefill, decode, first;
-	struct rusage usage;
+	struct rusage spent;
 
 	for (int64_t i = 0; i < o->repeat; i++)
 		x[i] = (double)o->prompt / r[i].prefill_s;
@@ -366,13 +366,13 @@ static void print_bench(const struct options *o, const struct engine *e, const s
 		x[i] = o->decode ? (double)o->decode / r[i].decode_s : 0;
 	decode = median(x, o->repeat);
 	free(x);
-	getrusage(RUSAGE_SELF, &usage);
+	getrusage(RUSAGE_SELF, &spent);
 	if (o->json) {
 		printf("{\"type\":\"bench\",\"v\":1,\"prefill_tokens_per_s\":%.4g,\"decode_tokens_per_s\":%.4g,"
 		       "\"first_token_s\":%.6g,\"peak_memory_bytes\":%lld,\"read_bytes\":{\"disk\":%llu},"
 		       "\"latent_bytes\":%zu,\"prompt\":%lld,\"decode\":%lld,\"depth\":%lld,\"depth_filled\":%s,"
 		       "\"repeat\":%lld,\"threads\":%d,\"isa\":\"%s\",\"compute\":\"%s\",\"latents\":\"%s\"}\n",
-		       prefill, decode, first, (long long)usage.ru_maxrss * 1024,
+		       prefill, decode, first, (long long)spent.ru_maxrss * 1024,
 		       (unsigned long long)m->loaded_bytes, latent_bytes, (long long)o->prompt, (long long)o->decode,
 		       (long long)o->depth, o->depth ? "true" : "false", (long long)o->repeat, engine_n_threads(e),
 		       engine_isa(e), compute_profile_name(o->compute), latent_format_name(o->latents));
@@ -383,7 +383,7 @@ static void print_bench(const struct options *o, const struct engine *e, const s
 	if (o->decode)
 		printf("decode       %12.1f tokens/s   %lld tokens\n", decode, (long long)o->decode);
 	printf("first token  %12.3f ms\n", first * 1e3);
-	printf("peak memory  %12.1f MB         latents %.1f MB\n", (double)usage.ru_maxrss * 1.024e-3,
+	printf("peak memory  %12.1f MB         latents %.1f MB\n", (double)spent.ru_maxrss * 1.024e-3,
 	       (double)latent_bytes / 1e6);
 	printf("read         %12.1f MB         from disk, once, at load\n", (double)m->loaded_bytes / 1e6);
 	if (o->depth)

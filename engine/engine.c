@@ -37,7 +37,7 @@ int engine_open(struct engine **out, const struct engine_options *opt, struct er
 	if (!e->ops) {
 		engine_close(e);
 		return err_set(err, ERR_USAGE, "instruction set '%s' is unknown, or this processor lacks it; "
-			       "known are scalar and fma", opt->isa);
+			       "known are scalar, fma and avx512", opt->isa);
 	}
 	if (pool_new(&e->pool, n_threads, err)) {
 		engine_close(e);

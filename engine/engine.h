@@ -36,7 +36,7 @@ int compute_profile_from_name(const char *name);
 struct engine_options {
 	int n_threads;               /* 0: all cores this process may use */
 	enum compute_profile compute;
-	const char *isa;             /* NULL: the best this processor has; else "scalar" or "fma" */
+	const char *isa;             /* NULL: the best this processor has; else "scalar", "fma" or "avx512" */
 };
 
 struct engine;

@@ -42,7 +42,7 @@ void keep_latents(struct pass *p, int32_t layer, float *values)
 
 	j.stored = s->stored_rows ? s->stored_rows[layer] + (size_t)p->first * bytes
 				  : arena_alloc(p->scratch, (size_t)p->n, bytes);
-	pool_run(p->dev->queue, pack_rows, &j, p->n);
+	pool_run(p->dev->queue, pack_rows, &j, p->n, 16 * width);
 	p->ops->rope(p->dev, rows + p->c->kv_lora, width, 1, 0, p->c->rope_dim, p->cos, p->sin, p->n,
 		     p->c->rope_interleaved);
 }
@@ -92,6 +92,6 @@ void keep_index_keys(struct pass *p, int32_t layer, float *values)
 
 	j.stored = s->stored_keys ? s->stored_keys[index_layer] + (size_t)p->first * bytes
 				  : arena_alloc(p->scratch, (size_t)p->n, bytes);
-	pool_run(p->dev->queue, pack_keys, &j, p->n);
+	pool_run(p->dev->queue, pack_keys, &j, p->n, 8 * p->c->index_dim);
 	place_index_keys(s, index_layer, values, p->first, p->n, p->cos, p->sin);
 }

@@ -495,9 +495,12 @@ static int read_dense_layers(struct reader *r)
 
 	if (!listed && !counted)
 		return refuse(r, "first_k_dense_replace is absent, and so is mlp_layer_types; an integer is expected");
-	if (counted && json_get_integer(&n_dense, r->root, "first_k_dense_replace", 0, r->c->n_layers, r->name, "",
+	if (counted && json_get_integer(&n_dense, r->root, "first_k_dense_replace", 0, MODEL_MAX_LAYERS, r->name, "",
 					r->err))
 		return -1;
+	if (n_dense > r->c->n_layers)
+		return refuse(r, "first_k_dense_replace is %lld, more than num_hidden_layers %d", (long long)n_dense,
+			      r->c->n_layers);
 	if (listed && read_layer_list(r, r->c->layer_is_dense, "mlp_layer_types", "dense", "sparse"))
 		return -1;
 	for (int i = 0; i < r->c->n_layers && counted; i++) {
@@ -633,8 +636,9 @@ static int check_router(const struct reader *r)
 		return refuse(r, "n_group is %d: a group of %d expert has no two best ones to be judged by",
 			      c->n_groups, per_group);
 	if (c->experts_per_token > c->topk_groups * per_group)
-		return refuse(r, "num_experts_per_tok is %d, more than the %d experts in topk_group %d of n_group %d",
-			      c->experts_per_token, c->topk_groups * per_group, c->topk_groups, c->n_groups);
+		return refuse(r, "num_experts_per_tok is %d, more than %d: n_routed_experts %d / n_group %d x topk_group %d",
+			      c->experts_per_token, c->topk_groups * per_group, c->n_experts, c->n_groups,
+			      c->topk_groups);
 	return 0;
 }
 

@@ -19,7 +19,10 @@
 
 #include "config/mem.h"
 
-enum { SPINS = 4000 }; /* some ten microseconds: shorter than a sleep and a wake-up */
+enum {
+	SPINS = 4000,      /* some ten microseconds: shorter than a sleep and a wake-up */
+	LEAST_WORK = 1 << 16, /* operations: some microseconds, what a barrier costs */
+};
 
 struct pool {
 	int n_threads, n_started;
@@ -103,7 +106,7 @@ static void start_turn(struct pool *p)
 		futex_wake(&p->turn, p->n_threads);
 }
 
-void pool_run(struct pool *p, pool_fn *fn, void *arg, int64_t n_items)
+void pool_run(struct pool *p, pool_fn *fn, void *arg, int64_t n_items, int64_t item_work)
 {
 	unsigned workers = (unsigned)p->n_threads - 1, done;
 
@@ -113,8 +116,8 @@ void pool_run(struct pool *p, pool_fn *fn, void *arg, int64_t n_items)
 	p->fn = fn;
 	p->arg = arg;
 	p->n_items = n_items;
-	if (!workers || n_items == 1) {
-		/* One item is thread T - 1's by the formula, but who runs it changes nothing. */
+	if (!workers || n_items == 1 || item_work < (LEAST_WORK + n_items - 1) / n_items) {
+		/* By the formula other threads had a share; but who computes an item changes nothing. */
 		fn(arg, 0, n_items, 0);
 		return;
 	}

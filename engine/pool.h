@@ -23,8 +23,9 @@ void pool_free(struct pool *p);
 int pool_n_threads(const struct pool *p);
 
 /* Call fn(arg, first, end, thread) so that every item of [0, n_items) is covered once: thread t of T gets
- * [t n / T, (t + 1) n / T). Returns when all are done. Not from inside fn. */
+ * [t n / T, (t + 1) n / T). Returns when all are done. Not from inside fn.
+ * item_work: about how many operations an item takes; what is less than a barrier costs runs on the caller alone. */
 typedef void pool_fn(void *arg, int64_t first, int64_t end, int thread);
-void pool_run(struct pool *p, pool_fn *fn, void *arg, int64_t n_items);
+void pool_run(struct pool *p, pool_fn *fn, void *arg, int64_t n_items, int64_t item_work);
 
 #endif

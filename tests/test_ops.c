@@ -17,8 +17,9 @@
 #include "engine/ops.h"
 #include "engine/pool.h"
 
-static const char *const isas[] = {"scalar", "fma"};
-enum { N_ISAS = 2 };
+/* Those this processor has; the scalar definition is first. */
+static const char *isas[3];
+static int n_isas;
 
 struct backend {
 	struct pool *pool;
@@ -134,7 +135,7 @@ static void matmul_keeps_the_order_of_summation_for_any_rows_threads_and_instruc
 	static const int64_t counts[] = {1, 2, 3, 4, 5, 37};
 
 	(void)state;
-	for (int isa = 0; isa < N_ISAS; isa++)
+	for (int isa = 0; isa < n_isas; isa++)
 		for (int n_threads = 1; n_threads <= 4; n_threads++) {
 			struct backend b;
 
@@ -209,7 +210,7 @@ static void absorbed_queries_keep_their_order_also_where_scales_straddle_heads(v
 	enum { HEADS = 5, NOPE = 40, V = 30, LORA = 70, N = 3 };
 
 	(void)state;
-	for (int isa = 0; isa < N_ISAS; isa++)
+	for (int isa = 0; isa < n_isas; isa++)
 		for (int dtype = 0; dtype < N_DTYPES; dtype++) {
 			struct weight w = random_weight((enum dtype)dtype, HEADS * (NOPE + V), LORA);
 			float *q = random_floats(N * HEADS * NOPE), out[N * HEADS * LORA];
@@ -246,7 +247,7 @@ static void attention_keeps_its_order_for_any_selection_and_any_heads(void **sta
 	static const int32_t few[] = {0, 3, 4, 9, 17, 31, 49};
 
 	(void)state;
-	for (int isa = 0; isa < N_ISAS; isa++)
+	for (int isa = 0; isa < n_isas; isa++)
 		for (int32_t heads = 1; heads <= 11; heads += 5) {
 			struct selection sel[N] = {{NULL, 1}, {NULL, T}, {few, 7}, {few + 1, 1}};
 			float *rows = random_floats(T * DIM), *q = random_floats((size_t)(N * heads * DIM));
@@ -293,7 +294,7 @@ static void index_scores_keep_their_order_and_stop_at_what_is_visible(void **sta
 	const int64_t visible[N] = {1, 17, T};
 
 	(void)state;
-	for (int isa = 0; isa < N_ISAS; isa++) {
+	for (int isa = 0; isa < n_isas; isa++) {
 		float *keys = random_floats(BLOCKS * 16 * DIM), *q = random_floats(N * HEADS * DIM);
 		float *w = random_floats(N * HEADS), *scores = random_floats(N * T), mark = 777;
 		struct backend b;
@@ -339,7 +340,7 @@ static void the_best_positions_come_ascending_and_ties_go_to_the_lower_one(void 
 	int32_t set[8], n;
 
 	(void)state;
-	for (int isa = 0; isa < N_ISAS; isa++) {
+	for (int isa = 0; isa < n_isas; isa++) {
 		topk(set, &n, scores, 8, 4, isas[isa]);
 		assert_int_equal(n, 4);
 		assert_memory_equal(set, ((int32_t[]){0, 1, 4, 6}), 16);
@@ -388,7 +389,7 @@ static void the_choice_is_that_of_a_stable_sort_on_scores_full_of_ties(void **st
 		sorted_scores = scores;
 		qsort(order, T, sizeof *order, better_first);
 		qsort(order, (size_t)k, sizeof *order, ascending);
-		for (int isa = 0; isa < N_ISAS; isa++) {
+		for (int isa = 0; isa < n_isas; isa++) {
 			topk(set, &n, scores, T, k, isas[isa]);
 			assert_int_equal(n, k);
 			assert_memory_equal(set, order, (size_t)k * sizeof *set);
@@ -402,7 +403,7 @@ static void bias_moves_the_choice_but_not_the_weight(void **state)
 	const float logits[4] = {2.0f, 1.0f, 0.0f, -1.0f}, bias[4] = {0.0f, 0.0f, 9.0f, 0.0f};
 
 	(void)state;
-	for (int isa = 0; isa < N_ISAS; isa++) {
+	for (int isa = 0; isa < n_isas; isa++) {
 		struct backend b;
 		int32_t experts[2];
 		float weights[2];
@@ -454,7 +455,7 @@ static void norms_do_what_their_formulas_say(void **state)
 	float *x = random_floats(2 * DIM), *w = random_floats(DIM), *bias = random_floats(DIM), y[2][DIM], z[2][DIM];
 
 	(void)state;
-	for (int isa = 0; isa < N_ISAS; isa++) {
+	for (int isa = 0; isa < n_isas; isa++) {
 		struct backend b;
 
 		backend_open(&b, isas[isa], 2);
@@ -491,7 +492,7 @@ static void rows_are_gathered_and_added_where_they_came_from(void **state)
 	struct backend b;
 
 	(void)state;
-	for (int isa = 0; isa < N_ISAS; isa++) {
+	for (int isa = 0; isa < n_isas; isa++) {
 		float picked[4], h[6] = {0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f};
 
 		backend_open(&b, isas[isa], 2);
@@ -505,12 +506,18 @@ static void rows_are_gathered_and_added_where_they_came_from(void **state)
 	}
 }
 
-/* Subnormals, infinities, huge and tiny side by side: the two instruction sets may not differ in a bit. */
+/* A NaN is a NaN, whatever its bits: which one an operation passes on is the processor's choice. */
+static void same_number(float a, float b)
+{
+	assert_true(f32_bits(a) == f32_bits(b) || (isnan(a) && isnan(b)));
+}
+
+/* Subnormals, infinities, huge and tiny side by side: instruction sets may not differ in a bit. */
 static void instruction_sets_agree_on_hostile_values(void **state)
 {
 	enum { ROWS = 50, COLS = 200, N = 6 };
 	static const float hostile[] = {0x1p-149f, -0x1p-130f, 0x1p127f, -0x1p127f, INFINITY, 0.0f, -0.0f, 0x1p-126f, 1.0f};
-	float y[2][N * ROWS], g[2][N * COLS], r[2][N * COLS];
+	float y[3][N * ROWS], g[3][N * COLS], r[3][N * COLS];
 
 	(void)state;
 	for (int round = 0; round < 50; round++) {
@@ -520,7 +527,7 @@ static void instruction_sets_agree_on_hostile_values(void **state)
 		for (int i = 0; i < N * COLS; i++)
 			if (uniform() > 0.7f)
 				x[i] = hostile[(unsigned)i * 7u % 9u] * (round % 2 ? 1 : uniform());
-		for (int isa = 0; isa < N_ISAS; isa++) {
+		for (int isa = 0; isa < n_isas; isa++) {
 			struct backend b;
 
 			backend_open(&b, isas[isa], 1 + isa);
@@ -530,12 +537,13 @@ static void instruction_sets_agree_on_hostile_values(void **state)
 			b.ops->rmsnorm(&b.dev, r[isa], COLS, x, COLS, scale, N, COLS, 1e-6f);
 			pool_free(b.pool);
 		}
-		/* A NaN is a NaN, whatever its bits: which one an operation passes on is the processor's choice. */
-		for (int i = 0; i < N * ROWS; i++)
-			assert_true(f32_bits(y[0][i]) == f32_bits(y[1][i]) || (isnan(y[0][i]) && isnan(y[1][i])));
-		for (int i = 0; i < N * COLS; i++) {
-			assert_true(f32_bits(g[0][i]) == f32_bits(g[1][i]) || (isnan(g[0][i]) && isnan(g[1][i])));
-			assert_true(f32_bits(r[0][i]) == f32_bits(r[1][i]) || (isnan(r[0][i]) && isnan(r[1][i])));
+		for (int isa = 1; isa < n_isas; isa++) {
+			for (int i = 0; i < N * ROWS; i++)
+				same_number(y[0][i], y[isa][i]);
+			for (int i = 0; i < N * COLS; i++) {
+				same_number(g[0][i], g[isa][i]);
+				same_number(r[0][i], r[isa][i]);
+			}
 		}
 		free(x);
 		free(scale);
@@ -571,9 +579,13 @@ int main(void)
 		cmocka_unit_test(an_unknown_instruction_set_has_no_table),
 	};
 
-	if (!cpu_ops("fma")) {
-		printf("skipped: this processor lacks AVX2 and FMA\n");
-		return 0;
+	static const char *const known[] = {"scalar", "fma", "avx512"};
+
+	for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+		if (cpu_ops(known[i]))
+			isas[n_isas++] = known[i];
+		else
+			printf("skipped: this processor lacks %s\n", known[i]);
 	}
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -37,7 +37,7 @@ static void every_item_runs_once(void **state)
 		for (int64_t n = 0; n < 40; n++) {
 			struct marks m = {xcalloc((size_t)n + 1, 1), {0}};
 
-			pool_run(p, mark, &m, n);
+			pool_run(p, mark, &m, n, 1 << 20);
 			for (int64_t i = 0; i < n; i++)
 				assert_int_equal(m.seen[i], 1);
 			assert_int_equal(m.seen[n], 0);
@@ -63,7 +63,7 @@ static void results_are_visible_when_it_returns(void **state)
 	(void)state;
 	assert_int_equal(pool_new(&p, 3, NULL), 0);
 	for (int64_t round = 1; round <= 20000; round++) {
-		pool_run(p, add, sums, 10);
+		pool_run(p, add, sums, 10, 1 << 20);
 		assert_int_equal(sums[0] + sums[1] + sums[2], 45 * round);
 	}
 	pool_free(p);
@@ -78,7 +78,7 @@ static void sleeping_workers_wake_up(void **state)
 	assert_int_equal(pool_new(&p, 3, NULL), 0);
 	for (int round = 1; round <= 20; round++) {
 		usleep(3000); /* long enough for everybody to have gone to sleep */
-		pool_run(p, add, sums, 10);
+		pool_run(p, add, sums, 10, 1 << 20);
 		assert_int_equal(sums[0] + sums[1] + sums[2], 45 * round);
 	}
 	pool_free(p);
@@ -93,7 +93,7 @@ static void an_idle_pool_uses_no_processor_time(void **state)
 
 	(void)state;
 	assert_int_equal(pool_new(&p, 2, NULL), 0);
-	pool_run(p, add, sums, 10);
+	pool_run(p, add, sums, 10, 1 << 20);
 	usleep(20000);
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
 	usleep(200000);
@@ -103,12 +103,26 @@ static void an_idle_pool_uses_no_processor_time(void **state)
 	pool_free(p);
 }
 
+static void work_smaller_than_a_barrier_stays_with_the_caller(void **state)
+{
+	struct pool *p = NULL;
+	int64_t sums[2] = {0};
+
+	(void)state;
+	assert_int_equal(pool_new(&p, 2, NULL), 0);
+	pool_run(p, add, sums, 10, 3);
+	assert_int_equal(sums[0], 45);
+	assert_int_equal(sums[1], 0);
+	pool_free(p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_item_runs_once),
 		cmocka_unit_test(results_are_visible_when_it_returns),
 		cmocka_unit_test(sleeping_workers_wake_up),
+		cmocka_unit_test(work_smaller_than_a_barrier_stays_with_the_caller),
 		cmocka_unit_test(an_idle_pool_uses_no_processor_time),
 	};
 

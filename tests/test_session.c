@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "config/mem.h"
+#include "engine/ops.h"
 #include "tests/support/golden.h"
 
 static struct engine *open_engine(int n_threads, const char *isa)
@@ -55,7 +56,7 @@ static void same_run(const struct golden_run *a, const struct golden_run *b, con
 static void logits_do_not_depend_on_chunks_threads_or_instructions(void **state)
 {
 	static const int64_t chunks[] = {1, 7, 64};
-	static const char *const isas[] = {"scalar", "fma"};
+	static const char *const isas[] = {"scalar", "fma", "avx512", NULL};
 
 	(void)state;
 	for (int k = 0; golden_checkpoints[k]; k++) {
@@ -75,8 +76,12 @@ static void logits_do_not_depend_on_chunks_threads_or_instructions(void **state)
 				golden_run_free(&part);
 			}
 			engine_close(one);
-			for (int threads = 1; threads <= 3; threads++) {
-				struct engine *e = open_engine(threads, isas[threads % 2]);
+			for (int threads = 1; threads <= 4; threads++) {
+				struct engine *e;
+
+				if (!cpu_ops(isas[threads - 1]))
+					continue; /* test_ops says so */
+				e = open_engine(threads, isas[threads - 1]);
 
 				golden_run(&part, e, m, (enum latent_format)latents, c, threads == 3 ? 50 : 0);
 				same_run(&whole, &part, c);

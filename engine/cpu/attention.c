@@ -6,7 +6,10 @@
 
 #include "config/mem.h"
 
-enum { DIMS = 64 }; /* latent values summed side by side, so that accumulators stay in registers */
+enum {
+	PARTS = 4,            /* lanes summed side by side: as many as hide the latency of a multiplication */
+	DIMS = PARTS * LANES, /* latent values in them */
+};
 
 struct absorb_job {
 	float *out;
@@ -16,26 +19,33 @@ struct absorb_job {
 	int32_t n_heads, nope_dim, v_dim;
 };
 
-/* out[c .. c + n) of one head and one query. */
+/* out[0 .. n) = columns c .. c + n - 1 of the sum, for one head and one query. */
 static void absorb_dims(float *out, const float *q, const struct weight *w, int32_t row, int32_t n_rows, int32_t c,
 			int n)
 {
-	float run[DIMS] = {0}, total[DIMS] = {0}, wide[DIMS] = {0};
+	float wide[DIMS] = {0};
+	lanes run[PARTS], total[PARTS];
 
+	for (int p = 0; p < PARTS; p++)
+		run[p] = total[p] = lanes_all(0);
 	for (int32_t d = 0; d < n_rows; d++) {
-		widen(wide, w->dtype, w->data, (int64_t)(row + d) * w->cols + c, n);
-		for (int k = 0; k < DIMS; k++)
-			run[k] = fmaf(q[d], wide[k], run[k]);
-		if (w->scale && (d + 1 == n_rows || (w->first_row + row + d + 1) % WEIGHT_BLOCK == 0)) {
-			float scale = weight_scale(w, row + d, c);
+		lanes x = lanes_all(q[d]);
 
-			for (int k = 0; k < DIMS; k++) {
-				total[k] = fmaf(scale, run[k], total[k]);
-				run[k] = 0;
+		widen(wide, w->dtype, w->data, (int64_t)(row + d) * w->cols + c, n);
+		for (int p = 0; p < PARTS; p++)
+			run[p] = lanes_fma(x, lanes_load(wide + p * LANES), run[p]);
+		if (w->scale && (d + 1 == n_rows || (w->first_row + row + d + 1) % WEIGHT_BLOCK == 0)) {
+			lanes scale = lanes_all(weight_scale(w, row + d, c));
+
+			for (int p = 0; p < PARTS; p++) {
+				total[p] = lanes_fma(scale, run[p], total[p]);
+				run[p] = lanes_all(0);
 			}
 		}
 	}
-	memcpy(out, w->scale ? total : run, (size_t)n * sizeof *out);
+	for (int p = 0; p < PARTS; p++)
+		lanes_store(wide + p * LANES, w->scale ? total[p] : run[p]);
+	memcpy(out, wide, (size_t)n * sizeof *out);
 }
 
 static void absorb_heads(void *arg, int64_t first, int64_t end, int thread)
@@ -44,7 +54,7 @@ static void absorb_heads(void *arg, int64_t first, int64_t end, int thread)
 	int32_t kv_lora = j->kv_b->cols;
 
 	(void)thread;
-	static_assert(WEIGHT_BLOCK % DIMS == 0, "a run of latent values has one scale");
+	static_assert((int)WEIGHT_BLOCK % (int)DIMS == 0, "a run of latent values has one scale");
 	for (int64_t i = first; i < end; i++)
 		for (int32_t c = 0; c < kv_lora; c += DIMS)
 			absorb_dims(j->out + i * j->out_head + c, j->q + i * j->q_head, j->kv_b,
@@ -57,10 +67,13 @@ void CPU(absorb_query)(struct device *dev, float *out, int64_t out_head, const f
 {
 	struct absorb_job j = {out, q, kv_b, out_head, q_head, n_heads, nope_dim, v_dim};
 
-	pool_run(dev->queue, absorb_heads, &j, n * n_heads);
+	pool_run(dev->queue, absorb_heads, &j, n * n_heads, 2 * (int64_t)nope_dim * kv_b->cols);
 }
 
-enum { HEADS = 8 }; /* heads that lie abreast in a score */
+enum {
+	HEADS = LANES, /* that lie abreast in a score */
+	TOKENS = 4,    /* scored side by side */
+};
 
 struct attend_job {
 	float *out;
@@ -76,50 +89,71 @@ static inline const float *latent_row(const struct attend_job *j, const struct s
 	return j->latents->rows + (s->set ? s->set[t] : t) * j->latents->stride;
 }
 
-/* Scores of up to HEADS heads: score[t][h]. q is [dim][HEADS]. */
-static void score_heads(float *score, const float *q, const struct attend_job *j, const struct selection *s)
+/* Scores of HEADS heads for `tokens` selected positions from t on: score[t][h]. q is [dim][HEADS]. */
+static inline __attribute__((always_inline)) void score_tokens(float *score, const float *q, const struct attend_job *j,
+							       const struct selection *s, int32_t t, int tokens)
 {
 	int32_t dim = j->latents->kv_lora + j->latents->rope_dim;
+	const float *row[TOKENS];
+	lanes sum[TOKENS];
 
-	for (int32_t t = 0; t < s->n; t++) {
-		const float *row = latent_row(j, s, t);
-		float sum[HEADS] = {0};
-
-		for (int32_t d = 0; d < dim; d++)
-			for (int h = 0; h < HEADS; h++)
-				sum[h] = fmaf(q[d * HEADS + h], row[d], sum[h]);
-		for (int h = 0; h < HEADS; h++)
-			score[(int64_t)t * HEADS + h] = j->scale * sum[h];
+	for (int i = 0; i < tokens; i++) {
+		row[i] = latent_row(j, s, t + i);
+		sum[i] = lanes_all(0);
 	}
+	for (int32_t d = 0; d < dim; d++) {
+		lanes x = lanes_load(q + d * HEADS);
+
+		for (int i = 0; i < tokens; i++)
+			sum[i] = lanes_fma(x, lanes_all(row[i][d]), sum[i]);
+	}
+	for (int i = 0; i < tokens; i++) {
+		float *out = score + (int64_t)(t + i) * HEADS;
+
+		lanes_store(out, sum[i]);
+		for (int h = 0; h < HEADS; h++)
+			out[h] *= j->scale;
+	}
+}
+
+static void score_heads(float *score, const float *q, const struct attend_job *j, const struct selection *s)
+{
+	int32_t t = 0;
+
+	for (; t + TOKENS <= s->n; t += TOKENS)
+		score_tokens(score, q, j, s, t, TOKENS);
+	for (; t < s->n; t++)
+		score_tokens(score, q, j, s, t, 1);
 }
 
 /* out[d] = (sum over t of weight[t] row_t[d]) x inverse, for one head. */
 static void sum_latents(float *out, const float *weight, float inverse, const struct attend_job *j,
 			const struct selection *s)
 {
-	int32_t kv_lora = j->latents->kv_lora;
+	int32_t kv_lora = j->latents->kv_lora, d = 0;
 
-	for (int32_t d = 0; d < kv_lora; d += DIMS) {
-		int n = kv_lora - d < DIMS ? kv_lora - d : DIMS;
-		float sum[DIMS] = {0};
+	for (; d + DIMS <= kv_lora; d += DIMS) {
+		lanes sum[PARTS];
 
-		if (n == DIMS)
-			for (int32_t t = 0; t < s->n; t++) {
-				const float *row = latent_row(j, s, t) + d;
+		for (int p = 0; p < PARTS; p++)
+			sum[p] = lanes_all(0);
+		for (int32_t t = 0; t < s->n; t++) {
+			const float *row = latent_row(j, s, t) + d;
+			lanes x = lanes_all(weight[(int64_t)t * HEADS]);
 
-				for (int k = 0; k < DIMS; k++)
-					sum[k] = fmaf(weight[(int64_t)t * HEADS], row[k], sum[k]);
-			}
-		else
-			for (int32_t t = 0; t < s->n; t++) {
-				const float *row = latent_row(j, s, t) + d;
-
-				for (int k = 0; k < n; k++)
-					sum[k] = fmaf(weight[(int64_t)t * HEADS], row[k], sum[k]);
-			}
-		for (int k = 0; k < n; k++)
-			out[d + k] = sum[k] * inverse;
+			for (int p = 0; p < PARTS; p++)
+				sum[p] = lanes_fma(x, lanes_load(row + p * LANES), sum[p]);
+		}
+		for (int p = 0; p < PARTS; p++)
+			lanes_store(out + d + p * LANES, sum[p]);
 	}
+	for (; d < kv_lora; d++) {
+		out[d] = 0;
+		for (int32_t t = 0; t < s->n; t++)
+			out[d] = fmaf(weight[(int64_t)t * HEADS], latent_row(j, s, t)[d], out[d]);
+	}
+	for (d = 0; d < kv_lora; d++)
+		out[d] *= inverse;
 }
 
 /* Item: one query and HEADS of its heads. */
@@ -169,7 +203,11 @@ void CPU(attend)(struct device *dev, float *out, const float *q, const struct la
 		 enum compute_profile profile)
 {
 	struct attend_job j = {out, q, latents, selections, n_heads, scale};
+	int64_t keys = 0;
 
 	assert(profile == COMPUTE_F32);
-	pool_run(dev->queue, attend_items, &j, n * ((n_heads + HEADS - 1) / HEADS));
+	for (int64_t i = 0; i < n; i++)
+		keys += selections[i].n;
+	pool_run(dev->queue, attend_items, &j, n * ((n_heads + HEADS - 1) / HEADS),
+		 keys / n * HEADS * (2 * latents->kv_lora + latents->rope_dim));
 }

@@ -1,10 +1,14 @@
 /*
  * Names for functions that are compiled once per instruction set (Makefile, ISAS): CPU(matmul) is matmul_scalar in one
- * object and matmul_fma in the next. The source is the definition; compilers may only make it faster, since every
+ * object and matmul_avx512 in another. The source is the definition; compilers may only make it faster, since every
  * rounding is written out.
  */
 #ifndef QUIRE_ENGINE_CPU_CPU_H
 #define QUIRE_ENGINE_CPU_CPU_H
+
+#if defined __AVX2__
+#include <immintrin.h>
+#endif
 
 #include "engine/numeric.h"
 #include "engine/ops.h"
@@ -21,18 +25,123 @@
 
 enum { LANES = 16, LANE_PAD = 32 };
 
-/* The tree at the end of order (L). */
-static inline float lanes_sum(const float *lane)
-{
-	float s[8];
+/*
+ * Sixteen float32 side by side: the lanes of order (L), or sixteen outputs of order (A). All kernels are written in them;
+ * an instruction set only says how to hold them.
+ */
+#if defined __AVX512F__
+typedef __m512 lanes;
 
-	for (int l = 0; l < 8; l++)
-		s[l] = lane[l] + lane[l + 8];
-	for (int l = 0; l < 4; l++)
-		s[l] += s[l + 4];
-	s[0] += s[2];
-	s[1] += s[3];
-	return s[0] + s[1];
+static inline lanes lanes_load(const float *p)
+{
+	return _mm512_loadu_ps(p);
+}
+
+static inline void lanes_store(float *p, lanes x)
+{
+	_mm512_storeu_ps(p, x);
+}
+
+static inline lanes lanes_all(float x)
+{
+	return _mm512_set1_ps(x);
+}
+
+/* a b + c, one rounding. */
+static inline lanes lanes_fma(lanes a, lanes b, lanes c)
+{
+	return _mm512_fmadd_ps(a, b, c);
+}
+
+/* Each lane above 0, else 0 (for a NaN, too). */
+static inline lanes lanes_positive(lanes x)
+{
+	return _mm512_max_ps(x, _mm512_setzero_ps());
+}
+#elif defined __AVX2__
+typedef struct {
+	__m256 low, high;
+} lanes;
+
+static inline lanes lanes_load(const float *p)
+{
+	return (lanes){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+
+static inline void lanes_store(float *p, lanes x)
+{
+	_mm256_storeu_ps(p, x.low);
+	_mm256_storeu_ps(p + 8, x.high);
+}
+
+static inline lanes lanes_all(float x)
+{
+	return (lanes){_mm256_set1_ps(x), _mm256_set1_ps(x)};
+}
+
+static inline lanes lanes_fma(lanes a, lanes b, lanes c)
+{
+	return (lanes){_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+
+static inline lanes lanes_positive(lanes x)
+{
+	return (lanes){_mm256_max_ps(x.low, _mm256_setzero_ps()), _mm256_max_ps(x.high, _mm256_setzero_ps())};
+}
+#else
+typedef struct {
+	float lane[LANES];
+} lanes;
+
+static inline lanes lanes_load(const float *p)
+{
+	lanes x;
+
+	memcpy(x.lane, p, sizeof x.lane);
+	return x;
+}
+
+static inline void lanes_store(float *p, lanes x)
+{
+	memcpy(p, x.lane, sizeof x.lane);
+}
+
+static inline lanes lanes_all(float x)
+{
+	lanes y;
+
+	for (int l = 0; l < LANES; l++)
+		y.lane[l] = x;
+	return y;
+}
+
+/* a b + c, one rounding. */
+static inline lanes lanes_fma(lanes a, lanes b, lanes c)
+{
+	for (int l = 0; l < LANES; l++)
+		c.lane[l] = fmaf(a.lane[l], b.lane[l], c.lane[l]);
+	return c;
+}
+
+/* Each lane above 0, else 0 (for a NaN, too). */
+static inline lanes lanes_positive(lanes x)
+{
+	for (int l = 0; l < LANES; l++)
+		x.lane[l] = x.lane[l] > 0 ? x.lane[l] : 0.0f;
+	return x;
+}
+#endif
+
+/* The tree at the end of order (L). */
+static inline float lanes_sum(lanes x)
+{
+	float s[LANES];
+
+	lanes_store(s, x);
+	for (int step = LANES / 2; step; step /= 2)
+		for (int l = 0; l < step; l++)
+			s[l] += s[l + step];
+	return s[0];
 }
 
 /* n values widened to float32; exact. FP8 scales are not applied. */

@@ -29,7 +29,7 @@ void CPU(embed)(struct device *dev, float *out, const struct weight *w, const in
 {
 	struct job j = {.out = out, .w = w, .rows = ids, .dim = w->cols};
 
-	pool_run(dev->queue, embed_rows, &j, n);
+	pool_run(dev->queue, embed_rows, &j, n, w->cols);
 }
 
 static void swiglu_rows(void *arg, int64_t first, int64_t end, int thread)
@@ -45,7 +45,7 @@ void CPU(swiglu)(struct device *dev, float *gate, const float *up, int64_t n, in
 {
 	struct job j = {.out = gate, .x = up, .dim = dim};
 
-	pool_run(dev->queue, swiglu_rows, &j, n);
+	pool_run(dev->queue, swiglu_rows, &j, n, 32 * (int64_t)dim);
 }
 
 static void gather_rows(void *arg, int64_t first, int64_t end, int thread)
@@ -61,7 +61,7 @@ void CPU(gather)(struct device *dev, float *out, const float *x, const int32_t *
 {
 	struct job j = {.out = out, .x = x, .rows = rows, .dim = dim};
 
-	pool_run(dev->queue, gather_rows, &j, n);
+	pool_run(dev->queue, gather_rows, &j, n, dim);
 }
 
 static void add_rows(void *arg, int64_t first, int64_t end, int thread)
@@ -84,5 +84,5 @@ void CPU(add_scaled)(struct device *dev, float *h, const float *x, const int32_t
 {
 	struct job j = {.out = h, .x = x, .rows = rows, .weights = weights, .dim = dim};
 
-	pool_run(dev->queue, add_rows, &j, n);
+	pool_run(dev->queue, add_rows, &j, n, dim);
 }

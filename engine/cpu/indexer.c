@@ -4,7 +4,10 @@
 #include <assert.h>
 #include <stdlib.h>
 
-enum { CHUNK = 64 }; /* blocks of 16 keys in one item of work */
+enum {
+	CHUNK = 64, /* blocks of 16 keys in one item of work */
+	HEADS = 4,  /* that share the loading of a key */
+};
 
 struct score_job {
 	float *scores;
@@ -14,21 +17,37 @@ struct score_job {
 	int32_t n_heads, dim;
 };
 
+/* sum + the part of `heads` heads of one query, for 16 keys. */
+static inline __attribute__((always_inline)) lanes score_heads(lanes sum, const float *q, const float *w,
+							       const float *keys, int32_t dim, int heads)
+{
+	lanes dot[HEADS];
+
+	for (int h = 0; h < heads; h++)
+		dot[h] = lanes_all(0);
+	for (int32_t d = 0; d < dim; d++) {
+		lanes key = lanes_load(keys + d * KEYS_ABREAST);
+
+		for (int h = 0; h < heads; h++)
+			dot[h] = lanes_fma(lanes_all(q[h * dim + d]), key, dot[h]);
+	}
+	for (int h = 0; h < heads; h++)
+		sum = lanes_fma(lanes_all(w[h]), lanes_positive(dot[h]), sum);
+	return sum;
+}
+
 /* 16 keys against one query. */
 static void score_block(float *out, const float *q, const float *w, const float *keys, int32_t n_heads, int32_t dim)
 {
-	float sum[KEYS_ABREAST] = {0};
+	lanes sum = lanes_all(0);
+	int32_t h = 0;
 
-	for (int32_t h = 0; h < n_heads; h++) {
-		float dot[KEYS_ABREAST] = {0};
-
-		for (int32_t d = 0; d < dim; d++)
-			for (int t = 0; t < KEYS_ABREAST; t++)
-				dot[t] = fmaf(q[h * dim + d], keys[d * KEYS_ABREAST + t], dot[t]);
-		for (int t = 0; t < KEYS_ABREAST; t++)
-			sum[t] = fmaf(w[h], dot[t] > 0 ? dot[t] : 0.0f, sum[t]);
-	}
-	memcpy(out, sum, sizeof sum);
+	static_assert((int)KEYS_ABREAST == (int)LANES, "keys stand as wide as lanes");
+	for (; h + HEADS <= n_heads; h += HEADS)
+		sum = score_heads(sum, q + h * dim, w + h, keys, dim, HEADS);
+	for (; h < n_heads; h++)
+		sum = score_heads(sum, q + h * dim, w + h, keys, dim, 1);
+	lanes_store(out, sum);
 }
 
 /* Item: CHUNK blocks of keys and one query; all queries of a chunk follow one another, so its keys stay in cache. */
@@ -65,7 +84,8 @@ void CPU(index_scores)(struct device *dev, float *scores, int64_t scores_stride,
 	for (int64_t i = 0; i < n; i++)
 		if (n_visible[i] > most)
 			most = n_visible[i];
-	pool_run(dev->queue, score_items, &j, (most + CHUNK * KEYS_ABREAST - 1) / (CHUNK * KEYS_ABREAST) * n);
+	pool_run(dev->queue, score_items, &j, (most + CHUNK * KEYS_ABREAST - 1) / (CHUNK * KEYS_ABREAST) * n,
+		 (int64_t)(most < CHUNK * KEYS_ABREAST ? most : CHUNK * KEYS_ABREAST) * n_heads * dim);
 }
 
 struct topk_job {
@@ -151,5 +171,5 @@ void CPU(topk_positions)(struct device *dev, int32_t *set, int64_t set_stride, i
 {
 	struct topk_job j = {set, n_set, scores, n_visible, set_stride, scores_stride, k};
 
-	pool_run(dev->queue, topk_rows, &j, n);
+	pool_run(dev->queue, topk_rows, &j, n, n_visible[n - 1] > k ? 8 * n_visible[n - 1] : k);
 }

@@ -10,9 +10,11 @@ static inline __attribute__((always_inline)) void dot_rows(float *y, int64_t y_s
 							   int64_t x_stride, const struct weight *w, int32_t r,
 							   int tile)
 {
-	float lane[TILE][LANES] = {{0}}, total[TILE][LANES] = {{0}};
+	lanes sum[TILE], total[TILE];
 	float wide[WEIGHT_BLOCK], padded[TILE][WEIGHT_BLOCK];
 
+	for (int i = 0; i < tile; i++)
+		sum[i] = total[i] = lanes_all(0);
 	for (int32_t k = 0; k < w->cols; k += WEIGHT_BLOCK) {
 		int n = w->cols - k < WEIGHT_BLOCK ? w->cols - k : WEIGHT_BLOCK;
 		int n_pad = (n + LANE_PAD - 1) / LANE_PAD * LANE_PAD;
@@ -29,22 +31,23 @@ static inline __attribute__((always_inline)) void dot_rows(float *y, int64_t y_s
 				in[i] = padded[i];
 			}
 		}
-		for (int j = 0; j < n_pad; j += LANES)
-			for (int i = 0; i < tile; i++)
-				for (int l = 0; l < LANES; l++)
-					lane[i][l] = fmaf(in[i][j + l], wide[j + l], lane[i][l]);
-		if (w->scale) {
-			float scale = weight_scale(w, r, k);
+		for (int j = 0; j < n_pad; j += LANES) {
+			lanes weight = lanes_load(wide + j);
 
 			for (int i = 0; i < tile; i++)
-				for (int l = 0; l < LANES; l++) {
-					total[i][l] = fmaf(scale, lane[i][l], total[i][l]);
-					lane[i][l] = 0;
-				}
+				sum[i] = lanes_fma(lanes_load(in[i] + j), weight, sum[i]);
+		}
+		if (w->scale) {
+			lanes scale = lanes_all(weight_scale(w, r, k));
+
+			for (int i = 0; i < tile; i++) {
+				total[i] = lanes_fma(scale, sum[i], total[i]);
+				sum[i] = lanes_all(0);
+			}
 		}
 	}
 	for (int i = 0; i < tile; i++)
-		y[i * y_stride] = lanes_sum(w->scale ? total[i] : lane[i]);
+		y[i * y_stride] = lanes_sum(w->scale ? total[i] : sum[i]);
 }
 
 struct job {
@@ -91,7 +94,7 @@ void CPU(matmul)(struct device *dev, float *y, int64_t y_stride, const float *x,
 
 	assert(profile == COMPUTE_F32);
 	if (w->rows >= n)
-		pool_run(dev->queue, by_output, &j, w->rows);
+		pool_run(dev->queue, by_output, &j, w->rows, n * w->cols);
 	else
-		pool_run(dev->queue, by_input, &j, n);
+		pool_run(dev->queue, by_input, &j, n, (int64_t)w->rows * w->cols);
 }

@@ -4,24 +4,19 @@
 /* sum over k of x[k] y[k]; y NULL: ones. */
 static float dot(const float *x, const float *y, int32_t n)
 {
-	float lane[LANES] = {0};
-	int32_t k = 0;
+	lanes sum = lanes_all(0), one = lanes_all(1);
+	float tail[2][LANE_PAD] = {{0}};
+	int32_t k = 0, rest = n % LANE_PAD;
 
-	for (; k + LANE_PAD <= n; k += LANE_PAD)
-		for (int j = 0; j < LANE_PAD; j += LANES)
-			for (int l = 0; l < LANES; l++)
-				lane[l] = fmaf(x[k + j + l], y ? y[k + j + l] : 1.0f, lane[l]);
-	if (k < n) {
-		float tail[2][LANE_PAD] = {{0}};
-
-		for (int l = 0; l < n - k; l++) {
-			tail[0][l] = x[k + l];
-			tail[1][l] = y ? y[k + l] : 1.0f;
-		}
-		for (int l = 0; l < LANE_PAD; l++)
-			lane[l % LANES] = fmaf(tail[0][l], tail[1][l], lane[l % LANES]);
+	for (; k + rest < n; k += LANES)
+		sum = lanes_fma(lanes_load(x + k), y ? lanes_load(y + k) : one, sum);
+	if (rest) {
+		memcpy(tail[0], x + k, (size_t)rest * sizeof *x);
+		memcpy(tail[1], y ? y + k : tail[0], (size_t)rest * sizeof *x);
+		for (int l = 0; l < LANE_PAD; l += LANES)
+			sum = lanes_fma(lanes_load(tail[0] + l), y ? lanes_load(tail[1] + l) : one, sum);
 	}
-	return lanes_sum(lane);
+	return lanes_sum(sum);
 }
 
 struct job {
@@ -52,7 +47,7 @@ void CPU(rmsnorm)(struct device *dev, float *out, int64_t out_stride, const floa
 {
 	struct job j = {out, x, weight, NULL, out_stride, x_stride, dim, eps};
 
-	pool_run(dev->queue, rms_rows, &j, n);
+	pool_run(dev->queue, rms_rows, &j, n, 4 * dim);
 }
 
 static void layer_rows(void *arg, int64_t first, int64_t end, int thread)
@@ -78,5 +73,5 @@ void CPU(layernorm)(struct device *dev, float *out, int64_t out_stride, const fl
 {
 	struct job j = {out, x, weight, bias, out_stride, x_stride, dim, eps};
 
-	pool_run(dev->queue, layer_rows, &j, n);
+	pool_run(dev->queue, layer_rows, &j, n, 8 * dim);
 }

@@ -38,5 +38,5 @@ void CPU(rope)(struct device *dev, float *x, int64_t stride, int32_t n_heads, in
 {
 	struct job j = {x, cos, sin, stride, head_stride, n_heads, dim, interleaved};
 
-	pool_run(dev->queue, rotate_rows, &j, n);
+	pool_run(dev->queue, rotate_rows, &j, n, 4 * (int64_t)n_heads * dim);
 }

@@ -103,5 +103,5 @@ void CPU(router_topk)(struct device *dev, int32_t *experts, float *weights, cons
 {
 	struct job j = {experts, weights, logits, bias, n_experts, k, n_groups, topk_groups, normalize, scale};
 
-	pool_run(dev->queue, route, &j, n);
+	pool_run(dev->queue, route, &j, n, (int64_t)n_experts * (32 + k));
 }
