@@ -1,0 +1,902 @@
+#include "daemon/cli.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "config/config.h"
+#include "config/err.h"
+#include "config/log.h"
+#include "config/mem.h"
+#include "daemon/api.h"
+#include "daemon/client.h"
+#include "daemon/loop.h"
+#include "daemon/model_verbs.h"
+#include "daemon/print.h"
+
+enum { MAX_VALUES = 2 * API_MAX_GLOBS, MAX_ARGUMENTS = 2 };
+
+/* The options of all verbs; a verb lists those it takes. The first N_API_NUMBERS are those of api_numbers. */
+enum option_id {
+	OPTION_AS = N_API_NUMBERS,
+	OPTION_EXCLUDE,
+	OPTION_INCLUDE,
+	OPTION_DETACH,
+	OPTION_THINK,
+	OPTION_SOCKET,
+	OPTION_CONFIG,
+	OPTION_JSON,
+	OPTION_HELP,
+	OPTION_VERSION,
+	N_OPTIONS
+};
+
+#define BIT(option) (1u << (option))
+#define NUMBERS     (BIT(N_API_NUMBERS) - 1)
+#define EVERYWHERE  (BIT(OPTION_SOCKET) | BIT(OPTION_CONFIG) | BIT(OPTION_JSON) | BIT(OPTION_HELP))
+
+static const struct {
+	const char *name, *value, *help;
+} options[N_OPTIONS] = {
+	[OPTION_AS] = {"as", "NAME", "the name of the corpus"},
+	[OPTION_EXCLUDE] = {"exclude", "GLOB", "leave these files out (may be given again)"},
+	[OPTION_INCLUDE] = {"include", "GLOB", "take these files whatever would leave them out (may be given again)"},
+	[OPTION_DETACH] = {"detach", NULL, "print the job and leave it to the daemon"},
+	[OPTION_THINK] = {"think", NULL, "let the model think before it answers"},
+	[OPTION_SOCKET] = {"socket", "PATH", "where the daemon listens (else QUIRE_SOCKET, else the configuration)"},
+	[OPTION_CONFIG] = {"config", "FILE", "the configuration (else ~/.config/quire/quire.yaml)"},
+	[OPTION_JSON] = {"json", NULL, "JSON lines on stdout"},
+	[OPTION_HELP] = {"help", NULL, "this text"},
+	[OPTION_VERSION] = {"version", NULL, "the version"},
+};
+
+static const char *option_name(int id)
+{
+	return id < N_API_NUMBERS ? api_numbers[id].option : options[id].name;
+}
+
+static const char *option_value(int id)
+{
+	return id < N_API_NUMBERS ? (api_numbers[id].integer ? "N" : "X") : options[id].value;
+}
+
+static const char *option_help(int id)
+{
+	return id < N_API_NUMBERS ? api_numbers[id].help : options[id].help;
+}
+
+struct cli {
+	const struct verb *verb;
+	int n_arguments;
+	char *arguments[MAX_ARGUMENTS];
+	bool given[N_OPTIONS];
+	int n_values;
+	struct {
+		int option;
+		char *text;
+	} values[MAX_VALUES];
+	struct err err;
+};
+
+struct verb {
+	const char *name, *arguments, *summary;
+	int least, most;         /* arguments */
+	unsigned takes;          /* BIT(option) beside EVERYWHERE */
+	int (*run)(struct cli *c); /* -1: err is set; else the exit status */
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int signal_number)
+{
+	(void)signal_number;
+	interrupted = 1;
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* The last value of an option, or NULL. */
+static const char *value_of(const struct cli *c, int option)
+{
+	for (int i = c->n_values - 1; i >= 0; i--)
+		if (c->values[i].option == option)
+			return c->values[i].text;
+	return NULL;
+}
+
+/* All values of an option, NULL-terminated, pointing into argv; NULL when there are none. */
+static char **values_of(const struct cli *c, int option)
+{
+	char **all;
+	int n = 0;
+
+	if (!c->given[option])
+		return NULL;
+	all = xcalloc((size_t)c->n_values + 1, sizeof *all);
+	for (int i = 0; i < c->n_values; i++)
+		if (c->values[i].option == option)
+			all[n++] = c->values[i].text;
+	return all;
+}
+
+/* One line for a program: type and v come first. Takes the reference to `fields`. */
+static void print_json(FILE *f, const char *type, json_t *fields)
+{
+	json_t *line = json_object();
+	char *text;
+
+	json_object_set_new(line, "type", json_string(type));
+	json_object_set_new(line, "v", json_integer(1));
+	json_object_update_missing(line, fields);
+	json_decref(fields);
+	text = api_dump(line);
+	fprintf(f, "%s\n", text);
+	fflush(f);
+	free(text);
+}
+
+static void print_error(const struct err *err, bool json)
+{
+	char *text = api_error_format(err);
+
+	if (json)
+		print_json(stderr, "error", json_loads(text, 0, NULL));
+	else
+		fprintf(stderr, "quire: %s\n", err->text);
+	free(text);
+}
+
+/* The daemon that --socket, the environment or the configuration name. */
+static int connect_daemon(struct cli *c, struct client **client)
+{
+	struct config config = {0};
+	const char *socket = value_of(c, OPTION_SOCKET), *environment = getenv("QUIRE_SOCKET");
+	bool named = socket || (environment && *environment);
+	char *path = NULL;
+	int failed;
+
+	/* A broken configuration must not keep anybody from a daemon whose socket was named. */
+	if ((!named || c->given[OPTION_CONFIG]) && config_load(&config, value_of(c, OPTION_CONFIG), &c->err))
+		return -1;
+	failed = config_socket_path(&path, socket, config.server.socket, &c->err) ||
+		 client_open(client, path, &c->err);
+	free(path);
+	config_free(&config);
+	return failed ? -1 : 0;
+}
+
+/* One request without arguments to speak of. */
+static json_t *fetch(struct cli *c, enum api_route route, const char *arg, const char *body)
+{
+	struct client *client = NULL;
+	json_t *reply = NULL;
+
+	if (!connect_daemon(c, &client) && client_request(client, route, arg, body, &reply, &c->err))
+		reply = NULL;
+	client_close(client);
+	return reply;
+}
+
+/* Jobs. */
+
+static void describe_progress(const struct api_job *job, char *line, size_t bytes, double *share)
+{
+	const struct ingest_progress *p = &job->progress;
+	char a[PRINT_BYTES], b[PRINT_BYTES], s[PRINT_BYTES];
+
+	*share = 0;
+	if (job->state == JOB_QUEUED) {
+		snprintf(line, bytes, "waiting");
+	} else if (p->phase == INGEST_WALK) {
+		snprintf(line, bytes, "walk      %s files  %s  (%s skipped)", print_count(a, p->n_files),
+			 print_size(s, p->read_bytes), print_count(b, p->n_skipped));
+	} else if (p->phase == INGEST_TOKENIZE) {
+		snprintf(line, bytes, "tokenize  %s files  %s  %s tokens", print_count(a, p->n_files),
+			 print_size(s, p->read_bytes), print_count(b, p->n_tokens));
+	} else {
+		*share = p->n_tokens ? (double)p->done_tokens / (double)p->n_tokens : 0;
+		snprintf(line, bytes, "%-9s %3.0f %%  %s of %s tokens", ingest_phase_name(p->phase), 100 * *share,
+			 print_count(a, p->done_tokens), print_count(b, p->n_tokens));
+	}
+}
+
+struct follow {
+	struct cli *c;
+	struct api_job job;
+	struct print_progress progress;
+};
+
+static int on_job_event(void *ctx, const char *name, json_t *data, struct err *err)
+{
+	struct follow *f = ctx;
+	char line[160], whole[400];
+	double share;
+
+	if (strcmp(name, "job"))
+		return 0;
+	api_job_clear(&f->job);
+	if (api_job_parse(&f->job, data, err))
+		return -1;
+	if (f->c->given[OPTION_JSON])
+		print_json(stdout, "job", json_incref(data));
+	if (job_has_ended(f->job.state))
+		return 1;
+	if (f->job.progress.phase == INGEST_DONE)
+		return 0;
+	describe_progress(&f->job, line, sizeof line, &share);
+	snprintf(whole, sizeof whole, "%s: %s", f->job.request.corpus, line);
+	print_progress_line(&f->progress, f->job.state == JOB_QUEUED ? "waiting" : ingest_phase_name(f->job.progress.phase),
+			    share, whole, now_ms());
+	return 0;
+}
+
+static int print_outcome(struct cli *c, const struct api_job *job)
+{
+	const struct ingest_progress *p = &job->progress;
+	char tokens[PRINT_BYTES], files[PRINT_BYTES], skipped[PRINT_BYTES], reused[PRINT_BYTES];
+
+	if (job->state != JOB_DONE) {
+		c->err = job->error;
+		if (!c->err.code)
+			err_set(&c->err, job->state == JOB_CANCELLED ? ERR_CANCELLED : ERR_FAILED, "job j-%lld is %s",
+				(long long)job->id, job_state_name(job->state));
+		else
+			err_wrap(&c->err, "job j-%lld", (long long)job->id);
+		return -1;
+	}
+	if (!c->given[OPTION_JSON])
+		printf("%s: %s tokens of %s files (%s skipped), %s tokens reused, job j-%lld\n", job->request.corpus,
+		       print_count(tokens, p->n_tokens), print_count(files, p->n_files),
+		       print_count(skipped, p->n_skipped), print_count(reused, p->reused_tokens), (long long)job->id);
+	return 0;
+}
+
+/* Watch a job to its end. Ctrl-C leaves it to the daemon. */
+static int follow_job(struct cli *c, struct client *client, int64_t id)
+{
+	struct follow f = {.c = c};
+	char name[32];
+	int status;
+
+	snprintf(name, sizeof name, "j-%lld", (long long)id);
+	print_progress_begin(&f.progress, stderr);
+	status = client_stream(client, API_JOB_EVENTS, name, NULL, on_job_event, &f, &interrupted, &c->err);
+	print_progress_end(&f.progress);
+	if (status && c->err.code == ERR_CANCELLED && interrupted) {
+		fprintf(stderr, "detached: job %s goes on; `quire jobs %s` shows it, `quire cancel %s` ends it\n", name, name,
+			name);
+		status = err_exit_status(ERR_CANCELLED);
+	} else if (!status && !job_has_ended(f.job.state)) {
+		status = err_set(&c->err, ERR_UNREACHABLE, "the daemon stopped before job %s was done: it goes on when the "
+				 "daemon is back, see `quire jobs %s`", name, name);
+	} else if (!status) {
+		status = print_outcome(c, &f.job);
+	}
+	api_job_clear(&f.job);
+	return status;
+}
+
+/* The whole path of the directory, as the daemon will see it. */
+static char *absolute_directory(const char *path, struct err *err)
+{
+	char *whole = realpath(path, NULL);
+	struct stat st;
+
+	if (!whole) {
+		err_errno(err, errno, "%s", path);
+		return NULL;
+	}
+	if (stat(whole, &st) || !S_ISDIR(st.st_mode)) {
+		err_set(err, ERR_USAGE, "%s is not a directory", path);
+		free(whole);
+		return NULL;
+	}
+	return whole;
+}
+
+static int submit_ingest(struct cli *c, struct client *client, struct api_job *job)
+{
+	struct api_ingest request = {0};
+	json_t *reply = NULL;
+	char *body;
+	int failed;
+
+	snprintf(request.corpus, sizeof request.corpus, "%s", value_of(c, OPTION_AS));
+	request.source = absolute_directory(c->arguments[0], &c->err);
+	if (!request.source)
+		return -1;
+	request.exclude = values_of(c, OPTION_EXCLUDE);
+	request.include = values_of(c, OPTION_INCLUDE);
+	body = api_ingest_format(&request);
+	failed = client_request(client, API_INGEST, request.corpus, body, &reply, &c->err) ||
+		 api_job_parse(job, reply, &c->err);
+	if (!failed && c->given[OPTION_DETACH] && c->given[OPTION_JSON])
+		print_json(stdout, "job", json_incref(reply));
+	json_decref(reply);
+	free(body);
+	free(request.source);
+	free(request.exclude);
+	free(request.include);
+	return failed ? -1 : 0;
+}
+
+static int run_ingest(struct cli *c)
+{
+	struct client *client = NULL;
+	struct api_job job = {0};
+	int status;
+
+	if (!c->given[OPTION_AS])
+		return err_set(&c->err, ERR_USAGE, "ingest: --as NAME is needed");
+	if (api_check_corpus_name(value_of(c, OPTION_AS), &c->err) || connect_daemon(c, &client))
+		return -1;
+	status = submit_ingest(c, client, &job);
+	if (!status && c->given[OPTION_DETACH]) {
+		if (!c->given[OPTION_JSON])
+			printf("j-%lld\n", (long long)job.id);
+	} else if (!status) {
+		status = follow_job(c, client, job.id);
+	}
+	api_job_clear(&job);
+	client_close(client);
+	return status;
+}
+
+static void print_job_row(const struct api_job *job)
+{
+	char id[32], when[PRINT_BYTES], line[160];
+	double share;
+
+	snprintf(id, sizeof id, "j-%lld", (long long)job->id);
+	printf("%-7s %-9s %-16s  %-20s ", id, job_state_name(job->state), print_time(when, job->created_s),
+	       job->request.corpus);
+	if (job->error.code) {
+		print_line(stdout, job->error.text);
+	} else {
+		describe_progress(job, line, sizeof line, &share);
+		fputs(line, stdout);
+	}
+	putchar('\n');
+}
+
+static void print_job(const struct api_job *job)
+{
+	char when[PRINT_BYTES], line[160];
+	double share;
+
+	printf("job       j-%lld\nstate     %s\ncorpus    %s\nsource    ", (long long)job->id, job_state_name(job->state),
+	       job->request.corpus);
+	print_line(stdout, job->request.source);
+	printf("\naccepted  %s\n", print_time(when, job->created_s));
+	printf("begun     %s (attempt %d)\n", print_time(when, job->started_s), job->attempts);
+	printf("ended     %s\n", print_time(when, job->finished_s));
+	describe_progress(job, line, sizeof line, &share);
+	printf("progress  %s\n", line);
+	if (job->error.code) {
+		fputs("error     ", stdout);
+		print_line(stdout, job->error.text);
+		putchar('\n');
+	}
+}
+
+static int show_job(struct cli *c, const json_t *json, bool whole)
+{
+	struct api_job job;
+
+	if (c->given[OPTION_JSON]) {
+		print_json(stdout, "job", json_copy((json_t *)json));
+		return 0;
+	}
+	if (api_job_parse(&job, json, &c->err))
+		return -1;
+	if (whole)
+		print_job(&job);
+	else
+		print_job_row(&job);
+	api_job_clear(&job);
+	return 0;
+}
+
+static int run_jobs(struct cli *c)
+{
+	json_t *reply, *job, *list;
+	size_t i;
+	int64_t id;
+	int status = 0;
+
+	if (c->n_arguments) {
+		if (api_job_id_parse(&id, c->arguments[0], &c->err) || !(reply = fetch(c, API_JOB, c->arguments[0], NULL)))
+			return -1;
+		status = show_job(c, reply, true);
+		json_decref(reply);
+		return status;
+	}
+	if (!(reply = fetch(c, API_JOBS, NULL, NULL)))
+		return -1;
+	list = json_object_get(reply, "jobs");
+	if (!json_array_size(list) && !c->given[OPTION_JSON])
+		fputs("no jobs yet: quire ingest DIR --as NAME\n", stderr);
+	json_array_foreach(list, i, job)
+		if (!status)
+			status = show_job(c, job, false);
+	json_decref(reply);
+	return status;
+}
+
+static int run_cancel(struct cli *c)
+{
+	json_t *reply;
+	struct api_job job;
+	int64_t id;
+
+	if (api_job_id_parse(&id, c->arguments[0], &c->err) || !(reply = fetch(c, API_JOB_CANCEL, c->arguments[0], NULL)))
+		return -1;
+	if (c->given[OPTION_JSON]) {
+		print_json(stdout, "job", json_incref(reply));
+	} else if (!api_job_parse(&job, reply, &c->err)) {
+		printf("j-%lld %s\n", (long long)job.id,
+		       job.state == JOB_RUNNING ? "ends after its present step" : job_state_name(job.state));
+		api_job_clear(&job);
+	}
+	json_decref(reply);
+	return 0;
+}
+
+/* Corpora and status. */
+
+static int64_t get_integer(const json_t *o, const char *key)
+{
+	return json_integer_value(json_object_get(o, key));
+}
+
+static const char *get_string(const json_t *o, const char *key)
+{
+	const char *s = json_string_value(json_object_get(o, key));
+
+	return s ? s : "-";
+}
+
+static int run_corpora(struct cli *c)
+{
+	json_t *reply = fetch(c, API_CORPORA, NULL, NULL), *list, *corpus;
+	char tokens[PRINT_BYTES], documents[PRINT_BYTES], size[PRINT_BYTES], when[PRINT_BYTES];
+	size_t i;
+
+	if (!reply)
+		return -1;
+	list = json_object_get(reply, "corpora");
+	if (!json_array_size(list) && !c->given[OPTION_JSON])
+		fputs("no corpora yet: quire ingest DIR --as NAME\n", stderr);
+	json_array_foreach(list, i, corpus) {
+		if (c->given[OPTION_JSON]) {
+			print_json(stdout, "corpus", json_incref(corpus));
+			continue;
+		}
+		print_line(stdout, get_string(corpus, "name"));
+		printf("  %s tokens  %s documents  %s  %s  ", print_count(tokens, get_integer(corpus, "tokens")),
+		       print_count(documents, get_integer(corpus, "documents")),
+		       print_size(size, get_integer(corpus, "bytes")), print_time(when, get_integer(corpus, "created_s")));
+		print_line(stdout, get_string(corpus, "source"));
+		putchar('\n');
+	}
+	json_decref(reply);
+	return 0;
+}
+
+static void print_model_status(const json_t *m)
+{
+	char a[PRINT_BYTES], b[PRINT_BYTES], s[PRINT_BYTES];
+	const char *state = get_string(m, "state");
+
+	printf("model    %s", state);
+	if (!strcmp(state, "none")) {
+		puts(": set model.path in the configuration");
+		return;
+	}
+	fputs("  ", stdout);
+	print_line(stdout, get_string(m, "path"));
+	if (!strcmp(state, "failed")) {
+		fputs(": ", stdout);
+		print_line(stdout, get_string(m, "error"));
+	}
+	putchar('\n');
+	if (strcmp(state, "ready"))
+		return;
+	printf("         %s, %s parameters, %s in memory, context %s tokens, identity %s\n",
+	       get_string(m, "architecture"), print_count(a, get_integer(m, "parameters")),
+	       print_size(s, get_integer(m, "loaded_bytes")), print_count(b, get_integer(m, "context_tokens")),
+	       get_string(m, "identity"));
+	if (json_is_string(json_object_get(m, "no_renderer"))) {
+		fputs("         no questions: ", stdout);
+		print_line(stdout, get_string(m, "no_renderer"));
+		putchar('\n');
+	}
+}
+
+static int run_status(struct cli *c)
+{
+	json_t *reply = fetch(c, API_STATUS, NULL, NULL), *o;
+	char a[PRINT_BYTES], b[PRINT_BYTES], d[PRINT_BYTES], e[PRINT_BYTES];
+
+	if (!reply)
+		return -1;
+	if (c->given[OPTION_JSON]) {
+		print_json(stdout, "status", reply);
+		return 0;
+	}
+	printf("quired   %s, process %lld, up %s s, ", get_string(reply, "version"), (long long)get_integer(reply, "pid"),
+	       print_count(a, get_integer(reply, "uptime_s")));
+	print_line(stdout, get_string(reply, "socket"));
+	putchar('\n');
+	print_model_status(json_object_get(reply, "model"));
+	o = json_object_get(reply, "engine");
+	if (json_is_string(json_object_get(o, "isa")))
+		printf("engine   cpu, %s, %lld threads, compute %s, latents %s\n", get_string(o, "isa"),
+		       (long long)get_integer(o, "threads"), get_string(o, "compute"), get_string(o, "latents"));
+	o = json_object_get(reply, "store");
+	fputs("store    ", stdout);
+	print_line(stdout, get_string(o, "path"));
+	printf(": %s corpora, %s spans, %s of %s used, %s damaged reads\n", print_count(a, get_integer(o, "corpora")),
+	       print_count(b, get_integer(o, "spans")), print_size(d, get_integer(o, "used_bytes")),
+	       print_size(e, get_integer(o, "file_bytes")), print_count((char[PRINT_BYTES]){0}, get_integer(o, "damaged")));
+	o = json_object_get(reply, "queue");
+	printf("queue    %lld of %lld questions, %lld jobs running, %lld waiting, %lld connections\n",
+	       (long long)get_integer(o, "asks"), (long long)get_integer(o, "max_asks"),
+	       (long long)get_integer(o, "jobs_running"), (long long)get_integer(o, "jobs_queued"),
+	       (long long)get_integer(o, "connections"));
+	o = json_object_get(reply, "total");
+	printf("total    %s answered, %s refused, %s cancelled", print_count(a, get_integer(o, "answered")),
+	       print_count(b, get_integer(o, "refused")), print_count(d, get_integer(o, "cancelled")));
+	printf("; %s prompt tokens, %s of them from the store\n", print_count(a, get_integer(o, "prompt_tokens")),
+	       print_count(b, get_integer(o, "cached_tokens")));
+	json_decref(reply);
+	return 0;
+}
+
+/* Ask. */
+
+struct answer {
+	struct cli *c;
+	struct print_progress progress;
+	bool any_text, ends_line, done;
+	struct api_usage usage;
+	char finish[16];
+};
+
+static void print_phase(struct answer *a, const json_t *data)
+{
+	const char *phase = get_string(data, "phase");
+	char line[100], count[PRINT_BYTES];
+
+	if (!a->progress.tty)
+		return;
+	if (!strcmp(phase, "load"))
+		snprintf(line, sizeof line, "loading %s tokens from the store", print_count(count, get_integer(data, "tokens")));
+	else if (!strcmp(phase, "prefill"))
+		snprintf(line, sizeof line, "reading the question: %s tokens", print_count(count, get_integer(data, "tokens")));
+	else
+		snprintf(line, sizeof line, "waiting for the engine");
+	print_progress_line(&a->progress, phase, 0, line, now_ms());
+}
+
+static int on_ask_event(void *ctx, const char *name, json_t *data, struct err *err)
+{
+	struct answer *a = ctx;
+	const json_t *text;
+	char *body;
+
+	if (!strcmp(name, "error")) {
+		body = json_dumps(data, JSON_COMPACT);
+		api_error_parse(err, 200, body, strlen(body));
+		free(body);
+		return -1;
+	}
+	if (a->c->given[OPTION_JSON])
+		print_json(stdout, name, json_incref(data));
+	if (!strcmp(name, "phase") && !a->c->given[OPTION_JSON]) {
+		print_phase(a, data);
+	} else if (!strcmp(name, "token") && !a->c->given[OPTION_JSON]) {
+		text = json_object_get(data, "text");
+		print_progress_end(&a->progress);
+		print_text(stdout, json_string_value(text), json_string_length(text));
+		fflush(stdout);
+		a->any_text = true;
+		a->ends_line = json_string_length(text) && json_string_value(text)[json_string_length(text) - 1] == '\n';
+	} else if (!strcmp(name, "usage")) {
+		api_usage_parse(&a->usage, data);
+	} else if (!strcmp(name, "done")) {
+		snprintf(a->finish, sizeof a->finish, "%s", get_string(data, "finish_reason"));
+		a->done = true;
+		return 1;
+	}
+	return 0;
+}
+
+static void print_usage(const struct answer *a)
+{
+	const struct api_usage *u = &a->usage;
+	char cached[PRINT_BYTES], prefilled[PRINT_BYTES], completed[PRINT_BYTES], again[PRINT_BYTES + 32] = "";
+
+	if (u->recomputed_tokens)
+		snprintf(again, sizeof again, " (%s of a damaged store)", print_count(cached, u->recomputed_tokens));
+	fprintf(stderr, "%s tokens from the store%s, %s prefilled%s, %s generated; loaded in %.2f s, first token after %.2f s, "
+		"%.1f tokens/s%s\n", print_count(cached, u->cached_tokens), u->loaded_tokens ? "" : " (still in memory)",
+		print_count(prefilled, u->prefilled_tokens), again, print_count(completed, u->completion_tokens), u->load_s,
+		u->ttft_s, u->decode_s > 0 ? (double)u->completion_tokens / u->decode_s : 0.0,
+		strcmp(a->finish, "length") ? "" : "; cut at max-tokens");
+}
+
+/* A number that strtod takes whole, in the range that the daemon will check too. */
+static int read_number(struct cli *c, struct api_ask *ask, int number)
+{
+	const char *text = value_of(c, number);
+	char name[40], *end;
+
+	snprintf(name, sizeof name, "--%s", api_numbers[number].option);
+	ask->numbers[number] = strtod(text, &end);
+	ask->given[number] = true;
+	if (end == text || *end)
+		return err_set(&c->err, ERR_USAGE, "%s: \"%s\" is not a number", name, text);
+	return api_check_number((enum api_number)number, name, ask->numbers[number], &c->err);
+}
+
+static int run_ask(struct cli *c)
+{
+	struct api_ask ask = {.question = c->arguments[1], .think = c->given[OPTION_THINK]};
+	struct answer a = {.c = c};
+	struct client *client = NULL;
+	char *body;
+	int status;
+
+	if (api_check_corpus_name(c->arguments[0], &c->err))
+		return -1;
+	if (!*c->arguments[1])
+		return err_set(&c->err, ERR_USAGE, "ask: the question is empty");
+	snprintf(ask.corpus, sizeof ask.corpus, "%s", c->arguments[0]);
+	for (int i = 0; i < N_API_NUMBERS; i++)
+		if (c->given[i] && read_number(c, &ask, i))
+			return -1;
+	if (connect_daemon(c, &client))
+		return -1;
+	body = api_ask_format(&ask);
+	print_progress_begin(&a.progress, stderr);
+	status = client_stream(client, API_ASK, NULL, body, on_ask_event, &a, &interrupted, &c->err);
+	print_progress_end(&a.progress);
+	if (a.any_text && !a.ends_line)
+		putchar('\n');
+	fflush(stdout);
+	if (!status && !a.done)
+		status = err_set(&c->err, ERR_UNREACHABLE, "the daemon went away before the answer was complete");
+	if (!status && !c->given[OPTION_JSON])
+		print_usage(&a);
+	free(body);
+	client_close(client);
+	return status;
+}
+
+/* The rest. */
+
+static int run_serve(struct cli *c)
+{
+	struct config config;
+	char *path = NULL;
+	int status;
+
+	if (config_load(&config, value_of(c, OPTION_CONFIG), &c->err))
+		return -1;
+	log_set_level(config.log.level);
+	status = config_socket_path(&path, value_of(c, OPTION_SOCKET), config.server.socket, &c->err) ||
+		 loop_run(&config, path, &c->err);
+	free(path);
+	config_free(&config);
+	return status ? -1 : 0;
+}
+
+static int run_version(struct cli *c)
+{
+	if (c->given[OPTION_JSON])
+		print_json(stdout, "version", json_pack("{s:s}", "version", QUIRE_VERSION));
+	else
+		printf("quire %s\n", QUIRE_VERSION);
+	return 0;
+}
+
+static int run_help(struct cli *c);
+
+/* model_verbs.c reads its own arguments. */
+static int run_model(struct cli *c)
+{
+	return err_set(&c->err, ERR_USAGE, "model: see quire model");
+}
+
+static const struct verb verbs[] = {
+	{"ingest", "DIR --as NAME", "read a directory and keep what the model computes from it", 1, 1,
+	 BIT(OPTION_AS) | BIT(OPTION_EXCLUDE) | BIT(OPTION_INCLUDE) | BIT(OPTION_DETACH), run_ingest},
+	{"ask", "NAME QUESTION", "answer a question about a corpus", 2, 2, NUMBERS | BIT(OPTION_THINK), run_ask},
+	{"corpora", "", "what has been read", 0, 0, 0, run_corpora},
+	{"jobs", "[JOB]", "ingests, newest first; or one of them", 0, 1, 0, run_jobs},
+	{"cancel", "JOB", "end a job that waits or runs; what it computed is kept", 1, 1, 0, run_cancel},
+	{"status", "", "the daemon, its model, its store and its queue", 0, 0, 0, run_status},
+	{"serve", "", "run the daemon here (as quired does)", 0, 0, 0, run_serve},
+	{"model", "info|eval|tokenize|bench DIR ...", "look at a model directory without a daemon", 0, 0, 0, run_model},
+	{"version", "", "the version", 0, 0, 0, run_version},
+	{"help", "[VERB]", "this text, or that of a verb", 0, 1, 0, run_help},
+};
+
+enum { N_VERBS = sizeof verbs / sizeof *verbs };
+
+static const struct verb *find_verb(const char *name)
+{
+	for (int i = 0; i < N_VERBS; i++)
+		if (!strcmp(verbs[i].name, name))
+			return &verbs[i];
+	return NULL;
+}
+
+static int unknown_verb(const char *name, struct err *err)
+{
+	return err_set(err, ERR_USAGE, "there is no verb \"%.40s\": see quire help", name);
+}
+
+static void print_verb_help(FILE *f, const struct verb *v)
+{
+	unsigned takes = v->takes | EVERYWHERE;
+
+	fprintf(f, "usage: quire %s %s%s[options]\n%s\n\n", v->name, v->arguments, *v->arguments ? " " : "", v->summary);
+	for (int i = 0; i < N_OPTIONS; i++) {
+		char head[40];
+
+		if (!(takes & BIT(i)))
+			continue;
+		snprintf(head, sizeof head, "--%s%s%s", option_name(i), option_value(i) ? " " : "",
+			 option_value(i) ? option_value(i) : "");
+		fprintf(f, "  %-18s %s", head, option_help(i));
+		if (i < N_API_NUMBERS)
+			fprintf(f, " (%.17g to %.17g)", api_numbers[i].least, api_numbers[i].most);
+		putc('\n', f);
+	}
+}
+
+static void print_help(FILE *f)
+{
+	fputs("usage: quire [--socket PATH] [--config FILE] [--json] VERB ...\n\n", f);
+	for (int i = 0; i < N_VERBS; i++) {
+		char head[60];
+
+		snprintf(head, sizeof head, "%s %s", verbs[i].name, verbs[i].arguments);
+		fprintf(f, "  %-38s %s\n", head, verbs[i].summary);
+	}
+	fputs("\nexit status: 0 ok, 1 failed, 2 usage, 3 partial, 4 not found, 5 no daemon, 6 busy, 7 too large,\n"
+	      "             8 store damaged, 9 mismatch, 10 permission, 124 deadline, 130 interrupted or cancelled\n", f);
+}
+
+static int run_help(struct cli *c)
+{
+	const struct verb *v;
+
+	if (!c->n_arguments) {
+		print_help(stdout);
+		return 0;
+	}
+	if (!(v = find_verb(c->arguments[0])))
+		return unknown_verb(c->arguments[0], &c->err);
+	print_verb_help(stdout, v);
+	return 0;
+}
+
+/* Read options up to the verb (`verb` NULL, those that go with none), or all the options and arguments of one. */
+static int parse(struct cli *c, int argc, char **argv, const struct verb *verb, struct err *err)
+{
+	struct option known[N_OPTIONS + 1] = {0};
+	unsigned takes = EVERYWHERE | (verb ? verb->takes : BIT(OPTION_VERSION));
+	int n = 0, option;
+
+	for (int i = 0; i < N_OPTIONS; i++)
+		if (takes & BIT(i))
+			known[n++] = (struct option){option_name(i), option_value(i) ? required_argument : no_argument, NULL,
+						     i + 256};
+	opterr = 0;
+	optind = 0; /* begin anew, whatever was parsed before */
+	while ((option = getopt_long(argc, argv, verb ? ":h" : "+:h", known, NULL)) != -1) {
+		if (option == ':')
+			return err_set(err, ERR_USAGE, "%s needs a value", argv[optind - 1]);
+		if (option == '?')
+			return err_set(err, ERR_USAGE, "%s%sunknown option %s: see quire help%s%s", verb ? verb->name : "",
+				       verb ? ": " : "", argv[optind - 1], verb ? " " : "", verb ? verb->name : "");
+		option = option == 'h' ? OPTION_HELP : option - 256;
+		c->given[option] = true;
+		if (!option_value(option))
+			continue;
+		if (c->n_values == MAX_VALUES)
+			return err_set(err, ERR_USAGE, "more than %d options", MAX_VALUES);
+		c->values[c->n_values].option = option;
+		c->values[c->n_values++].text = optarg;
+	}
+	if (!verb || c->given[OPTION_HELP])
+		return 0;
+	if (argc - optind < verb->least || argc - optind > verb->most)
+		return err_set(err, ERR_USAGE, "%s takes %s: see quire help %s", verb->name,
+			       *verb->arguments ? verb->arguments : "no arguments", verb->name);
+	while (optind < argc)
+		c->arguments[c->n_arguments++] = argv[optind++];
+	return 0;
+}
+
+static int run_verb(struct cli *c, const struct verb *verb)
+{
+	struct sigaction action = {.sa_handler = on_interrupt};
+	int status;
+
+	if (c->given[OPTION_HELP]) {
+		print_verb_help(stdout, verb);
+		return 0;
+	}
+	if (verb->run != run_serve) {
+		sigaction(SIGINT, &action, NULL);
+		action.sa_handler = SIG_IGN;
+		sigaction(SIGPIPE, &action, NULL);
+	}
+	status = verb->run(c);
+	/* An answer that could not be written was not given. */
+	if (status >= 0 && (fflush(stdout) || ferror(stdout)))
+		status = err_errno(&c->err, errno, "write the output");
+	if (status < 0) {
+		print_error(&c->err, c->given[OPTION_JSON]);
+		status = err_exit_status(c->err.code);
+	}
+	return status;
+}
+
+static int usage_error(struct cli *c)
+{
+	print_error(&c->err, c->given[OPTION_JSON]);
+	return err_exit_status(c->err.code);
+}
+
+int cli_main(int argc, char **argv)
+{
+	struct cli *c = xcalloc(1, sizeof *c);
+	const struct verb *verb;
+	int at, status;
+
+	if (parse(c, argc, argv, NULL, &c->err)) {
+		status = usage_error(c);
+	} else if ((at = optind) == argc || c->given[OPTION_HELP] || c->given[OPTION_VERSION]) {
+		if (c->given[OPTION_VERSION])
+			status = run_version(c);
+		else
+			print_help((status = c->given[OPTION_HELP] ? 0 : err_exit_status(ERR_USAGE)) ? stderr : stdout);
+	} else if (!(verb = find_verb(argv[at]))) {
+		unknown_verb(argv[at], &c->err);
+		status = usage_error(c);
+	} else if (verb->run == run_model) {
+		optind = 0;
+		status = model_verb(argc - at - 1, argv + at + 1);
+	} else {
+		status = parse(c, argc - at, argv + at, verb, &c->err) ? usage_error(c) : run_verb(c, verb);
+	}
+	free(c);
+	return status;
+}
+
+int cli_serve(int argc, char **argv)
+{
+	struct cli *c = xcalloc(1, sizeof *c);
+	const struct verb *verb = find_verb("serve");
+	int status = parse(c, argc, argv, verb, &c->err) ? usage_error(c) : run_verb(c, verb);
+
+	free(c);
+	return status;
+}

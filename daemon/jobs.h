@@ -1,0 +1,58 @@
+/*
+ * Jobs, in jobs.sqlite: what was accepted stays accepted. Every call that changes a job has it on disk when it
+ * returns (WAL, synchronous=FULL), so that a 202 survives a power cut.
+ *
+ * States go queued -> running -> done | failed | cancelled. A job that runs when the process dies is queued again by
+ * the next jobs_open; one that was begun three times without an end is failed instead, since it may be what kills us.
+ * An ingest run twice does its work once: what it computed is in the store already.
+ *
+ * All of it belongs to the loop thread.
+ */
+#ifndef QUIRE_DAEMON_JOBS_H
+#define QUIRE_DAEMON_JOBS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "config/err.h"
+#include "daemon/api.h"
+
+enum {
+	JOBS_MAX_ATTEMPTS = 3,
+	JOBS_MAX_QUEUED = 1000, /* more are refused: ERR_BUSY */
+	JOBS_KEPT = 1000,       /* ended ones that stay for `quire jobs`; older ones go */
+};
+
+struct jobs;
+
+/* Open or create DIR/jobs.sqlite. DIR exists. A file of a newer format is refused. */
+int jobs_open(struct jobs **out, const char *dir, struct err *err);
+/* Takes NULL. */
+void jobs_close(struct jobs *j);
+
+/* Accept a job. While one for the same corpus waits or runs: that one's id if it is the same request, else ERR_BUSY
+ * naming it. */
+int jobs_add(struct jobs *j, const struct api_ingest *request, int64_t *id, struct err *err);
+
+/* The oldest queued job, counted as begun once more: 1, and the job in *job (api_job_clear it); 0: none. */
+int jobs_begin(struct jobs *j, struct api_job *job, struct err *err);
+
+/* Back to queued, the attempt not counted: the daemon stops in good order. */
+int jobs_put_back(struct jobs *j, int64_t id, struct err *err);
+
+/* The end of a job. error NULL: done; ERR_CANCELLED: cancelled; else failed. progress may be NULL. */
+int jobs_end(struct jobs *j, int64_t id, const struct ingest_progress *progress, const struct err *error,
+	     struct err *err);
+
+/* Remember how far a running job is, for whoever looks after a crash. */
+int jobs_progress(struct jobs *j, int64_t id, const struct ingest_progress *progress, struct err *err);
+
+/* ERR_NOT_FOUND when there is no such job. api_job_clear it. */
+int jobs_get(struct jobs *j, int64_t id, struct api_job *job, struct err *err);
+
+/* The newest `most` jobs, newest first. Free each with api_job_clear, and the array. */
+int jobs_list(struct jobs *j, size_t most, struct api_job **out, size_t *n, struct err *err);
+
+int jobs_count(struct jobs *j, enum job_state state, int64_t *n, struct err *err);
+
+#endif

@@ -1,0 +1,88 @@
+/*
+ * What the daemon's threads say to each other. A message is one malloc'ed struct; its memory, and all it points to,
+ * belongs to whoever holds it. The one exception is `cancel`: it belongs to the loop, which keeps it until the
+ * message that ends the ask or the job (MESSAGE_ASKED, MESSAGE_INGESTED) is back.
+ *
+ *             ASK, INGEST                PREPARE
+ *     loop ---------------> engine ------------------> ingest
+ *       ^                   |    ^                      |  |
+ *       |--- STORE, MODEL, -'    '------ PREPARED ------'  |
+ *       |    PHASE, TOKEN, ASKED, PROGRESS, INGESTED       |
+ *       '------------------- PROGRESS ---------------------'
+ *
+ * To stop, the loop sets every cancel and closes the engine's queue; the engine ends what it has, closes the ingest
+ * thread's queue, waits for it, and says STOPPED.
+ */
+#ifndef QUIRE_DAEMON_MESSAGE_H
+#define QUIRE_DAEMON_MESSAGE_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "cache/cache.h"
+#include "config/err.h"
+#include "daemon/api.h"
+#include "ingest/ingest.h"
+
+enum message_kind {
+	MESSAGE_ASK,
+	MESSAGE_INGEST,
+	MESSAGE_PREPARE,
+	MESSAGE_PREPARED,
+	MESSAGE_STORE,    /* the store is open, or its numbers have changed; with err: it does not open */
+	MESSAGE_MODEL,
+	MESSAGE_PHASE,
+	MESSAGE_TOKEN,
+	MESSAGE_ASKED,    /* the end of an ask: err.code 0, or why not */
+	MESSAGE_PROGRESS,
+	MESSAGE_INGESTED, /* the end of a job: likewise */
+	MESSAGE_STOPPED,  /* the last one */
+};
+
+enum ask_phase {
+	ASK_QUEUED,
+	ASK_LOAD,    /* latents come from the store */
+	ASK_PREFILL, /* the question is computed */
+};
+
+struct message {
+	enum message_kind kind;
+	int64_t id;                    /* of the ask or the job */
+	const atomic_bool *cancel;
+	struct err err;
+	union {
+		struct {
+			struct api_ask request;
+			int64_t accepted_ns;   /* CLOCK_MONOTONIC */
+		} ask;
+		struct {
+			struct api_ingest request;
+			struct cache_snapshot *previous; /* PREPARE, PREPARED: the corpus as it is, or NULL */
+			struct ingest *in;               /* PREPARED */
+		} ingest;
+		struct ingest_progress progress;
+		struct cache_stats store;
+		struct {
+			struct api_model_status model;
+			struct api_engine_status engine;
+		} model;
+		struct {
+			enum ask_phase phase;
+			int64_t tokens;
+		} phase;
+		struct {
+			char *text;            /* UTF-8 */
+			size_t bytes;
+		} token;
+		struct {
+			struct api_usage usage;
+			const char *finish;    /* "stop" or "length"; static */
+		} asked;
+	};
+};
+
+struct message *message_new(enum message_kind kind, int64_t id);
+/* Takes a void * so that queue_free can call it. Takes NULL. */
+void message_free(void *message);
+
+#endif

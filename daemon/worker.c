@@ -1,0 +1,661 @@
+#include "daemon/worker.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cache/cache.h"
+#include "config/log.h"
+#include "config/mem.h"
+#include "daemon/message.h"
+#include "engine/engine.h"
+#include "engine/model.h"
+#include "engine/recall.h"
+#include "engine/render.h"
+#include "engine/sample.h"
+#include "engine/tokenizer.h"
+#include "ingest/ingest.h"
+
+/* A question is computed in pieces of this many tokens, so that a cancelled one stops soon. The bits do not depend
+ * on it. */
+enum { PREFILL_CHUNK = 128, PROGRESS_MS = 200 };
+
+struct worker {
+	const struct config *config;
+	struct queue *in, *to_ingest, *to_loop;
+	pthread_t engine_thread, ingest_thread;
+
+	/* The engine thread's, from here on; the tokenizer does not change, so the ingest thread reads it too. */
+	struct cache *cache;
+	struct engine *engine;
+	struct model *model;
+	struct tokenizer *tokenizer;
+	struct renderer *renderer;    /* NULL: no_renderer says why */
+	struct err no_renderer;
+	struct err no_model;          /* code 0: there is one */
+	enum latent_format latents;
+	int64_t context_tokens;
+	float *logits;
+
+	/* The corpus that was asked last. */
+	struct cache_snapshot *held;
+	struct session *session;
+
+	/* The ingest in progress, if job is not NULL: prepared elsewhere while in is NULL. */
+	struct message *job;
+	struct ingest *ingest;
+	int64_t told_ms;
+};
+
+static int64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static double seconds_since(int64_t ns)
+{
+	return (double)(now_ns() - ns) * 1e-9;
+}
+
+static bool is_cancelled(const struct message *m)
+{
+	return atomic_load(m->cancel);
+}
+
+/* To the loop, which drains its queue to the last message: this can only wait, not fail. */
+static void tell(struct worker *w, struct message *m)
+{
+	if (queue_push(w->to_loop, m) != QUEUE_OK)
+		message_free(m);
+}
+
+static void tell_store(struct worker *w)
+{
+	struct message *m = message_new(MESSAGE_STORE, 0);
+
+	cache_stats(w->cache, &m->store);
+	tell(w, m);
+}
+
+/* The ingest thread. */
+
+struct report {
+	struct worker *w;
+	int64_t id, told_ms;
+};
+
+static void report_progress(void *ctx, const struct ingest_progress *p)
+{
+	struct report *r = ctx;
+	int64_t now = now_ns() / 1000000;
+	struct message *m;
+
+	if (now - r->told_ms < PROGRESS_MS)
+		return;
+	r->told_ms = now;
+	m = message_new(MESSAGE_PROGRESS, r->id);
+	m->progress = *p;
+	tell(r->w, m);
+}
+
+static char **join_globs(char *const *a, char *const *b)
+{
+	size_t n = 0, n_a = 0, n_b = 0;
+	char **all;
+
+	while (a && a[n_a])
+		n_a++;
+	while (b && b[n_b])
+		n_b++;
+	all = xcalloc(n_a + n_b + 1, sizeof *all);
+	for (size_t i = 0; i < n_a; i++)
+		all[n++] = a[i];
+	for (size_t i = 0; i < n_b; i++)
+		all[n++] = b[i];
+	return all;
+}
+
+static void prepare(struct worker *w, struct message *m)
+{
+	char **exclude = join_globs(w->config->ingest.exclude, m->ingest.request.exclude);
+	char **include = join_globs(w->config->ingest.include, m->ingest.request.include);
+	struct ingest_options opt = {
+		.corpus = m->ingest.request.corpus,
+		.source = m->ingest.request.source,
+		.max_file_bytes = w->config->ingest.max_file_bytes,
+		.max_tokens = w->context_tokens,
+		.exclude = (const char *const *)exclude,
+		.include = (const char *const *)include,
+		.previous = m->ingest.previous,
+	};
+	struct report r = {.w = w, .id = m->id};
+
+	if (ingest_prepare(&m->ingest.in, &opt, w->tokenizer, m->cancel, report_progress, &r, &m->err))
+		m->ingest.in = NULL;
+	free(exclude);
+	free(include);
+}
+
+static void *run_ingest_thread(void *ctx)
+{
+	struct worker *w = ctx;
+	void *m;
+
+	while (queue_pop(w->to_ingest, &m) == QUEUE_OK) {
+		prepare(w, m);
+		((struct message *)m)->kind = MESSAGE_PREPARED;
+		/* Refused when the daemon stops. */
+		if (queue_push(w->in, m) != QUEUE_OK)
+			message_free(m);
+	}
+	return NULL;
+}
+
+/* An ingest, as the engine thread sees it. */
+
+static void end_job(struct worker *w, const struct err *err)
+{
+	struct message *m = message_new(MESSAGE_INGESTED, w->job->id);
+
+	if (err)
+		m->err = *err;
+	ingest_free(w->ingest);
+	w->ingest = NULL;
+	message_free(w->job);
+	w->job = NULL;
+	tell_store(w);
+	tell(w, m);
+}
+
+static void drop_held(struct worker *w)
+{
+	session_free(w->session);
+	w->session = NULL;
+	cache_free_snapshot(w->held);
+	w->held = NULL;
+}
+
+static int begin_job(struct worker *w, struct message *job, struct err *err)
+{
+	const struct api_ingest *request = &job->ingest.request;
+	struct cache_snapshot *previous = NULL;
+	struct message *m;
+
+	if (w->no_model.code) {
+		*err = w->no_model;
+		return -1;
+	}
+	if (cache_load_snapshot(w->cache, request->corpus, &previous, err) && err->code != ERR_NOT_FOUND)
+		return -1;
+	if (previous && strcmp(previous->source, request->source)) {
+		err_set(err, ERR_MISMATCH, "corpus %s was read from %s, not from %s: give the new one another name with "
+			"--as", request->corpus, previous->source, request->source);
+		cache_free_snapshot(previous);
+		return -1;
+	}
+	m = message_new(MESSAGE_PREPARE, job->id);
+	m->cancel = job->cancel;
+	m->ingest.previous = previous;
+	api_ingest_copy(&m->ingest.request, request);
+	if (queue_push(w->to_ingest, m) != QUEUE_OK) {
+		message_free(m);
+		return err_set(err, ERR_CANCELLED, "the daemon stops");
+	}
+	return 0;
+}
+
+static void take_job(struct worker *w, struct message *job)
+{
+	struct err err = {0};
+
+	assert(!w->job);
+	w->job = job;
+	w->told_ms = 0;
+	log_info("job j-%lld begins corpus=%s", (long long)job->id, job->ingest.request.corpus);
+	if (begin_job(w, job, &err))
+		end_job(w, &err);
+}
+
+static void take_prepared(struct worker *w, struct message *m)
+{
+	struct err err = m->err;
+
+	if (m->ingest.in && !ingest_begin(m->ingest.in, w->engine, w->model, w->latents, w->cache, &err)) {
+		w->ingest = m->ingest.in;
+		m->ingest.in = NULL;
+	} else {
+		end_job(w, &err);
+	}
+	message_free(m);
+}
+
+static void step_job(struct worker *w)
+{
+	struct message *m = message_new(MESSAGE_PROGRESS, w->job->id);
+	struct err err = {0};
+	int64_t now;
+	int more;
+
+	if (is_cancelled(w->job)) {
+		message_free(m);
+		err_set(&err, ERR_CANCELLED, "cancelled");
+		end_job(w, &err);
+		return;
+	}
+	more = ingest_step(w->ingest, &m->progress, &err);
+	now = now_ns() / 1000000;
+	if (more <= 0 || now - w->told_ms >= PROGRESS_MS) {
+		w->told_ms = now;
+		tell(w, m);
+	} else {
+		message_free(m);
+	}
+	if (!more && w->held && !strcmp(w->held->corpus, w->job->ingest.request.corpus))
+		drop_held(w);
+	if (more <= 0)
+		end_job(w, more ? &err : NULL);
+}
+
+/* An ask. */
+
+static void tell_phase(struct worker *w, const struct message *ask, enum ask_phase phase, int64_t tokens)
+{
+	struct message *m = message_new(MESSAGE_PHASE, ask->id);
+
+	m->phase.phase = phase;
+	m->phase.tokens = tokens;
+	tell(w, m);
+}
+
+/* The bytes in `text`, if there are any, and leave it empty. */
+static void tell_text(struct worker *w, const struct message *ask, struct bytes *text)
+{
+	struct message *m;
+
+	if (!text->n)
+		return;
+	m = message_new(MESSAGE_TOKEN, ask->id);
+	m->token.text = text->data;
+	m->token.bytes = text->n;
+	*text = (struct bytes){0};
+	tell(w, m);
+}
+
+/* Make w->held the current snapshot of the corpus; its session may still be loaded. */
+static int hold_corpus(struct worker *w, const char *corpus, struct err *err)
+{
+	struct cache_snapshot *snapshot;
+
+	if (w->held && !strcmp(w->held->corpus, corpus))
+		return 0;
+	if (cache_load_snapshot(w->cache, corpus, &snapshot, err))
+		return -1;
+	drop_held(w);
+	w->held = snapshot;
+	return 0;
+}
+
+static void hex(char out[17], const uint8_t *bytes)
+{
+	for (int i = 0; i < 8; i++)
+		sprintf(out + 2 * i, "%02x", bytes[i]);
+}
+
+static int check_identity(struct worker *w, struct err *err)
+{
+	uint8_t identity[MODEL_ID_BYTES];
+	char ours[17], theirs[17];
+
+	engine_identity(w->engine, w->model, w->latents, identity);
+	if (!memcmp(identity, w->held->identity, sizeof identity))
+		return 0;
+	hex(ours, identity);
+	hex(theirs, w->held->identity);
+	return err_set(err, ERR_MISMATCH, "corpus %s was made by another model or with other settings (identity %s, and "
+		       "this daemon's is %s): make it again with `quire ingest %s --as %s`", w->held->corpus, theirs, ours,
+		       w->held->source, w->held->corpus);
+}
+
+/* The corpus's latents in w->session, and nothing behind them. */
+static int load_session(struct worker *w, const struct message *ask, struct api_usage *usage, struct err *err)
+{
+	const struct session_options opt = {.latents = w->latents, .max_tokens = w->context_tokens};
+	struct recall_stats stats = {0};
+	int64_t began = now_ns();
+
+	if (!w->session) {
+		tell_phase(w, ask, ASK_LOAD, w->held->n_tokens);
+		if (session_new(&w->session, w->engine, w->model, &opt, err) ||
+		    recall_snapshot(w->session, w->engine, w->model, w->latents, w->cache, w->held, w->held->n_tokens,
+				    &stats, err)) {
+			drop_held(w);
+			return -1;
+		}
+	}
+	usage->loaded_tokens = stats.loaded_tokens;
+	usage->recomputed_tokens = stats.recomputed_tokens;
+	usage->cached_tokens = w->held->n_tokens - stats.recomputed_tokens;
+	usage->load_s = seconds_since(began);
+	return 0;
+}
+
+static int cancelled(const struct message *ask, struct err *err)
+{
+	return is_cancelled(ask) ? err_set(err, ERR_CANCELLED, "cancelled") : 0;
+}
+
+static int prefill(struct worker *w, const struct message *ask, const struct ids *ids, struct err *err)
+{
+	tell_phase(w, ask, ASK_PREFILL, (int64_t)ids->n);
+	for (size_t i = 0; i < ids->n; i += PREFILL_CHUNK) {
+		size_t n = ids->n - i < PREFILL_CHUNK ? ids->n - i : PREFILL_CHUNK;
+
+		if (cancelled(ask, err) ||
+		    session_append(w->session, ids->id + i, n, i + n == ids->n ? w->logits : NULL, NULL, err))
+			return -1;
+	}
+	return 0;
+}
+
+static double number(const struct api_ask *a, enum api_number n, double otherwise)
+{
+	return a->given[n] ? a->numbers[n] : otherwise;
+}
+
+static bool is_stop(const struct model_config *c, int32_t id)
+{
+	for (int i = 0; i < c->n_eos; i++)
+		if (c->eos[i] == id)
+			return true;
+	return false;
+}
+
+/* Sample and append until a stop id or max_tokens; text goes out as it becomes whole. */
+static int generate(struct worker *w, const struct message *ask, int64_t max_tokens, struct message *end,
+		    struct err *err)
+{
+	const struct api_ask *a = &ask->ask.request;
+	struct sample_options opt = {
+		.temperature = (float)number(a, API_TEMPERATURE, w->config->query.temperature),
+		.top_p = (float)number(a, API_TOP_P, w->config->query.top_p),
+		.top_k = (int32_t)number(a, API_TOP_K, (double)w->config->query.top_k),
+		.min_p = (float)number(a, API_MIN_P, w->config->query.min_p),
+		.seed = (uint64_t)number(a, API_SEED, (double)w->config->query.seed),
+	};
+	struct sampler *sampler = sampler_new(&opt, w->tokenizer, w->model->config.vocab);
+	struct text_stream stream = {0};
+	struct bytes text = {0};
+	int64_t first_ns = 0;
+	int failed = 0;
+
+	end->asked.finish = "length";
+	while (!failed) {
+		int32_t id;
+		const char *piece;
+		size_t n;
+
+		if ((failed = cancelled(ask, err)) || (failed = sampler_next(sampler, w->logits, &id, err)))
+			break;
+		if (!first_ns) {
+			first_ns = now_ns();
+			end->asked.usage.ttft_s = seconds_since(ask->ask.accepted_ns);
+		}
+		if (is_stop(&w->model->config, id)) {
+			end->asked.finish = "stop";
+			break;
+		}
+		end->asked.usage.completion_tokens++;
+		piece = tokenizer_piece(w->tokenizer, id, &n);
+		if (piece && !tokenizer_is_special(w->tokenizer, id))
+			text_stream_push(&stream, &text, piece, n);
+		tell_text(w, ask, &text);
+		if (end->asked.usage.completion_tokens >= max_tokens)
+			break;
+		failed = session_append(w->session, &id, 1, w->logits, NULL, err);
+	}
+	text_stream_end(&stream, &text);
+	tell_text(w, ask, &text);
+	bytes_free(&text);
+	sampler_free(sampler);
+	end->asked.usage.decode_s = first_ns ? seconds_since(first_ns) : 0;
+	return failed;
+}
+
+/* What fits: all that was asked for, or a refusal; a default gives way to the room there is. */
+static int check_room(struct worker *w, const struct api_ask *a, int64_t question_tokens, int64_t *max_tokens,
+		      struct err *err)
+{
+	int64_t room = w->context_tokens - w->held->n_tokens - question_tokens;
+
+	*max_tokens = (int64_t)number(a, API_MAX_TOKENS, (double)w->config->query.max_tokens);
+	if (!a->given[API_MAX_TOKENS] && room >= 1 && *max_tokens > room)
+		*max_tokens = room;
+	if (*max_tokens <= room)
+		return 0;
+	return err_set(err, ERR_TOO_LARGE, "the context holds %lld tokens: corpus %s has %lld, the question %lld, and the "
+		       "answer may have %lld", (long long)w->context_tokens, w->held->corpus, (long long)w->held->n_tokens,
+		       (long long)question_tokens, (long long)*max_tokens);
+}
+
+static int answer(struct worker *w, const struct message *ask, struct message *end, struct err *err)
+{
+	const struct api_ask *a = &ask->ask.request;
+	struct api_usage *usage = &end->asked.usage;
+	struct ids ids = {0};
+	int64_t max_tokens;
+	int failed;
+
+	if (w->no_model.code) {
+		*err = w->no_model;
+		return -1;
+	}
+	if (!w->renderer) {
+		*err = w->no_renderer;
+		return -1;
+	}
+	if (cancelled(ask, err) || hold_corpus(w, a->corpus, err) || check_identity(w, err))
+		return -1;
+	failed = render_question(w->renderer, &ids, a->question, strlen(a->question), a->think, err) ||
+		 check_room(w, a, (int64_t)ids.n, &max_tokens, err) || load_session(w, ask, usage, err) ||
+		 prefill(w, ask, &ids, err) || generate(w, ask, max_tokens, end, err);
+	usage->prefilled_tokens = (int64_t)ids.n + usage->recomputed_tokens;
+	usage->prompt_tokens = usage->cached_tokens + usage->prefilled_tokens;
+	if (w->session)
+		session_truncate(w->session, w->held->n_tokens);
+	ids_free(&ids);
+	return failed ? -1 : 0;
+}
+
+static void take_ask(struct worker *w, struct message *ask)
+{
+	struct message *end = message_new(MESSAGE_ASKED, ask->id);
+
+	if (answer(w, ask, end, &end->err) && !end->err.code)
+		err_set(&end->err, ERR_FAILED, "the answer failed, and nobody said why");
+	if (end->err.code && end->err.code != ERR_CANCELLED)
+		err_wrap(&end->err, "cannot answer");
+	message_free(ask);
+	tell_store(w);
+	tell(w, end);
+}
+
+/* The engine thread. */
+
+static int open_model(struct worker *w, struct message *m, struct err *err)
+{
+	const struct config *c = w->config;
+	struct engine_options engine_options = {.n_threads = (int)c->compute.threads};
+	struct model_options model_options = {.mla_norm_eps = (float)c->model.mla_norm_eps};
+	int compute = compute_profile_from_name(c->model.compute), latents = latent_format_from_name(c->model.latents);
+	uint8_t identity[MODEL_ID_BYTES];
+	int64_t began = now_ns();
+	char *path;
+	int failed;
+
+	if (compute < 0 || latents < 0)
+		return err_set(err, ERR_USAGE, "model.compute %s or model.latents %s is not known", c->model.compute,
+			       c->model.latents);
+	engine_options.compute = (enum compute_profile)compute;
+	w->latents = (enum latent_format)latents;
+	if (engine_open(&w->engine, &engine_options, err))
+		return -1;
+	model_options.n_threads = engine_n_threads(w->engine);
+	snprintf(m->model.engine.isa, sizeof m->model.engine.isa, "%s", engine_isa(w->engine));
+	snprintf(m->model.engine.compute, sizeof m->model.engine.compute, "%s", c->model.compute);
+	snprintf(m->model.engine.latents, sizeof m->model.engine.latents, "%s", c->model.latents);
+	m->model.engine.n_threads = engine_n_threads(w->engine);
+	if (model_open(&w->model, c->model.path, &model_options, err))
+		return -1;
+	path = xasprintf("%s/tokenizer.json", c->model.path);
+	failed = tokenizer_open(&w->tokenizer, path, err);
+	free(path);
+	if (failed)
+		return -1;
+	if (renderer_open(&w->renderer, c->model.path, w->model->config.architecture, c->model.template, w->tokenizer,
+			  &w->no_renderer))
+		snprintf(m->model.model.no_renderer, sizeof m->model.model.no_renderer, "%s", w->no_renderer.text);
+	w->logits = xcalloc((size_t)w->model->config.vocab, sizeof *w->logits);
+	w->context_tokens = w->model->config.max_positions;
+	if (c->context.max_tokens && c->context.max_tokens < w->context_tokens)
+		w->context_tokens = c->context.max_tokens;
+	engine_identity(w->engine, w->model, w->latents, identity);
+	hex(m->model.model.identity, identity);
+	memcpy(m->model.model.architecture, w->model->config.architecture, sizeof m->model.model.architecture);
+	m->model.model.parameters = model_count_parameters(&w->model->config).total;
+	m->model.model.context_tokens = w->context_tokens;
+	m->model.model.loaded_bytes = (int64_t)w->model->loaded_bytes;
+	m->model.model.load_s = seconds_since(began);
+	return 0;
+}
+
+/* Tells how it went; without a model the thread goes on. */
+static void begin(struct worker *w)
+{
+	struct message *m = message_new(MESSAGE_MODEL, 0);
+	struct err err = {0};
+
+	if (!w->config->model.path) {
+		err_set(&w->no_model, ERR_UNAVAILABLE,
+			"there is no model: set model.path in the configuration to its directory, and restart");
+		m->model.model.state = MODEL_NONE;
+	} else if (open_model(w, m, &err)) {
+		err_set(&w->no_model, ERR_UNAVAILABLE, "the model of model.path does not open: %s", err.text);
+		snprintf(m->model.model.error, sizeof m->model.model.error, "%s", err.text);
+		m->model.model.state = MODEL_FAILED;
+	} else {
+		m->model.model.state = MODEL_READY;
+	}
+	tell(w, m);
+}
+
+static void take(struct worker *w, struct message *m)
+{
+	switch (m->kind) {
+	case MESSAGE_ASK:
+		take_ask(w, m);
+		break;
+	case MESSAGE_INGEST:
+		take_job(w, m);
+		break;
+	case MESSAGE_PREPARED:
+		take_prepared(w, m);
+		break;
+	default:
+		assert(!"a message that is not for the engine");
+	}
+}
+
+static void work(struct worker *w)
+{
+	for (;;) {
+		void *m;
+		enum queue_state state = w->ingest ? queue_try_pop(w->in, &m) : queue_pop(w->in, &m);
+
+		if (state == QUEUE_CLOSED)
+			break;
+		if (state == QUEUE_OK)
+			take(w, m);
+		else
+			step_job(w);
+	}
+}
+
+static void *run_engine_thread(void *ctx)
+{
+	struct worker *w = ctx;
+	struct message *m = message_new(MESSAGE_STORE, 0);
+	struct err err;
+
+	if (cache_open(&w->cache, w->config->store.path, &m->err)) {
+		tell(w, m);
+	} else {
+		cache_stats(w->cache, &m->store);
+		tell(w, m);
+		begin(w);
+		work(w);
+	}
+	queue_close(w->to_ingest);
+	pthread_join(w->ingest_thread, NULL);
+	if (w->job) {
+		err_set(&err, ERR_CANCELLED, "the daemon stops");
+		end_job(w, &err);
+	}
+	drop_held(w);
+	free(w->logits);
+	renderer_close(w->renderer);
+	tokenizer_close(w->tokenizer);
+	model_close(w->model);
+	engine_close(w->engine);
+	cache_close(w->cache);
+	tell(w, message_new(MESSAGE_STOPPED, 0));
+	return NULL;
+}
+
+int worker_start(struct worker **out, const struct config *config, struct queue *to_loop, struct err *err)
+{
+	struct worker *w = xcalloc(1, sizeof *w);
+	int number;
+
+	w->config = config;
+	w->to_loop = to_loop;
+	/* Beside the asks, one ingest, and the same ingest prepared. */
+	if (queue_new(&w->in, (size_t)config->server.max_queue + 2, err) || queue_new(&w->to_ingest, 1, err))
+		goto fail;
+	if ((number = pthread_create(&w->ingest_thread, NULL, run_ingest_thread, w))) {
+		err_errno(err, number, "start the ingest thread");
+		goto fail;
+	}
+	if ((number = pthread_create(&w->engine_thread, NULL, run_engine_thread, w))) {
+		err_errno(err, number, "start the engine thread");
+		queue_close(w->to_ingest);
+		pthread_join(w->ingest_thread, NULL);
+		goto fail;
+	}
+	*out = w;
+	return 0;
+fail:
+	queue_free(w->in, NULL);
+	queue_free(w->to_ingest, NULL);
+	free(w);
+	return -1;
+}
+
+struct queue *worker_queue(struct worker *w)
+{
+	return w->in;
+}
+
+void worker_join(struct worker *w)
+{
+	if (!w)
+		return;
+	pthread_join(w->engine_thread, NULL);
+	queue_free(w->in, message_free);
+	queue_free(w->to_ingest, message_free);
+	free(w);
+}
