@@ -205,7 +205,13 @@ static void the_end_of_a_job_keeps_its_reason_and_its_progress(void **state)
 	assert_int_equal(job.state, JOB_FAILED);
 	assert_int_equal(job.error.code, ERR_TOO_LARGE);
 	assert_string_equal(job.error.text, "corpus a has 9 tokens");
-	assert_memory_equal(&job.progress, &p, sizeof p);
+	assert_int_equal(job.progress.phase, p.phase); /* field by field: the padding between them is anything */
+	assert_int_equal(job.progress.n_files, p.n_files);
+	assert_int_equal(job.progress.n_skipped, p.n_skipped);
+	assert_int_equal(job.progress.read_bytes, p.read_bytes);
+	assert_int_equal(job.progress.n_tokens, p.n_tokens);
+	assert_int_equal(job.progress.reused_tokens, p.reused_tokens);
+	assert_int_equal(job.progress.done_tokens, p.done_tokens);
 	api_job_clear(&job);
 	assert_int_equal(state_of(j, b, NULL), JOB_CANCELLED);
 	assert_int_equal(jobs_get(j, 99, &job, &err), -1);
