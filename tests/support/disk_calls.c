@@ -94,12 +94,13 @@ int ftruncate64(int fd, off64_t n)
 	return ftruncate(fd, n);
 }
 
+/* Nothing is synced: what a killed process wrote is in the page cache, and a test cannot cut the power. */
 int fsync(int fd)
 {
 	int number = count(fd, NULL, 0, 0);
 
 	number = number ? number : calls.sync_number;
-	return (int)result(number, number ? 0 : syscall(SYS_fsync, fd));
+	return (int)result(number, 0);
 }
 
 int fdatasync(int fd)
@@ -107,5 +108,5 @@ int fdatasync(int fd)
 	int number = count(fd, NULL, 0, 0);
 
 	number = number ? number : calls.sync_number;
-	return (int)result(number, number ? 0 : syscall(SYS_fdatasync, fd));
+	return (int)result(number, 0);
 }
