@@ -590,6 +590,7 @@ json_t *api_status_json(const struct api_status *s)
 	json_object_set_new(o, "error", text_or_null(s->model.error));
 	if (s->model.state == MODEL_READY) {
 		json_object_set_new(o, "architecture", text_or_null(s->model.architecture));
+		json_object_set_new(o, "renderer", text_or_null(s->model.renderer));
 		json_object_set_new(o, "no_renderer", text_or_null(s->model.no_renderer));
 		json_object_set_new(o, "identity", text_or_null(s->model.identity));
 		json_object_set_new(o, "context_tokens", integer(s->model.context_tokens));

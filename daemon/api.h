@@ -155,7 +155,8 @@ struct api_model_status {
 	const char *path;              /* NULL: none; the rest is known when it is ready, or failed */
 	char error[1024];              /* MODEL_FAILED: why */
 	char architecture[48];
-	char no_renderer[1024];        /* not "": why questions are refused */
+	char renderer[16];             /* "glm-5.2"; "" when there is none, */
+	char no_renderer[1024];        /* which is why questions are refused */
 	char identity[17];             /* the first 16 hex digits */
 	int64_t context_tokens, loaded_bytes;
 	uint64_t parameters;

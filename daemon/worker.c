@@ -367,8 +367,16 @@ static double number(const struct api_ask *a, enum api_number n, double otherwis
 	return a->given[n] ? a->numbers[n] : otherwise;
 }
 
-static bool is_stop(const struct model_config *c, int32_t id)
+/* The checkpoint says which ids end an answer, and so does the renderer. */
+static bool is_stop(const struct worker *w, int32_t id)
 {
+	const struct model_config *c = &w->model->config;
+	size_t n;
+	const int32_t *stops = renderer_stop_ids(w->renderer, &n);
+
+	for (size_t i = 0; i < n; i++)
+		if (stops[i] == id)
+			return true;
 	for (int i = 0; i < c->n_eos; i++)
 		if (c->eos[i] == id)
 			return true;
@@ -405,7 +413,7 @@ static int generate(struct worker *w, const struct message *ask, int64_t max_tok
 			first_ns = now_ns();
 			end->asked.usage.ttft_s = seconds_since(ask->ask.accepted_ns);
 		}
-		if (is_stop(&w->model->config, id)) {
+		if (is_stop(w, id)) {
 			end->asked.finish = "stop";
 			break;
 		}
@@ -519,6 +527,8 @@ static int open_model(struct worker *w, struct message *m, struct err *err)
 	if (renderer_open(&w->renderer, c->model.path, w->model->config.architecture, c->model.template, w->tokenizer,
 			  &w->no_renderer))
 		snprintf(m->model.model.no_renderer, sizeof m->model.model.no_renderer, "%s", w->no_renderer.text);
+	else
+		snprintf(m->model.model.renderer, sizeof m->model.model.renderer, "%s", renderer_name(w->renderer));
 	w->logits = xcalloc((size_t)w->model->config.vocab, sizeof *w->logits);
 	w->context_tokens = w->model->config.max_positions;
 	if (c->context.max_tokens && c->context.max_tokens < w->context_tokens)
