@@ -324,11 +324,13 @@ static void begin_answer(struct writing *w, bool think)
 		no_reasoning(w);
 }
 
-void render_opening(const struct renderer *r, struct ids *out)
+void render_opening(const struct tokenizer *t, struct ids *out)
 {
-	ids_push(out, r->id[GMASK]);
-	ids_push(out, r->id[SOP]);
-	ids_push(out, r->id[USER]);
+	const int32_t opening[] = {tokenizer_added_id(t, "[gMASK]"), tokenizer_added_id(t, "<sop>"),
+				   tokenizer_added_id(t, "<|user|>")};
+
+	if (opening[0] >= 0 && opening[1] >= 0 && opening[2] >= 0)
+		ids_append(out, opening, sizeof opening / sizeof *opening);
 }
 
 int render_question(const struct renderer *r, struct ids *out, const char *question, size_t bytes, bool think,

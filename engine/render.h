@@ -52,8 +52,9 @@ const int32_t *renderer_stop_ids(const struct renderer *r, size_t *n);
 /* </think>: of an answer that began in thinking, what precedes it is reasoning. */
 int32_t renderer_think_end(const struct renderer *r);
 
-/* Append what a corpus begins with: [gMASK]<sop><|user|>. */
-void render_opening(const struct renderer *r, struct ids *out);
+/* Append what every corpus begins with: [gMASK]<sop><|user|>, or nothing where the tokenizer lacks one of them (a model
+ * that cannot be asked, but can be measured). */
+void render_opening(const struct tokenizer *t, struct ids *out);
 
 /* Append the end of the documents, a question, and the answer's beginning. */
 int render_question(const struct renderer *r, struct ids *out, const char *question, size_t bytes, bool think,

@@ -58,12 +58,3 @@ size_t document_render(struct bytes *out, const char *path, const char *text, si
 		bytes_append(out, "\n", 1);
 	return header_bytes;
 }
-
-void document_opening(struct ids *out, const struct tokenizer *t)
-{
-	int32_t opening[] = {tokenizer_added_id(t, "[gMASK]"), tokenizer_added_id(t, "<sop>"),
-			     tokenizer_added_id(t, "<|user|>")};
-
-	if (opening[0] >= 0 && opening[1] >= 0 && opening[2] >= 0)
-		ids_append(out, opening, sizeof opening / sizeof *opening);
-}

@@ -11,8 +11,4 @@
  * or bytes that are not UTF-8 is quoted as in C, octal escapes included, so that no name can look like a text. */
 size_t document_render(struct bytes *out, const char *path, const char *text, size_t bytes);
 
-/* Append what every corpus begins with: [gMASK]<sop><|user|>, or nothing where the tokenizer lacks one of them (a
- * model that cannot be asked, but can be measured). */
-void document_opening(struct ids *out, const struct tokenizer *t);
-
 #endif

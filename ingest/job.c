@@ -11,6 +11,7 @@
 #include "config/log.h"
 #include "config/mem.h"
 #include "engine/recall.h"
+#include "engine/render.h"
 #include "ingest/document.h"
 #include "ingest/text.h"
 #include "ingest/walk.h"
@@ -339,7 +340,7 @@ static int prepare(struct ingest *in, const struct ingest_options *opt, const st
 		return -1;
 	walk_skipped(in->walk, &n_skipped);
 	in->progress.n_skipped = (int64_t)n_skipped;
-	document_opening(&in->ids, t);
+	render_opening(t, &in->ids);
 	in->progress.n_tokens = (int64_t)in->ids.n;
 	rc = read_documents(in, &drafts, &n, opt, t, cancel, report, ctx, err);
 	if (!rc && !n)

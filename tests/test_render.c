@@ -231,10 +231,10 @@ static void a_question_continues_the_documents(void **state)
 
 		assert_int_equal(render_question(r, &ids, "what is a?", 10, false, &err), 0);
 		assert_reads(&ids, expected[i][1]);
-		render_opening(r, &opening);
+		render_opening(tokenizer, &opening);
 		assert_reads(&opening, "[gMASK]<sop><|user|>");
 		/* The same bytes as the template's, token by token up to where documents meet. */
-		render_opening(r, &parts);
+		render_opening(tokenizer, &parts);
 		assert_int_equal(tokenizer_encode(tokenizer, &parts, documents, strlen(documents), 0, &err), 0);
 		ids_append(&parts, ids.id, ids.n);
 		snprintf(whole, sizeof whole, "[gMASK]<sop><|user|>%s%s", documents, expected[i][1]);
