@@ -1,27 +1,34 @@
 # quire. `make demo` and `make test` do everything on a bare Debian 12 machine, set-up included.
 #
 #   make                   build/quire (and build/quired, the same program)
-#   make test              the whole suite: plain, ASan+UBSan, TSan, fuzzers 10 s each
-#   make check             the plain suite alone; with SAN= under that sanitizer
+#   make test              everything: the suite plain, under ASan+UBSan, its threaded tests under TSan, the
+#                          end-to-end scripts, fuzzers 10 s each, compilers and optimisations bit for bit
+#   make check             the suite alone; ONLY="queue units" those tests. With SAN= under that sanitizer, and
+#                          `make SAN=... test` is the same with the set-up before it
+#   make e2e, make fuzz    those parts of `make test` alone; SECONDS_EACH=600 for longer fuzzing
 #   make soak              large counts: figures as JSON lines on stdout, at most 75 minutes
+#   make bench [BENCH=x]   one JSON line a figure
 #   make demo              ingest, restart, ask, in build/demo
-#   make bench [BENCH=x]   one JSON line per figure
-#   make deps              install the Debian packages that are missing
+#   make deps              install the Debian packages that a build needs and that are missing
 #   make install           PREFIX (/usr/local), DESTDIR
 #
-# Variables: CC, SAN=address,undefined|thread, OPT=-O3, BUILD=build, CUDA=1.
+# Variables: CC, SAN=address,undefined|thread, OPT, CUDA=1, V=1 (show commands). Every compiler, sanitizer and
+# optimisation builds in a directory of its own.
 
 CC      = gcc
-OPT     = $(if $(SAN),-O2,-O3)
 SAN     =
+USUAL   = $(if $(SAN),-O2,-O3)
+OPT     = $(USUAL)
 ROOT    = build
-BUILD   = $(ROOT)$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
+VARIANT = $(subst $(space),-,$(strip $(filter-out gcc,$(notdir $(CC))) $(patsubst -%,%,$(filter-out $(USUAL),$(OPT))) \
+          $(subst $(comma),-,$(SAN))))
+BUILD   = $(ROOT)$(VARIANT:%=/%)
 PREFIX  = /usr/local
 comma   = ,
+space   = $() $()
 
-PACKAGES = build-essential pkg-config liburing-dev libsqlite3-dev libyaml-dev libmicrohttpd-dev libjansson-dev \
-           libpcre2-dev libgit2-dev libxml2-dev libsodium-dev libxxhash-dev libcurl4-openssl-dev libcmocka-dev
-LIBS     = sqlite3 yaml-0.1 libmicrohttpd jansson libpcre2-8 libgit2 libsodium libxxhash libcurl
+# Where a library is not found, tests/deps.sh knows the package.
+LIBS    = sqlite3 yaml-0.1 libmicrohttpd jansson libpcre2-8 libgit2 libsodium libxxhash libcurl
 
 # -ffp-contract=off: every fused multiply-add is written out, so that the bits do not depend on the compiler.
 # -fno-math-errno lets sqrtf be the instruction; it is the only float function the numeric code uses.
@@ -30,9 +37,9 @@ CFLAGS  = -std=c11 -D_GNU_SOURCE $(OPT) -g -I. -ffp-contract=off -fno-math-errno
           -Wall -Wextra -Werror -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
           -Wno-missing-field-initializers -fstack-protector-strong -MMD -MP $(if $(SAN),-fsanitize=$(SAN) \
           -fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-error)
-CPPLIBS = $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
+CPPLIBS := $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 LDFLAGS = $(if $(SAN),-fsanitize=$(SAN)) -Wl,-z,relro,-z,now
-LDLIBS  = $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lpthread -lm
+LDLIBS  := $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lpthread -lm
 
 SOURCES = $(wildcard config/*.c offload/*.c cache/*.c engine/*.c ingest/*.c daemon/*.c)
 OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
@@ -45,59 +52,111 @@ ISA_FLAGS_fma    = -mavx2 -mfma
 ISA_FLAGS_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma
 OBJECTS += $(foreach isa,$(ISAS),$(KERNELS:%.c=$(BUILD)/%.$(isa).o))
 
-TESTS   = $(patsubst tests/test_%.c,$(BUILD)/tests/test_%,$(wildcard tests/test_*.c))
 SUPPORT = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
+TESTS   = $(patsubst %.c,$(BUILD)/%,$(if $(ONLY),$(ONLY:%=tests/test_%.c),$(wildcard tests/test_*.c)))
+BENCHES = $(patsubst %.c,$(BUILD)/%,$(if $(BENCH),$(BENCH:%=tests/bench/%.c),$(wildcard tests/bench/*.c)))
+SOAKS   = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/soak/*.c))
+FUZZERS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-all: $(BUILD)/quire $(BUILD)/quired
+# Tests with more than one thread, which `make test` runs under TSan as well.
+THREADED_TESTS = queue pool cache jobs http loop worker daemon session golden
 
-$(BUILD)/libquire.a: $(filter-out $(BUILD)/daemon/main.o,$(OBJECTS))
-	@rm -f $@
-	@ar rcs $@ $^
+RUN = MAKE='$(MAKE)' ROOT='$(ROOT)' BUILD='$(BUILD)' tests/run.sh
+
+all: $(BUILD)/quire $(BUILD)/quired $(if $(CUDA),cuda)
 
 $(BUILD)/quire: $(BUILD)/daemon/main.o $(BUILD)/libquire.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-
 $(BUILD)/quired: $(BUILD)/quire
-	ln -sf quire $@
+	@ln -sf quire $@
 
-$(BUILD)/%.o: %.c
+$(BUILD)/libquire.a: $(filter-out $(BUILD)/daemon/main.o,$(OBJECTS)) $(BUILD)/objects
+	@echo "  ar  $@"
+	$(Q)rm -f $@ && ar rcs $@ $(filter %.o,$^)
+
+$(TESTS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(BUILD)/libquire.a
+$(TESTS): LDLIBS += -lcmocka
+$(BENCHES) $(SOAKS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(BUILD)/libquire.a
+$(FUZZERS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libquire.a
+$(FUZZERS): LDFLAGS += -fsanitize=fuzzer
+
+# One way to link and one to compile, for all of them.
+Q = $(if $(V),,@)
+$(BUILD)/quire $(TESTS) $(BENCHES) $(SOAKS) $(FUZZERS):
+	@echo "  ld  $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o %.a,$^) $(LDLIBS)
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(CPPLIBS) -c -o $@ $<
+	@echo "  cc  $@"
+	$(Q)$(CC) $(CFLAGS) $(CPPLIBS) -c -o $@ $<
 
 define kernel_rule
-$(BUILD)/engine/cpu/%.$(1).o: engine/cpu/%.c
+$(BUILD)/engine/cpu/%.$(1).o: engine/cpu/%.c $(BUILD)/flags
 	@mkdir -p $$(@D)
-	$$(CC) $$(CFLAGS) $$(ISA_FLAGS_$(1)) -DCPU_ISA=$(1) -c -o $$@ $$<
+	@echo "  cc  $$@"
+	$$(Q)$$(CC) $$(CFLAGS) $$(ISA_FLAGS_$(1)) -DCPU_ISA=$(1) -c -o $$@ $$<
 endef
 $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 
-$(BUILD)/tests/test_%: tests/test_%.c $(SUPPORT) $(BUILD)/libquire.a
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(CPPLIBS) $(LDFLAGS) -o $@ $< $(SUPPORT) $(BUILD)/libquire.a $(LDLIBS) -lcmocka
+# Two files that change when the flags, or the list of objects, do: what depends on them is then built again.
+$(BUILD)/flags: FORCE
+	@pkg-config --exists $(LIBS) || { echo "libraries are missing: run 'make deps'" >&2; exit 1; }
+	@$(call write_if_changed,$(CC) $(shell $(CC) --version | head -n 1) $(CFLAGS) $(CPPLIBS) $(ISAS))
+$(BUILD)/objects: FORCE
+	@$(call write_if_changed,$(OBJECTS))
+write_if_changed = mkdir -p $(@D) && echo '$(1)' | cmp -s - $@ || echo '$(1)' >$@
 
-# One line a test program on the screen; the whole output of one that fails.
+cuda:
+	@echo "CUDA=1: this version has no CUDA kernels yet; what was built computes on the CPU" >&2
+
 check: $(TESTS)
-	@for t in $(TESTS); do \
-		if $$t >$$t.log 2>&1; then echo "ok    $$t"; \
-		else cat $$t.log; echo "FAIL  $$t"; exit 1; fi; \
-	done
+	@$(RUN) programs $(TESTS)
 
-test: deps
-	$(MAKE) all check
+e2e: all
+	@$(RUN) scripts $(filter-out tests/e2e/demo.sh,$(wildcard tests/e2e/*.sh))
+
+# libFuzzer comes with clang, and counts branches in code that it has compiled.
+fuzz:
+	@$(MAKE) CC=clang OPT=-O1 SAN=address,undefined,fuzzer-no-link fuzz-programs
+fuzz-programs: $(FUZZERS)
+	@$(RUN) fuzzers $(FUZZERS)
+
+test: test-deps
+ifeq ($(SAN),)
+	@$(RUN) everything $(THREADED_TESTS)
+else
+	@$(MAKE) -j$$(nproc) $(TESTS)
+	@$(RUN) programs $(TESTS)
+endif
+
+# Building speaks to stderr, so that stdout has JSON lines and nothing else.
+soak: deps
+	@$(MAKE) -j$$(nproc) all $(SOAKS) >&2
+	@$(RUN) soak $(SOAKS) $(wildcard tests/soak/*.sh)
+
+bench: deps
+	@$(MAKE) -j$$(nproc) $(BENCHES) >&2
+	@for b in $(BENCHES); do $$b || exit; done
+
+demo: deps
+	@$(MAKE) -j$$(nproc) all
+	@BUILD='$(BUILD)' tests/e2e/demo.sh
 
 deps:
-	@missing=; for p in $(PACKAGES); do \
-		dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
-	[ -z "$$missing" ] && exit 0; \
-	echo "quire needs these Debian packages to build and test:$$missing"; \
-	if [ "$$(id -u)" != 0 ]; then \
-		echo "not root: run  sudo apt-get install$$missing  and try again"; exit 1; fi; \
-	export DEBIAN_FRONTEND=noninteractive; \
-	apt-get update -q && apt-get install -q -y --no-install-recommends $$missing
+	@tests/deps.sh build
+test-deps:
+	@tests/deps.sh build test
+
+install: all
+	install -D -m 755 $(BUILD)/quire $(DESTDIR)$(PREFIX)/bin/quire
+	ln -sf quire $(DESTDIR)$(PREFIX)/bin/quired
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/quire LICENSE README.md $(wildcard docs/*.md)
+	$(if $(wildcard docs/quire.service),install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/user docs/quire.service)
 
 clean:
 	rm -rf $(ROOT)
 
-.PHONY: all check test deps clean
+.PHONY: all cuda check e2e fuzz fuzz-programs test soak bench demo deps test-deps install clean FORCE
 .SECONDARY:
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+MAKEFLAGS += --no-print-directory
+-include $(OBJECTS:.o=.d) $(BUILD)/daemon/main.d $(SUPPORT:.o=.d) $(addsuffix .d,$(TESTS) $(BENCHES) $(SOAKS) $(FUZZERS))

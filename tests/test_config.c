@@ -12,6 +12,7 @@
 #include "config/config.h"
 #include "config/mem.h"
 #include "config/yaml.h"
+#include "tests/support/as_user.h"
 #include "tests/support/temp_dir.h"
 
 static struct config parsed(const char *text)
@@ -373,6 +374,30 @@ static void a_file_that_everybody_may_write_is_refused(void **state)
 	temp_dir_free(dir);
 }
 
+static int load_refusal(void *path)
+{
+	struct config c;
+	struct err err = {0};
+
+	if (!config_load(&c, path, &err))
+		config_free(&c);
+	return (int)err.code;
+}
+
+static void a_file_that_one_may_not_read_is_refused(void **state)
+{
+	char *dir = temp_dir_new(), *path = temp_text(dir, "quire.yaml", "version: 1\n");
+
+	(void)state;
+	give_to_user(dir);
+	give_to_user(path);
+	assert_int_equal(as_user(load_refusal, path), ERR_NONE);
+	chmod(path, 0);
+	assert_int_equal(as_user(load_refusal, path), ERR_PERMISSION);
+	free(path);
+	temp_dir_free(dir);
+}
+
 static void a_fifo_is_refused_without_waiting(void **state)
 {
 	char *dir = temp_dir_new(), *path = temp_path(dir, "fifo");
@@ -502,6 +527,7 @@ int main(void)
 		cmocka_unit_test_setup(the_store_is_where_the_environment_says, set_environment),
 		cmocka_unit_test_setup(a_file_is_named_in_what_is_wrong_with_it, set_environment),
 		cmocka_unit_test_setup(a_file_that_everybody_may_write_is_refused, set_environment),
+		cmocka_unit_test_setup(a_file_that_one_may_not_read_is_refused, set_environment),
 		cmocka_unit_test_setup(a_fifo_is_refused_without_waiting, set_environment),
 		cmocka_unit_test_setup(the_usual_file_may_be_absent, set_environment),
 		cmocka_unit_test_setup(the_nearest_to_the_user_names_the_socket, set_environment),
