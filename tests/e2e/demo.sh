@@ -1,0 +1,113 @@
+#!/bin/bash
+# What `make demo` runs after the build: quire reads some of its own sources, stops, starts again, and answers a
+# question about them from what it had stored. Everything it writes lies below build/demo; nothing is left running.
+set -eu
+cd "$(dirname "$0")/../.."
+: "${BUILD:=build}"
+case $BUILD in /*) ;; *) BUILD=$PWD/$BUILD ;; esac
+DEMO=$PWD/build/demo
+PATH=$BUILD:$PATH
+unset QUIRE_SOCKET
+DAEMON=
+
+end()
+{
+	status=$?
+	if [ -n "$DAEMON" ]; then
+		kill -TERM "$DAEMON" 2>/dev/null || true
+		wait "$DAEMON" 2>/dev/null || true
+	fi
+	[ -z "${SOCKET_DIR:-}" ] || rm -rf "$SOCKET_DIR"
+	if [ $status != 0 ]; then
+		echo "the demo failed; its daemon said:" >&2
+		tail -n 20 "$DEMO/quired.log" >&2 || true
+	fi
+}
+trap end EXIT
+trap 'exit 130' INT TERM
+
+say() { printf '\n# %s\n' "$*"; }
+
+# show WORDS...: a command as one would type it, and what it does.
+show()
+{
+	printf '$ quire'
+	for word; do
+		case $word in *[!A-Za-z0-9./_-]*) printf ' "%s"' "$word" ;; *) printf ' %s' "${word#"$PWD"/}" ;; esac
+	done
+	echo
+	timeout 40 quire --config "$DEMO/quire.yaml" "$@" 2>&1
+}
+
+start_daemon()
+{
+	quired --config "$DEMO/quire.yaml" 2>>"$DEMO/quired.log" &
+	DAEMON=$!
+	for _ in $(seq 200); do
+		if quire --config "$DEMO/quire.yaml" status 2>/dev/null | grep -q '^model    ready'; then
+			return 0
+		fi
+		kill -0 "$DAEMON" 2>/dev/null || { echo "the daemon did not start" >&2; exit 1; }
+		sleep 0.1
+	done
+	echo "the daemon is not ready after 20 s" >&2
+	exit 1
+}
+
+stop_daemon()
+{
+	kill -TERM "$DAEMON"
+	wait "$DAEMON"
+	DAEMON=
+}
+
+rm -rf "$DEMO"
+mkdir -p "$DEMO/sources"
+if [ -e tests/pocket/config.json ]; then
+	MODEL=$PWD/tests/pocket
+	FILES="config/err.h config/log.h config/mem.h config/queue.h"
+	echo "The model: tests/pocket, GLM-5.2's architecture, small enough for this machine, trained to find and quote."
+else
+	MODEL=$PWD/tests/golden/glm52
+	FILES="config/log.h config/err.h"
+	echo "The model: tests/golden/glm52, GLM-5.2's architecture with random weights. Its words are noise; that they are"
+	echo "computed, stored, found again and continued is real."
+fi
+# shellcheck disable=SC2086
+cp $FILES "$DEMO/sources/"
+
+# A Unix socket's path holds 107 bytes; a deep working directory may not leave room for ours.
+SOCKET=$DEMO/quire.sock
+if [ ${#SOCKET} -gt 100 ]; then
+	SOCKET_DIR=$(mktemp -d)
+	SOCKET=$SOCKET_DIR/quire.sock
+fi
+cat >"$DEMO/quire.yaml" <<END
+version: 1
+model: {path: $MODEL}
+store: {path: $DEMO/store}
+server: {socket: $SOCKET}
+END
+
+say "quired reads its sources: $(echo $FILES)"
+start_daemon
+show ingest "$DEMO/sources" --as headers
+show corpora
+
+say "it stops, and another one starts: what was computed is on disk"
+stop_daemon
+start_daemon
+
+say "only the question is computed; the rest comes from the store"
+QUESTION="which exit status says that the daemon does not answer?"
+show ask headers "$QUESTION" --max-tokens 48
+quire --config "$DEMO/quire.yaml" --json ask headers "$QUESTION" --max-tokens 1 >"$DEMO/usage"
+quire --config "$DEMO/quire.yaml" --json corpora >"$DEMO/corpora"
+number() { sed -n "s/.*\"$1\":\\([0-9]*\\).*/\\1/p" "$2" | head -n 1; }
+if [ "$(number cached_tokens "$DEMO/usage")" != "$(number tokens "$DEMO/corpora")" ]; then
+	echo "not every token of the corpus came from the store" >&2
+	exit 1
+fi
+show status
+stop_daemon
+say "done: $DEMO holds the configuration, the store ($(du -sh "$DEMO/store" | cut -f 1)) and the daemon's log"
