@@ -380,20 +380,21 @@ static void get_job_events(struct loop *l, struct exchange *x, const struct api_
 
 static int cancel_job(struct loop *l, struct api_job *job, struct err *err)
 {
+	int64_t id = job->id;
 	struct err reason;
 
 	if (job_has_ended(job->state))
 		return err_set(err, ERR_USAGE, "job j-%lld is %s already", (long long)job->id, job_state_name(job->state));
-	if (job->id == l->running.id) {
+	if (id == l->running.id) {
 		atomic_store(&l->cancel_running, true);
 		return 0;
 	}
 	err_set(&reason, ERR_CANCELLED, "cancelled");
-	if (jobs_end(l->jobs, job->id, NULL, &reason, err))
+	if (jobs_end(l->jobs, id, NULL, &reason, err))
 		return -1;
-	tell_watchers_of(l, job->id);
+	tell_watchers_of(l, id);
 	api_job_clear(job);
-	return get_job(l, job->id, job, err);
+	return get_job(l, id, job, err);
 }
 
 /* The three routes that name a job. */

@@ -94,7 +94,9 @@ void print_progress_line(struct print_progress *p, const char *head, double shar
 			return;
 		fprintf(p->file, "\r\033[K%s", line);
 	} else {
-		if (!news && now_ms - p->last_ms < 10000 && share - p->last_share < .05)
+		int64_t since_ms = now_ms - p->last_ms;
+
+		if (!news && since_ms < 10000 && (since_ms < 1000 || share - p->last_share < .05))
 			return;
 		fprintf(p->file, "%s\n", line);
 	}

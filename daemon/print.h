@@ -31,7 +31,8 @@ struct print_progress {
 };
 
 void print_progress_begin(struct print_progress *p, FILE *file);
-/* `head` says what is being done; a plain line is written when it changes, every 10 s, or every 5 % of share. */
+/* `head` says what is being done; a plain line is written when it changes, every 10 s, or every
+ * 5 % of share, though not twice a second. */
 void print_progress_line(struct print_progress *p, const char *head, double share, const char *line, int64_t now_ms);
 /* Take the redrawn line away. */
 void print_progress_end(struct print_progress *p);

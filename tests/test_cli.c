@@ -265,7 +265,8 @@ static void numbers_are_printed_for_people(void **state)
 	assert_string_equal(print_time(out, 0), "-");
 }
 
-/* A pipe gets a line when something begins, every 5 % and every 10 s: never nothing, and never a flood. */
+/* A pipe gets a line when something begins, every 5 % (once a second at most) and every 10 s: never nothing, and never
+ * a flood. */
 static void progress_on_a_pipe_is_plain_lines_now_and_then(void **state)
 {
 	struct print_progress p;
@@ -277,12 +278,13 @@ static void progress_on_a_pipe_is_plain_lines_now_and_then(void **state)
 	print_progress_line(&p, "walk", 0, "walk 1", 1000);
 	print_progress_line(&p, "walk", 0, "walk 2", 1200);
 	print_progress_line(&p, "prefill", .01, "prefill 1", 1300);
-	print_progress_line(&p, "prefill", .05, "prefill 5", 1400);
-	print_progress_line(&p, "prefill", .07, "prefill 7", 1500);
+	print_progress_line(&p, "prefill", .50, "prefill 5", 2200);
+	print_progress_line(&p, "prefill", .07, "prefill 7", 2400);
 	print_progress_line(&p, "prefill", .08, "prefill 8", 11600);
+	print_progress_line(&p, "prefill", .09, "prefill 9", 12500);
 	print_progress_end(&p);
 	read_back(f, text, sizeof text);
-	assert_string_equal(text, "walk 1\nprefill 1\nprefill 7\nprefill 8\n");
+	assert_string_equal(text, "walk 1\nprefill 1\nprefill 7\nprefill 9\n");
 }
 
 int main(void)

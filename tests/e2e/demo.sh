@@ -1,83 +1,113 @@
 #!/bin/bash
-# What `make demo` shows, with a configuration, a socket and a store of its own below build/demo: real files are read
-# once, the daemon is stopped and started again, and a question is answered from what the store kept. Ends within a
-# minute and leaves nothing running.
+# What `make demo` runs after the build: quire reads some of its own sources, stops, starts again, and answers a
+# question about them from what it had stored. Everything it writes lies below build/demo; nothing is left running.
 set -eu
 cd "$(dirname "$0")/../.."
 : "${BUILD:=build}"
-here=$PWD
-demo=$here/build/demo
-quire="$BUILD/quire --config build/demo/quire.yaml"
-daemon=
+case $BUILD in /*) ;; *) BUILD=$PWD/$BUILD ;; esac
+DEMO=$PWD/build/demo
+PATH=$BUILD:$PATH
+unset QUIRE_SOCKET
+DAEMON=
 
-stop()
+end()
 {
-	[ -z "$daemon" ] || { kill -TERM "$daemon" 2>/dev/null && wait "$daemon" || true; }
-	daemon=
+	status=$?
+	if [ -n "$DAEMON" ]; then
+		kill -TERM "$DAEMON" 2>/dev/null || true
+		wait "$DAEMON" 2>/dev/null || true
+	fi
+	[ -z "${SOCKET_DIR:-}" ] || rm -rf "$SOCKET_DIR"
+	if [ $status != 0 ]; then
+		echo "the demo failed; its daemon said:" >&2
+		tail -n 20 "$DEMO/quired.log" >&2 || true
+	fi
 }
-trap stop EXIT
-trap 'exit 143' TERM INT
+trap end EXIT
+trap 'exit 130' INT TERM
 
 say() { printf '\n# %s\n' "$*"; }
-show() { printf '$ quire %s\n' "$*"; }
 
-start()
+# show WORDS...: a command as one would type it, and what it does.
+show()
 {
-	"$BUILD/quired" --config build/demo/quire.yaml >>build/demo/quired.log 2>&1 &
-	daemon=$!
-	for _ in $(seq 100); do
-		$quire status 2>/dev/null | grep -q '^model *ready' && return
-		kill -0 "$daemon" 2>/dev/null || break
+	printf '$ quire'
+	for word; do
+		case $word in *[!A-Za-z0-9./_-]*) printf ' "%s"' "$word" ;; *) printf ' %s' "${word#"$PWD"/}" ;; esac
+	done
+	echo
+	timeout 40 quire --config "$DEMO/quire.yaml" "$@" 2>&1
+}
+
+start_daemon()
+{
+	quired --config "$DEMO/quire.yaml" 2>>"$DEMO/quired.log" &
+	DAEMON=$!
+	for _ in $(seq 200); do
+		if quire --config "$DEMO/quire.yaml" status 2>/dev/null | grep -q '^model    ready'; then
+			return 0
+		fi
+		kill -0 "$DAEMON" 2>/dev/null || { echo "the daemon did not start" >&2; exit 1; }
 		sleep 0.1
 	done
-	echo "the daemon did not become ready:" >&2
-	tail -n 5 build/demo/quired.log >&2
+	echo "the daemon is not ready after 20 s" >&2
 	exit 1
 }
 
-rm -rf "$demo"
-mkdir -p "$demo/files"
-if [ -f tests/pocket/model/config.json ]; then
-	model=$here/tests/pocket/model
-	say "The model: tests/pocket/model, small and trained to find and quote."
-	files="config/err.h config/mem.h engine/layout.h"
-	question="where is err_wrap defined?"
+stop_daemon()
+{
+	kill -TERM "$DAEMON"
+	wait "$DAEMON"
+	DAEMON=
+}
+
+rm -rf "$DEMO"
+mkdir -p "$DEMO/sources"
+if [ -e tests/pocket/config.json ]; then
+	MODEL=$PWD/tests/pocket
+	FILES="config/err.h config/log.h config/mem.h config/queue.h"
+	echo "The model: tests/pocket, GLM-5.2's architecture, small enough for this machine, trained to find and quote."
 else
-	model=$here/tests/golden/glm52
-	say "The model: tests/golden/glm52, GLM-5.2's architecture with random weights. Its words are noise; everything" \
-		"around them is real: the same code will run the full model."
-	files="config/mem.h config/queue.h"
-	question="who frees an arena?"
+	MODEL=$PWD/tests/golden/glm52
+	FILES="config/log.h config/err.h"
+	echo "The model: tests/golden/glm52, GLM-5.2's architecture with random weights. Its words are noise; that they are"
+	echo "computed, stored, found again and continued is real."
 fi
-cp $files "$demo/files"
-cat >"$demo/quire.yaml" <<END
+# shellcheck disable=SC2086
+cp $FILES "$DEMO/sources/"
+
+# A Unix socket's path holds 107 bytes; a deep working directory may not leave room for ours.
+SOCKET=$DEMO/quire.sock
+if [ ${#SOCKET} -gt 100 ]; then
+	SOCKET_DIR=$(mktemp -d)
+	SOCKET=$SOCKET_DIR/quire.sock
+fi
+cat >"$DEMO/quire.yaml" <<END
 version: 1
-model: {path: $model}
-store: {path: $demo/store}
-server: {socket: $demo/quire.sock}
+model: {path: $MODEL}
+store: {path: $DEMO/store}
+server: {socket: $SOCKET}
 END
-chmod 600 "$demo/quire.yaml"
 
-say "quired reads $(ls "$demo/files" | wc -l) files of this project once, and keeps what the model computed from them."
-start
-show ingest build/demo/files --as demo
-$quire ingest "$demo/files" --as demo
+say "quired reads its sources: $(echo $FILES)"
+start_daemon
+show ingest "$DEMO/sources" --as headers
 show corpora
-$quire corpora
 
-say "It is stopped, and started again: what it knows now is what is on disk."
-stop
-start
-show "ask demo \"$question\" --max-tokens 40"
-$quire ask demo "$question" --max-tokens 40
+say "it stops, and another one starts: what was computed is on disk"
+stop_daemon
+start_daemon
 
-say "The same question again: the same words, bit for bit, since a stored latent is the latent."
-first=$($quire ask demo "$question" --max-tokens 40 2>/dev/null)
-stop
-start
-second=$($quire ask demo "$question" --max-tokens 40 2>/dev/null)
-if [ "$first" = "$second" ]; then echo "yes, equal"; else echo "NO: they differ"; exit 1; fi
-
+say "only the question is computed; the rest comes from the store"
+QUESTION="which exit status says that the daemon does not answer?"
+show ask headers "$QUESTION" --max-tokens 48
+quire --config "$DEMO/quire.yaml" --json ask headers "$QUESTION" --max-tokens 1 >"$DEMO/usage"
+quire --config "$DEMO/quire.yaml" --json corpora >"$DEMO/corpora"
+number() { sed -n "s/.*\"$1\":\\([0-9]*\\).*/\\1/p" "$2" | head -n 1; }
+if [ "$(number cached_tokens "$DEMO/usage")" != "$(number tokens "$DEMO/corpora")" ]; then
+	echo "not every token of the corpus came from the store" >&2
+	exit 1
+fi
 show status
-$quire status
-stop
+stop_daemon
+say "done: $DEMO holds the configuration, the store ($(du -sh "$DEMO/store" | cut -f 1)) and the daemon's log"

@@ -20,9 +20,8 @@ LEFT=
 
 clean_up()
 {
-	for pid in $DAEMON $LEFT; do
-		kill -KILL "$pid" 2>/dev/null && wait "$pid" 2>/dev/null || true
-	done
+	LEFT="$DAEMON $LEFT"
+	kill_clients
 	[ -n "${KEEP:-}" ] || rm -rf "$T"
 }
 trap clean_up EXIT
@@ -54,6 +53,34 @@ configure()
 quire()
 {
 	"$QUIRE" --config "$T/quire.yaml" "$@"
+}
+
+# background NAME WORDS...: `quire WORDS` in the background as process $CLIENT, its outputs in $T/NAME and $T/NAME.err.
+background()
+{
+	local name=$1
+	shift
+	"$QUIRE" --config "$T/quire.yaml" "$@" >"$T/$name" 2>"$T/$name.err" </dev/null &
+	CLIENT=$!
+	LEFT="$LEFT $CLIENT"
+}
+
+# finish STATUS: $CLIENT must end with it.
+finish()
+{
+	local status=0
+	wait "$CLIENT" || status=$?
+	[ $status = "$1" ] || fail "a client ended with $status, not $1"
+}
+
+# kill_clients: all that are in the background.
+kill_clients()
+{
+	for pid in $LEFT; do
+		kill -KILL "$pid" 2>/dev/null || true
+		wait "$pid" 2>/dev/null || true
+	done
+	LEFT=
 }
 
 # start_daemon: in the background, until it is ready with its model (if it has one). $WRAP may stand before it.
@@ -147,4 +174,23 @@ until_state()
 		sleep 0.1
 	done
 	fail "job $1 does not become $2: $(cat "$T/job")"
+}
+
+# endless_model: a copy of the tiny model whose answers do not end by themselves. The rows of the head that belong to
+# stop ids become zeros, and a logit of zero is never the highest here.
+endless_model()
+{
+	local shard header entry begin id
+	mkdir -p "$T/endless"
+	cp "$MODEL"/*.json "$MODEL"/*.safetensors "$T/endless/"
+	shard=$T/endless/$(grep -o '"lm_head.weight": *"[^"]*"' "$MODEL/model.safetensors.index.json" | cut -d '"' -f 4)
+	header=$(od -An -t u8 -N 8 "$shard" | tr -d ' ')
+	entry=$(head -c $((header + 8)) "$shard" | tail -c "$header" | grep -o '"lm_head.weight":{[^}]*}')
+	begin=$(echo "$entry" | sed 's/.*"data_offsets": *\[\([0-9]*\).*/\1/')
+	row=$(($(echo "$entry" | sed 's/.*"shape": *\[[0-9]*, *\([0-9]*\).*/\1/') * 2))
+	for token in endoftext user observation; do
+		id=$(tr -d '\n ' <"$MODEL/tokenizer.json" | grep -o "{[^{}]*\"<|$token|>\"[^{}]*}" | grep -o '"id":[0-9]*' | head -n 1 | cut -d : -f 2)
+		dd if=/dev/zero of="$shard" bs=1 seek=$((header + 8 + begin + id * row)) count=$row conv=notrunc status=none
+	done
+	MODEL=$T/endless
 }
