@@ -121,7 +121,7 @@ static void assert_ids(const struct ids *got, const int32_t *expected, uint32_t 
 {
 	char shown[400];
 
-	if (got->n == n && !memcmp(got->id, expected, n * sizeof *expected))
+	if (got->n == n && (!n || !memcmp(got->id, expected, n * sizeof *expected)))
 		return;
 	err_escape(shown, sizeof shown, text, bytes);
 	for (size_t i = 0; i < got->n && i < n; i++)
