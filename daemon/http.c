@@ -363,7 +363,9 @@ static void on_log(void *ctx, const char *format, va_list args)
 	(void)ctx;
 	vsnprintf(text, sizeof text, format, args);
 	text[strcspn(text, "\n")] = '\0';
-	log_debug("http: %s", text);
+	/* A Unix socket has none of the options of TCP that the library tries at each reply. */
+	if (!strstr(text, "TCP_") && !strstr(text, "push the data"))
+		log_debug("http: %s", text);
 }
 
 /* A path stays as it came: api_route_find decodes it, once. */

@@ -206,7 +206,7 @@ static int unfinished_job(struct jobs *j, const char *corpus, struct api_job *jo
 	return only_job(j, s, job, err);
 }
 
-int jobs_add(struct jobs *j, const struct api_ingest *request, int64_t *id, struct err *err)
+int jobs_add(struct jobs *j, const struct api_ingest *request, int64_t max_queued, int64_t *id, struct err *err)
 {
 	struct api_job other;
 	sqlite3_stmt *s;
@@ -229,7 +229,7 @@ int jobs_add(struct jobs *j, const struct api_ingest *request, int64_t *id, stru
 	}
 	if (jobs_count(j, JOB_QUEUED, &n_queued, err))
 		return -1;
-	if (n_queued >= JOBS_MAX_QUEUED)
+	if (n_queued >= max_queued)
 		return err_set(err, ERR_BUSY, "%lld jobs wait already: try again when some are done",
 			       (long long)n_queued);
 	s = prepare(j, "insert into job (corpus, request, state, created_s) values (?, ?, 'queued', ?)", err);

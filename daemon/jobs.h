@@ -19,7 +19,6 @@
 
 enum {
 	JOBS_MAX_ATTEMPTS = 3,
-	JOBS_MAX_QUEUED = 1000, /* more are refused: ERR_BUSY */
 	JOBS_KEPT = 1000,       /* ended ones that stay for `quire jobs`; older ones go */
 };
 
@@ -30,9 +29,9 @@ int jobs_open(struct jobs **out, const char *dir, struct err *err);
 /* Takes NULL. */
 void jobs_close(struct jobs *j);
 
-/* Accept a job. While one for the same corpus waits or runs: that one's id if it is the same request, else ERR_BUSY
- * naming it. */
-int jobs_add(struct jobs *j, const struct api_ingest *request, int64_t *id, struct err *err);
+/* Accept a job, unless max_queued wait already (ERR_BUSY). While one for the same corpus waits or runs: that one's id if
+ * it is the same request, else ERR_BUSY naming it. */
+int jobs_add(struct jobs *j, const struct api_ingest *request, int64_t max_queued, int64_t *id, struct err *err);
 
 /* The oldest queued job, counted as begun once more: 1, and the job in *job (api_job_clear it); 0: none. */
 int jobs_begin(struct jobs *j, struct api_job *job, struct err *err);

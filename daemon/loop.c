@@ -309,7 +309,7 @@ static void post_ingest(struct loop *l, struct exchange *x, const char *corpus)
 		return;
 	}
 	if (no_model(l, &err) || check_directory(request.source, &err) || check_source(l, &request, &err) ||
-	    jobs_add(l->jobs, &request, &id, &err)) {
+	    jobs_add(l->jobs, &request, l->config->server.max_queue, &id, &err)) {
 		exchange_error(x, 0, &err);
 		api_ingest_clear(&request);
 		return;

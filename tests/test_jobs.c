@@ -15,6 +15,8 @@
 #include "daemon/jobs.h"
 #include "tests/support/temp_dir.h"
 
+enum { MANY = 50 };
+
 static struct jobs *jobs_in(const char *dir)
 {
 	struct jobs *j = NULL;
@@ -51,7 +53,7 @@ static int64_t add(struct jobs *j, const char *corpus)
 	struct err err = {0};
 	int64_t id = 0;
 
-	if (jobs_add(j, &r, &id, &err))
+	if (jobs_add(j, &r, MANY, &id, &err))
 		fail_msg("%s", err.text);
 	return id;
 }
@@ -107,7 +109,7 @@ static void the_same_request_is_the_same_job_and_another_one_is_busy(void **stat
 	struct err err = {0};
 
 	assert_int_equal(add(j, "a"), a);
-	assert_int_equal(jobs_add(j, &other, &id, &err), -1);
+	assert_int_equal(jobs_add(j, &other, MANY, &id, &err), -1);
 	assert_int_equal(err.code, ERR_BUSY);
 	assert_non_null(strstr(err.text, "/src"));
 	assert_non_null(strstr(err.text, "quire cancel j-1"));
@@ -130,7 +132,7 @@ static void what_was_accepted_survives_kill_9(void **state)
 		int64_t id;
 		struct err err;
 
-		if (jobs_open(&j, *state, &err) || jobs_add(j, &r, &id, &err))
+		if (jobs_open(&j, *state, &err) || jobs_add(j, &r, MANY, &id, &err))
 			_exit(1);
 		kill(getpid(), SIGKILL);
 	}
@@ -263,13 +265,13 @@ static void a_flood_of_jobs_is_refused(void **state)
 	int64_t id;
 	struct err err;
 
-	for (int i = 0; i < JOBS_MAX_QUEUED; i++) {
+	for (int i = 0; i < MANY; i++) {
 		char name[32];
 
 		snprintf(name, sizeof name, "c%d", i);
 		add(j, name);
 	}
-	assert_int_equal(jobs_add(j, &r, &id, &err), -1);
+	assert_int_equal(jobs_add(j, &r, MANY, &id, &err), -1);
 	assert_int_equal(err.code, ERR_BUSY);
 	jobs_close(j);
 }

@@ -1,0 +1,295 @@
+/*
+ * The whole daemon, its three threads on the tiny model, in a process of its own; this one is its client. What
+ * tests/e2e shows from outside runs here under the sanitizers as well.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "config/config.h"
+#include "config/mem.h"
+#include "daemon/api.h"
+#include "daemon/client.h"
+#include "daemon/loop.h"
+#include "tests/support/temp_dir.h"
+
+struct daemon_process {
+	char *dir, *socket, *source;
+	struct config config;
+	pid_t pid;
+	struct client *client;
+};
+
+static void start(struct daemon_process *d)
+{
+	struct err err;
+
+	fflush(NULL);
+	d->pid = fork();
+	if (!d->pid) {
+		/* A crash is the daemon's own: it must not go on as a second copy of this test. */
+		static const int crashes[] = {SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL};
+
+		for (size_t i = 0; i < sizeof crashes / sizeof *crashes; i++)
+			signal(crashes[i], SIG_DFL);
+		log_set_level(LOG_LEVEL_ERROR);
+		if (loop_run(&d->config, d->socket, &err)) {
+			fprintf(stderr, "%s\n", err.text);
+			_exit(1);
+		}
+		exit(0); /* for what the sanitizers say at an end */
+	}
+	assert_true(d->pid > 0);
+}
+
+/* A daemon that is in a long step when it is told to stop goes without that thread: by design, not a leak. */
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void)
+{
+	return "report_thread_leaks=0";
+}
+
+/* As a service manager does it. Everything that a sanitizer has found is in the status. */
+static void stop(struct daemon_process *d)
+{
+	int status;
+
+	assert_true(d->pid > 0);
+	kill(d->pid, SIGTERM);
+	assert_int_equal(waitpid(d->pid, &status, 0), d->pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static json_t *request(struct daemon_process *d, enum api_route route, const char *arg, const char *body)
+{
+	struct err err;
+	json_t *reply = NULL;
+
+	if (client_request(d->client, route, arg, body, &reply, &err))
+		fail_msg("%s", err.text);
+	return reply;
+}
+
+static void wait_until_ready(struct daemon_process *d)
+{
+	const struct timespec pause = {0, 20000000};
+
+	for (int i = 0; i < 1500; i++) {
+		json_t *reply = NULL;
+		struct err err;
+		int failed = client_request(d->client, API_READYZ, NULL, NULL, &reply, &err);
+
+		json_decref(reply);
+		if (!failed)
+			return;
+		nanosleep(&pause, NULL);
+	}
+	fail_msg("the daemon is not ready after half a minute");
+}
+
+static int setup(void **state)
+{
+	struct daemon_process *d = xcalloc(1, sizeof *d);
+	char text[2000] = "";
+	struct err err;
+
+	d->dir = temp_dir_new();
+	d->socket = temp_path(d->dir, "run/quire.sock");
+	for (int i = 0; i < 24; i++)
+		sprintf(text + strlen(text), "line %d of a queue\n", i);
+	free(temp_text(d->dir, "source/a.txt", text));
+	d->source = realpath(d->dir, NULL);
+	d->source = xrealloc(d->source, strlen(d->source) + 8, 1);
+	strcat(d->source, "/source");
+	assert_int_equal(config_defaults(&d->config, &err), 0);
+	free(d->config.store.path);
+	d->config.store.path = temp_path(d->dir, "store");
+	d->config.model.path = xstrdup("tests/golden/glm52");
+	d->config.compute.threads = 2;
+	assert_int_equal(client_open(&d->client, d->socket, &err), 0);
+	start(d);
+	wait_until_ready(d);
+	*state = d;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct daemon_process *d = *state;
+
+	client_close(d->client);
+	config_free(&d->config);
+	temp_dir_free(d->dir);
+	free(d->socket);
+	free(d->source);
+	free(d);
+	return 0;
+}
+
+static int until_job_ends(void *ctx, const char *name, json_t *data, struct err *err)
+{
+	struct api_job *job = ctx;
+
+	(void)name;
+	api_job_clear(job);
+	assert_int_equal(api_job_parse(job, data, err), 0);
+	return job_has_ended(job->state);
+}
+
+static enum job_state ingest(struct daemon_process *d, const char *corpus)
+{
+	struct api_ingest in = {.source = d->source};
+	struct api_job job = {0};
+	struct err err;
+	enum job_state state;
+	char *body;
+	json_t *reply;
+
+	snprintf(in.corpus, sizeof in.corpus, "%s", corpus);
+	body = api_ingest_format(&in);
+	reply = request(d, API_INGEST, corpus, body);
+	free(body);
+	if (client_stream(d->client, API_JOB_EVENTS, json_string_value(json_object_get(reply, "id")), NULL,
+			  until_job_ends, &job, NULL, &err))
+		fail_msg("%s", err.text);
+	json_decref(reply);
+	state = job.state;
+	api_job_clear(&job);
+	return state;
+}
+
+struct answer {
+	char text[4096];
+	struct api_usage usage;
+	bool done;
+	int leave_after;         /* events; 0: stay to the end */
+};
+
+static int on_event(void *ctx, const char *name, json_t *data, struct err *err)
+{
+	struct answer *a = ctx;
+	const char *text = json_string_value(json_object_get(data, "text"));
+
+	(void)err;
+	if (!strcmp(name, "token"))
+		snprintf(a->text + strlen(a->text), sizeof a->text - strlen(a->text), "%s", text);
+	if (!strcmp(name, "usage"))
+		api_usage_parse(&a->usage, data);
+	a->done = !strcmp(name, "done");
+	return a->done || (a->leave_after && !--a->leave_after);
+}
+
+static int ask(struct daemon_process *d, const char *corpus, double max_tokens, struct answer *a, struct err *err)
+{
+	struct api_ask q = {.question = "what is a line?"};
+	char *body;
+	int failed;
+
+	snprintf(q.corpus, sizeof q.corpus, "%s", corpus);
+	q.given[API_MAX_TOKENS] = true;
+	q.numbers[API_MAX_TOKENS] = max_tokens;
+	body = api_ask_format(&q);
+	failed = client_stream(d->client, API_ASK, NULL, body, on_event, a, NULL, err);
+	free(body);
+	return failed;
+}
+
+static void an_answer_survives_a_restart_and_costs_only_the_question(void **state)
+{
+	struct daemon_process *d = *state;
+	struct answer before = {0}, after = {0};
+	struct err err;
+
+	assert_int_equal(ingest(d, "lines"), JOB_DONE);
+	assert_int_equal(ask(d, "lines", 12, &before, &err), 0);
+	assert_true(before.done);
+	stop(d);
+	start(d);
+	wait_until_ready(d);
+	assert_int_equal(ask(d, "lines", 12, &after, &err), 0);
+	assert_string_equal(after.text, before.text);
+	assert_true(after.usage.cached_tokens > 100);
+	assert_int_equal(after.usage.loaded_tokens, after.usage.cached_tokens);
+	assert_int_equal(after.usage.cached_tokens + after.usage.prefilled_tokens, after.usage.prompt_tokens);
+	assert_true(after.usage.prefilled_tokens < 100);
+	stop(d);
+}
+
+static void clients_that_leave_early_leave_nothing_behind(void **state)
+{
+	struct daemon_process *d = *state;
+	struct answer whole = {0}, again = {0};
+	struct err err;
+	json_t *reply;
+
+	assert_int_equal(ingest(d, "lines"), JOB_DONE);
+	assert_int_equal(ask(d, "lines", 12, &whole, &err), 0);
+	for (int events = 1; events <= 6; events++) {
+		struct answer part = {.leave_after = events};
+
+		assert_int_equal(ask(d, "lines", 12, &part, &err), 0);
+	}
+	assert_int_equal(ask(d, "lines", 12, &again, &err), 0);
+	assert_string_equal(again.text, whole.text);
+	reply = request(d, API_STATUS, NULL, NULL);
+	assert_int_equal(json_integer_value(json_object_get(json_object_get(reply, "queue"), "asks")), 0);
+	json_decref(reply);
+	stop(d);
+}
+
+static void refusals_come_with_their_code_and_their_words(void **state)
+{
+	struct daemon_process *d = *state;
+	struct answer a = {0};
+	struct err err = {0};
+
+	assert_int_equal(ingest(d, "lines"), JOB_DONE);
+	assert_int_equal(ask(d, "liens", 12, &a, &err), -1);
+	assert_int_equal(err.code, ERR_NOT_FOUND);
+	assert_non_null(strstr(err.text, "lines"));
+	assert_int_equal(ask(d, "lines", 1048576, &a, &err), -1);
+	assert_int_equal(err.code, ERR_TOO_LARGE);
+	assert_non_null(strstr(err.text, "1048576"));
+	stop(d);
+}
+
+static void a_stop_in_the_middle_of_an_ingest_is_in_good_order(void **state)
+{
+	struct daemon_process *d = *state;
+	struct api_ingest in = {.corpus = "lines", .source = d->source};
+	char *body = api_ingest_format(&in);
+
+	json_decref(request(d, API_INGEST, "lines", body));
+	free(body);
+	stop(d);
+	start(d);
+	wait_until_ready(d);
+	/* The same request is the job that waits already. */
+	assert_int_equal(ingest(d, "lines"), JOB_DONE);
+	stop(d);
+}
+
+#define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		CASE(an_answer_survives_a_restart_and_costs_only_the_question),
+		CASE(clients_that_leave_early_leave_nothing_behind),
+		CASE(refusals_come_with_their_code_and_their_words),
+		CASE(a_stop_in_the_middle_of_an_ingest_is_in_good_order),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
