@@ -59,7 +59,7 @@ SOAKS   = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/soak/*.c))
 FUZZERS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 # Tests with more than one thread, which `make test` runs under TSan as well.
-THREADED_TESTS = queue pool jobs http golden
+THREADED_TESTS = queue pool jobs http daemon golden
 
 RUN = MAKE='$(MAKE)' ROOT='$(ROOT)' BUILD='$(BUILD)' tests/run.sh
 
