@@ -59,7 +59,7 @@ SOAKS   = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/soak/*.c))
 FUZZERS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 # Tests with more than one thread, which `make test` runs under TSan as well.
-THREADED_TESTS = queue pool jobs http daemon golden
+THREADED_TESTS = queue pool jobs http daemon golden tokenizer_threads
 
 RUN = MAKE='$(MAKE)' ROOT='$(ROOT)' BUILD='$(BUILD)' tests/run.sh
 

@@ -503,31 +503,6 @@ static void ten_megabytes_of_anything_need_no_more_than_64_kib_of_stack(void **s
 	free(text);
 }
 
-static void *open_and_encode(void *unused)
-{
-	struct tokenizer *t;
-	struct err err;
-
-	(void)unused;
-	assert_int_equal(tokenizer_open(&t, "tests/golden/tokenizer/deepseek.json", &err), 0);
-	assert_round_trip(t, "int main(void)\n", 15, TOKENIZER_ADDED_TOKENS);
-	tokenizer_close(t);
-	for (int i = 0; i < 200; i++)
-		assert_round_trip(tokenizers[0], corpus, 5000 + (size_t)i, TOKENIZER_ADDED_TOKENS);
-	return NULL;
-}
-
-static void several_threads_use_one_tokenizer(void **state)
-{
-	pthread_t threads[3];
-
-	(void)state;
-	for (int i = 0; i < 3; i++)
-		assert_int_equal(pthread_create(&threads[i], NULL, open_and_encode, NULL), 0);
-	for (int i = 0; i < 3; i++)
-		pthread_join(threads[i], NULL);
-}
-
 /* ---- Patterns --------------------------------------------------------------------------------------------- */
 
 static int join_pieces(void *ctx, const char *piece, size_t bytes, struct err *err)
@@ -830,7 +805,6 @@ int main(void)
 		cmocka_unit_test(long_and_short_pretokens_merge_by_the_definition),
 		cmocka_unit_test(twice_the_text_takes_twice_the_time),
 		cmocka_unit_test(ten_megabytes_of_anything_need_no_more_than_64_kib_of_stack),
-		cmocka_unit_test(several_threads_use_one_tokenizer),
 		cmocka_unit_test(patterns_cut_by_hand_checked_rules),
 		cmocka_unit_test(patterns_that_engines_read_differently_are_refused),
 		cmocka_unit_test(a_file_in_order_is_accepted),
