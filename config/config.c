@@ -35,7 +35,7 @@ struct key {
 	const char *const *choices;
 };
 
-static const char *const templates[] = {"glm-5.2", NULL};
+static const char *const templates[] = {"glm-5.2", "glm-5", NULL};
 static const char *const computes[] = {"f32", NULL};
 static const char *const latents[] = {"bf16", "fp8", NULL};
 static const char *const levels[] = {

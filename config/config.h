@@ -11,7 +11,7 @@
  *     version: 1                       # required: the format of this file
  *     model:
  *       path: /srv/models/glm-5.2-fp8  # as published: config.json, tokenizer.json, *.safetensors; none: no model
- *       template: glm-5.2              # render as GLM-5.2 whatever chat template the model brings; unset: by the model
+ *       template: glm-5.2              # or glm-5: render so whatever chat template the model brings; unset: by the model
  *       compute: f32                   # activations
  *       latents: bf16                  # as stored: bf16 | fp8
  *       mla_norm_eps: 1e-6             # unset: the architecture's
@@ -49,7 +49,7 @@ struct config {
 	int64_t version;                 /* 1 */
 	struct {
 		char *path;              /* NULL: the daemon runs without a model */
-		char *template;          /* NULL: by the model; else "glm-5.2" */
+		char *template;          /* NULL: by the model; else "glm-5.2" or "glm-5" */
 		char *compute;           /* "f32" */
 		char *latents;           /* "bf16"; or "fp8" */
 		double mla_norm_eps;     /* 0: the architecture's */
