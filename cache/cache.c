@@ -14,6 +14,7 @@
 #include "cache/index.h"
 #include "cache/key.h"
 #include "cache/segment.h"
+#include "config/file.h"
 #include "config/log.h"
 #include "config/mem.h"
 
@@ -67,8 +68,8 @@ static int dir_check(const char *dir, struct err *err)
 {
 	struct stat st;
 
-	if (mkdir(dir, 0700) && errno != EEXIST)
-		return err_errno(err, errno, "make directory %s", dir);
+	if (file_make_directories(dir, err))
+		return -1;
 	if (stat(dir, &st))
 		return err_errno(err, errno, "look at %s", dir);
 	if (!S_ISDIR(st.st_mode))

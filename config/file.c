@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -68,4 +69,22 @@ int file_read(char **text, size_t *bytes, const char *path, size_t max_bytes, st
 	failed = read_open_file(fd, text, bytes, path, max_bytes, err);
 	close(fd);
 	return failed;
+}
+
+int file_make_directories(const char *path, struct err *err)
+{
+	char *dir = xstrdup(path), *p = dir;
+	int result = 0;
+
+	do {
+		p = strchr(p + 1, '/');
+		if (p)
+			*p = '\0';
+		if (mkdir(dir, 0700) && errno != EEXIST)
+			result = err_errno(err, errno, "make directory %s", dir);
+		if (p)
+			*p = '/';
+	} while (p && !result);
+	free(dir);
+	return result;
 }

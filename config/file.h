@@ -14,4 +14,8 @@
  * is read is refused as well. The sentence names the path. */
 int file_read(char **text, size_t *bytes, const char *path, size_t max_bytes, struct err *err);
 
+/* Make a directory, and those above it that are missing, for its owner alone (mode 0700). One that is there is left as it
+ * is. */
+int file_make_directories(const char *path, struct err *err);
+
 #endif

@@ -12,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "config/file.h"
 #include "config/mem.h"
 
 enum { BACKLOG = 128 };
@@ -27,21 +28,14 @@ static int make_directories(const char *socket_path, struct err *err)
 {
 	char *dir = xstrdup(socket_path), *slash = strrchr(dir, '/');
 	struct stat st;
-	int result = 0;
+	int result;
 
 	if (!slash || slash == dir) {
 		free(dir);
 		return 0;
 	}
 	*slash = '\0';
-	for (char *p = strchr(dir + 1, '/'); p && !result; p = strchr(p + 1, '/')) {
-		*p = '\0';
-		if (mkdir(dir, 0700) && errno != EEXIST)
-			result = err_errno(err, errno, "make the directory %s", dir);
-		*p = '/';
-	}
-	if (!result && mkdir(dir, 0700) && errno != EEXIST)
-		result = err_errno(err, errno, "make the directory %s", dir);
+	result = file_make_directories(dir, err);
 	if (!result && stat(dir, &st))
 		result = err_errno(err, errno, "look at the directory %s", dir);
 	/* In a directory that others may write to, they could put their own socket in our place. */

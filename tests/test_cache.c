@@ -671,6 +671,20 @@ static void killed_before_any_write_the_corpus_is_whole_old_or_new(void **state)
 	assert_true(n_kills > 40); /* five extents in each of four steps, their syncs, and what SQLite writes */
 }
 
+/* A first start in a fresh home: ~/.local/share may not be there either. */
+static void a_store_is_made_with_the_directories_above_it(void **state)
+{
+	char *dir = temp_path(*state, "fresh/local/share/store"), *above = temp_path(*state, "fresh");
+	struct cache *c = store_open(dir);
+	struct stat st;
+
+	cache_close(c);
+	assert_int_equal(stat(above, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0700);
+	free(dir);
+	free(above);
+}
+
 static void killed_at_any_moment_the_corpus_is_whole_old_or_new(void **state)
 {
 	const struct replacement r = replacement_of(*state);
@@ -818,6 +832,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_reader_lists_the_corpora_while_the_writer_works, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(killed_before_any_write_the_corpus_is_whole_old_or_new, set_up,
 						tear_down),
+		cmocka_unit_test_setup_teardown(a_store_is_made_with_the_directories_above_it, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(killed_at_any_moment_the_corpus_is_whole_old_or_new, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			a_failed_write_is_an_error_that_names_the_file_and_leaves_the_old_corpus, set_up, tear_down),
