@@ -11,7 +11,6 @@ build libmicrohttpd-dev     HTTP on the daemon's socket
 build libcurl4-openssl-dev  HTTP in the command line
 build libjansson-dev        JSON: checkpoints, tokenizers, the API
 build libpcre2-dev          the pattern that cuts text before it is tokenized
-build libgit2-dev           what a repository ignores, and its history
 build libsodium-dev         BLAKE2b: identities of models, texts and spans
 build libxxhash-dev         checksums of the store
 build libcmocka-dev         the tests' frame
