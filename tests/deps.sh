@@ -17,6 +17,7 @@ build libcmocka-dev         the tests' frame
 test  clang                 a second compiler, and the fuzzers
 test  libclang-rt-14-dev    sanitizers and libFuzzer of clang
 test  valgrind              memcheck of one end-to-end run
+test  curl                  requests that no client of ours would make
 "
 
 if ! command -v dpkg-query >/dev/null; then
