@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "config/utf8.h"
+
 static const struct {
 	const char *name;
 	int exit_status;
@@ -51,28 +53,7 @@ enum err_code err_code_from_name(const char *name)
 	return ERR_FAILED;
 }
 
-/* Length of the UTF-8 character at p, its code point in *point; 0 when the bytes are not UTF-8. */
-static size_t utf8_char(const unsigned char *p, size_t left, unsigned *point)
-{
-	static const unsigned least[5] = {0, 0, 0x80, 0x800, 0x10000};
-	size_t n = p[0] < 0x80 ? 1 : p[0] >= 0xc2 && p[0] < 0xe0 ? 2 : p[0] >= 0xe0 && p[0] < 0xf0 ? 3
-		   : p[0] >= 0xf0 && p[0] < 0xf5 ? 4 : 0;
-	unsigned c = n == 1 ? p[0] : p[0] & (0xffu >> (n + 1));
-
-	if (!n || n > left)
-		return 0;
-	for (size_t i = 1; i < n; i++) {
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-		c = c << 6 | (p[i] & 0x3f);
-	}
-	if (c < least[n] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
-		return 0;
-	*point = c;
-	return n;
-}
-
-static int is_control(unsigned c)
+static int is_control(uint32_t c)
 {
 	return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x200e || c == 0x200f || c == 0x061c ||
 	       (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
@@ -87,8 +68,8 @@ char *err_escape(char *out, size_t out_bytes, const char *text, size_t text_byte
 		return out;
 	while (p < end) {
 		char piece[12];
-		unsigned c = 0;
-		size_t n = utf8_char(p, (size_t)(end - p), &c), m;
+		uint32_t c = 0;
+		size_t n = utf8_decode(p, (size_t)(end - p), &c), m;
 
 		if (!n)
 			m = (size_t)snprintf(piece, sizeof piece, "\\x%02x", *p);
@@ -121,7 +102,7 @@ static void set_text(struct err *err, const char *cause, const char *format, va_
 	/* A character that vsnprintf cut in two would look like bytes that are not UTF-8. */
 	if (n_whole >= (int)sizeof raw)
 		for (end = n; end > 0 && n - end < 3; end--)
-			if ((raw[end - 1] & 0xc0) == 0xc0 && !utf8_char((unsigned char *)raw + end - 1, n - end + 1, &point))
+			if ((raw[end - 1] & 0xc0) == 0xc0 && !utf8_decode((unsigned char *)raw + end - 1, n - end + 1, &point))
 				n = end - 1;
 	if (n_cause + 1 >= sizeof err->text) {
 		memcpy(err->text, cause, n_cause - 2 + 1);

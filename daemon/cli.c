@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "config/clock.h"
 #include "config/config.h"
 #include "config/err.h"
 #include "config/log.h"
@@ -97,14 +98,6 @@ static void on_interrupt(int signal_number)
 {
 	(void)signal_number;
 	interrupted = 1;
-}
-
-static int64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
 /* The last value of an option, or NULL. */
@@ -238,7 +231,7 @@ static int on_job_event(void *ctx, const char *name, json_t *data, struct err *e
 	describe_progress(&f->job, line, sizeof line, &share);
 	snprintf(whole, sizeof whole, "%s: %s", f->job.request.corpus, line);
 	print_progress_line(&f->progress, f->job.state == JOB_QUEUED ? "waiting" : ingest_phase_name(f->job.progress.phase),
-			    share, whole, now_ms());
+			    share, whole, clock_now_ms());
 	return 0;
 }
 
@@ -588,7 +581,7 @@ static void print_phase(struct answer *a, const json_t *data)
 		snprintf(line, sizeof line, "reading the question: %s tokens", print_count(count, get_integer(data, "tokens")));
 	else
 		snprintf(line, sizeof line, "waiting for the engine");
-	print_progress_line(&a->progress, phase, 0, line, now_ms());
+	print_progress_line(&a->progress, phase, 0, line, clock_now_ms());
 }
 
 static int on_ask_event(void *ctx, const char *name, json_t *data, struct err *err)

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
 #include "daemon/api.h"
@@ -55,14 +56,6 @@ struct http {
 	bool closing;
 };
 
-static int64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
 /* Connections. */
 
 static void peer_add(struct http *h, struct peer *p)
@@ -85,7 +78,7 @@ static void peer_changed(void *ctx, struct MHD_Connection *connection, void **so
 		p = xcalloc(1, sizeof *p);
 		p->http = h;
 		p->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-		p->since_ms = now_ms();
+		p->since_ms = clock_now_ms();
 		peer_add(h, p);
 		*socket_context = p;
 		return;
@@ -178,7 +171,7 @@ static void stream_put(struct exchange *x, const char *text, size_t bytes)
 	x->out = xrealloc(x->out, x->n_out + bytes, 1);
 	memcpy(x->out + x->n_out, text, bytes);
 	x->n_out += bytes;
-	x->last_ms = now_ms();
+	x->last_ms = clock_now_ms();
 	exchange_resume(x);
 }
 
@@ -317,7 +310,7 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
 	if (x->state == READING) {
 		x->state = HANDED;
 		x->handed = true;
-		x->last_ms = now_ms();
+		x->last_ms = clock_now_ms();
 		h->opt.request(h->opt.ctx, x);
 	}
 	if (x->state == HANDED) {
@@ -344,7 +337,7 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **co
 		return;
 	*con_cls = NULL;
 	x->peer->exchange = NULL;
-	x->peer->since_ms = now_ms();
+	x->peer->since_ms = clock_now_ms();
 	if (x->handed)
 		h->opt.gone(h->opt.ctx, x);
 	if (x->response)

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "cache/cache.h"
+#include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
 #include "config/queue.h"
@@ -73,14 +74,6 @@ struct loop {
 	int64_t stop_ms;
 };
 
-static int64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
 /* The database under our feet fails: say so; the job itself goes on, and is found again at the next start. */
 static void complain(const struct err *err)
 {
@@ -96,7 +89,7 @@ static struct waiter *waiter_new(struct loop *l, struct exchange *x, int kind, i
 	w->kind = kind;
 	w->id = id;
 	w->x = x;
-	w->since_ms = now_ms();
+	w->since_ms = clock_now_ms();
 	w->next = l->waiters;
 	w->link = &l->waiters;
 	if (w->next)
@@ -192,7 +185,7 @@ static void start_next_job(struct loop *l)
 	}
 	l->running.progress = (struct ingest_progress){0};
 	atomic_store(&l->cancel_running, false);
-	l->saved_ms = now_ms();
+	l->saved_ms = clock_now_ms();
 	m = message_new(MESSAGE_INGEST, l->running.id);
 	m->cancel = &l->cancel_running;
 	api_ingest_copy(&m->ingest.request, &l->running.request);
@@ -209,9 +202,9 @@ static void on_progress(struct loop *l, const struct message *m)
 		return;
 	l->running.progress = m->progress;
 	tell_watchers(l, &l->running);
-	if (now_ms() - l->saved_ms < SAVE_PROGRESS_MS)
+	if (clock_now_ms() - l->saved_ms < SAVE_PROGRESS_MS)
 		return;
-	l->saved_ms = now_ms();
+	l->saved_ms = clock_now_ms();
 	if (jobs_progress(l->jobs, m->id, &m->progress, &err))
 		complain(&err);
 }
@@ -454,7 +447,7 @@ static void fill_status(struct loop *l)
 	struct api_status *s = &l->status;
 	struct err err;
 
-	s->uptime_s = (now_ms() - l->began_ms) / 1000;
+	s->uptime_s = (clock_now_ms() - l->began_ms) / 1000;
 	s->queue.asks = l->n_asks;
 	s->queue.max_asks = l->config->server.max_queue;
 	s->queue.jobs_running = l->running.id ? 1 : 0;
@@ -656,7 +649,7 @@ static void drain(struct loop *l)
 
 static void tick(struct loop *l)
 {
-	int64_t now = now_ms();
+	int64_t now = clock_now_ms();
 
 	/* A question that waits longer than a client should be left in the dark becomes a stream now, and its refusal, if
 	 * it comes to that, an event. */
@@ -677,7 +670,7 @@ static void stop(struct loop *l)
 		return;
 	log_info("the daemon stops");
 	l->stopping = true;
-	l->stop_ms = now_ms() + STOP_MS;
+	l->stop_ms = clock_now_ms() + STOP_MS;
 	for (struct waiter *w = l->waiters; w; w = w->next)
 		atomic_store(&w->cancel, true);
 	atomic_store(&l->cancel_running, true);
@@ -716,12 +709,12 @@ static void run(struct loop *l)
 {
 	struct epoll_event events[16];
 
-	while (!l->engine_stopped && !(l->stopping && now_ms() >= l->stop_ms)) {
+	while (!l->engine_stopped && !(l->stopping && clock_now_ms() >= l->stop_ms)) {
 		int64_t wait = http_timeout_ms(l->http);
 		int n;
 
 		if (l->stopping)
-			wait = min_wait(wait, l->stop_ms - now_ms() > 0 ? l->stop_ms - now_ms() : 0);
+			wait = min_wait(wait, l->stop_ms - clock_now_ms() > 0 ? l->stop_ms - clock_now_ms() : 0);
 		n = epoll_wait(l->epoll_fd, events, 16, (int)min_wait(wait, 60000));
 		for (int i = 0; i < n; i++) {
 			if (events[i].data.fd == l->signal_fd)
@@ -830,7 +823,7 @@ int loop_run(const struct config *config, const char *socket_path, struct err *e
 	int result = 0;
 
 	umask(077);
-	l.began_ms = now_ms();
+	l.began_ms = clock_now_ms();
 	l.status.pid = getpid();
 	l.status.socket = socket_path;
 	l.status.store.dir = config->store.path;

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
+#include "config/clock.h"
 #include "config/file.h"
 #include "config/mem.h"
 #include "engine/engine.h"
@@ -140,10 +140,7 @@ static int parse(struct options *o, int verb, int argc, char **argv, struct err 
 
 static double now(void)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+	return (double)clock_now_ns() * 1e-9;
 }
 
 /* ---- eval ---- */

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "cache/cache.h"
+#include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
 #include "daemon/message.h"
@@ -49,19 +50,6 @@ struct worker {
 	int64_t told_ms;
 };
 
-static int64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-static double seconds_since(int64_t ns)
-{
-	return (double)(now_ns() - ns) * 1e-9;
-}
-
 static bool is_cancelled(const struct message *m)
 {
 	return atomic_load(m->cancel);
@@ -92,7 +80,7 @@ struct report {
 static void report_progress(void *ctx, const struct ingest_progress *p)
 {
 	struct report *r = ctx;
-	int64_t now = now_ns() / 1000000;
+	int64_t now = clock_now_ms();
 	struct message *m;
 
 	if (now - r->told_ms < PROGRESS_MS)
@@ -248,7 +236,7 @@ static void step_job(struct worker *w)
 		return;
 	}
 	more = ingest_step(w->ingest, &m->progress, &err);
-	now = now_ns() / 1000000;
+	now = clock_now_ms();
 	if (more <= 0 || now - w->told_ms >= PROGRESS_MS) {
 		w->told_ms = now;
 		tell(w, m);
@@ -326,7 +314,7 @@ static int load_session(struct worker *w, const struct message *ask, struct api_
 {
 	const struct session_options opt = {.latents = w->latents, .max_tokens = w->context_tokens};
 	struct recall_stats stats = {0};
-	int64_t began = now_ns();
+	int64_t began = clock_now_ns();
 
 	if (!w->session) {
 		tell_phase(w, ask, ASK_LOAD, w->held->n_tokens);
@@ -340,7 +328,7 @@ static int load_session(struct worker *w, const struct message *ask, struct api_
 	usage->loaded_tokens = stats.loaded_tokens;
 	usage->recomputed_tokens = stats.recomputed_tokens;
 	usage->cached_tokens = w->held->n_tokens - stats.recomputed_tokens;
-	usage->load_s = seconds_since(began);
+	usage->load_s = clock_seconds_since(began);
 	return 0;
 }
 
@@ -410,8 +398,8 @@ static int generate(struct worker *w, const struct message *ask, int64_t max_tok
 		if ((failed = cancelled(ask, err)) || (failed = sampler_next(sampler, w->logits, &id, err)))
 			break;
 		if (!first_ns) {
-			first_ns = now_ns();
-			end->asked.usage.ttft_s = seconds_since(ask->ask.accepted_ns);
+			first_ns = clock_now_ns();
+			end->asked.usage.ttft_s = clock_seconds_since(ask->ask.accepted_ns);
 		}
 		if (is_stop(w, id)) {
 			end->asked.finish = "stop";
@@ -430,7 +418,7 @@ static int generate(struct worker *w, const struct message *ask, int64_t max_tok
 	tell_text(w, ask, &text);
 	bytes_free(&text);
 	sampler_free(sampler);
-	end->asked.usage.decode_s = first_ns ? seconds_since(first_ns) : 0;
+	end->asked.usage.decode_s = first_ns ? clock_seconds_since(first_ns) : 0;
 	return failed;
 }
 
@@ -501,7 +489,7 @@ static int open_model(struct worker *w, struct message *m, struct err *err)
 	struct model_options model_options = {.mla_norm_eps = (float)c->model.mla_norm_eps};
 	int compute = compute_profile_from_name(c->model.compute), latents = latent_format_from_name(c->model.latents);
 	uint8_t identity[MODEL_ID_BYTES];
-	int64_t began = now_ns();
+	int64_t began = clock_now_ns();
 	char *path;
 	int failed;
 
@@ -539,7 +527,7 @@ static int open_model(struct worker *w, struct message *m, struct err *err)
 	m->model.model.parameters = model_count_parameters(&w->model->config).total;
 	m->model.model.context_tokens = w->context_tokens;
 	m->model.model.loaded_bytes = (int64_t)w->model->loaded_bytes;
-	m->model.model.load_s = seconds_since(began);
+	m->model.model.load_s = clock_seconds_since(began);
 	return 0;
 }
 

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "config/mem.h"
-#include "engine/utf8.h"
+#include "config/utf8.h"
 
 enum {
 	MAX_PATTERNS = 8,

@@ -9,7 +9,7 @@
 #include "config/json.h"
 #include "config/mem.h"
 #include "engine/md5.h"
-#include "engine/utf8.h"
+#include "config/utf8.h"
 
 enum { MAX_TEMPLATE_BYTES = 1 << 20, MAX_CONFIG_BYTES = 16 << 20 };
 

@@ -6,9 +6,9 @@
  * a prompt the model was not trained on. The configuration's model.template overrides that. Without a
  * template file the architecture decides:
  *
- *   glm_moe_dsa     glm-5.2 if config.json has IndexShare (a layer without an indexer of its own, by
- *                   index_topk_freq, index_topk_pattern or indexer_types), else glm-5. GLM-5.3 has the same
- *                   config and another template: without its file it is taken for GLM-5.2
+ *   glm_moe_dsa     glm-5.2 if config.json has IndexShare (a layer that shares its indexer, by index_topk_freq,
+ *                   index_topk_pattern or indexer_types), else glm-5. GLM-5.3 has GLM-5.2's config and a template of its
+ *                   own: without that file it is taken for GLM-5.2, with it `ask` is refused
  *   glm4_moe_lite   glm-5
  *
  * Structure (roles, think and tool tags) is emitted by id. Everything that came from outside is encoded with

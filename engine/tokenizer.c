@@ -8,7 +8,7 @@
 #include "engine/bpe.h"
 #include "engine/pretokenize.h"
 #include "engine/tokenizer_json.h"
-#include "engine/utf8.h"
+#include "config/utf8.h"
 
 enum { MAX_FILE_BYTES = 256 << 20 }; /* GLM-5.2's has about 20 MB */
 

@@ -6,7 +6,7 @@
 
 #include "config/json.h"
 #include "config/mem.h"
-#include "engine/utf8.h"
+#include "config/utf8.h"
 
 enum { MAX_ADDED = 65536, MAX_ADDED_BYTES = 1024 };
 

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/utf8.h"
+#include "config/utf8.h"
 
 static bool is_plain(const char *path)
 {

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "config/mem.h"
-#include "engine/utf8.h"
+#include "config/utf8.h"
 
 enum { LOOK_BYTES = 8192, N_TRIES = 3 };
 

@@ -14,7 +14,7 @@
 #include "engine/bpe.h"
 #include "engine/pretokenize.h"
 #include "engine/tokenizer.h"
-#include "engine/utf8.h"
+#include "config/utf8.h"
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "engine/tokenizer.h"
-#include "engine/utf8.h"
+#include "config/utf8.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 

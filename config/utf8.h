@@ -1,8 +1,8 @@
 /*
  * UTF-8, strictly: no overlong forms, no surrogates, nothing above U+10FFFF.
  */
-#ifndef QUIRE_ENGINE_UTF8_H
-#define QUIRE_ENGINE_UTF8_H
+#ifndef QUIRE_CONFIG_UTF8_H
+#define QUIRE_CONFIG_UTF8_H
 
 #include <stddef.h>
 #include <stdint.h>
