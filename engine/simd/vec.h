@@ -34,6 +34,7 @@ enum { HALVES = LANES / VL };
 #if defined SIMD_WIDE
 typedef float vf __attribute__((vector_size(64)));
 typedef int32_t vi __attribute__((vector_size(64)));
+typedef uint32_t vi_unsigned __attribute__((vector_size(64)));
 typedef float vf_any __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t vi_any __attribute__((vector_size(64), aligned(1), may_alias));
 
@@ -53,7 +54,7 @@ static ALWAYS_INLINE vi vi_add(vi a, vi b) { return a + b; }
 static ALWAYS_INLINE vf vf_of_bits(vi x) { return (vf)x; }
 static ALWAYS_INLINE vi vi_bits(vf x) { return (vi)x; }
 #define vi_shift_left(x, n) ((vi)((x) << (n)))
-#define vi_shift_right(x, n) ((vi)((__typeof__((vi){0} + 0u))(x) >> (n)))
+#define vi_shift_right(x, n) ((vi)((vi_unsigned)(x) >> (n)))
 
 static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
 {
@@ -131,6 +132,26 @@ static ALWAYS_INLINE vf vf_odd(vi pairs)
 static ALWAYS_INLINE vf vf_even(vi pairs)
 {
 	return vf_of_bits(vi_shift_left(pairs, 16));
+}
+
+/* Rounded to bf16, to nearest even, and still float32; a NaN stays one. */
+static ALWAYS_INLINE vf vf_round_bf16(vf x)
+{
+#if defined SIMD_WIDE
+	for (int l = 0; l < VL; l++)
+		x[l] = num_bf16(x[l]);
+	return x;
+#else
+	vi u = vi_bits(x), last = vi_and(vi_shift_right(u, 16), vi_all(1));
+	vi rounded = vi_add(vi_add(u, vi_all(0x7fff)), last), quiet = vi_or(u, vi_all(0x400000));
+#if defined __AVX512F__
+	rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), quiet);
+#else
+	rounded = _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet),
+						       _mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+#endif
+	return vf_of_bits(vi_and(rounded, vi_all((int32_t)0xffff0000)));
+#endif
 }
 
 #if HAS_DOT
