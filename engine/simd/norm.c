@@ -2,7 +2,7 @@
  * Norms of rows. One row at a time: the lanes of its sum of squares are HALVES registers, and what bounds a row is
  * the division of each value, which is part of the definition; so nothing would be gained by summing rows abreast.
  */
-#include "engine/simd/vec.h"
+#include "engine/simd/rows.h"
 
 /* The tree at the end of order (L). */
 static ALWAYS_INLINE float tree(const vf sum[HALVES])
@@ -14,45 +14,25 @@ static ALWAYS_INLINE float tree(const vf sum[HALVES])
 	return lanes_sum(lanes_load(lane));
 }
 
-/* Whole vectors of x, then the rest with zeros behind it. */
-static ALWAYS_INLINE vf load_some(const float *x, int32_t n)
-{
-	float padded[VL] = {0};
-
-	if (n >= VL)
-		return vf_load(x);
-	for (int32_t k = 0; k < n; k++)
-		padded[k] = x[k];
-	return vf_load(padded);
-}
-
-static ALWAYS_INLINE void store_some(float *out, vf x, int32_t n)
-{
-	float padded[VL];
-
-	if (n >= VL) {
-		vf_store(out, x);
-		return;
-	}
-	vf_store(padded, x);
-	for (int32_t k = 0; k < n; k++)
-		out[k] = padded[k];
-}
-
-/* sum over k of x[k] y[k], y NULL: ones; where the rest is all zeros, adding it changes nothing but the sign of a
- * zero, and a lane is never -0 since it starts at +0. */
+/*
+ * sum over k of x[k] y[k]; y NULL: ones. The padding of order (L) is left out beyond the last vector: adding +0 changes
+ * a sum only where that is -0, and a lane is never -0, since it starts at +0 and squares or whole values are added.
+ */
 static ALWAYS_INLINE float dot(const float *x, const float *y, int32_t n)
 {
 	vf sum[HALVES], one = vf_all(1);
+	int32_t k = 0;
 
 	for (int h = 0; h < HALVES; h++)
 		sum[h] = vf_zero();
-	for (int32_t k = 0; k < n; k += LANES)
-		for (int h = 0; h < HALVES && k + h * VL < n; h++) {
-			int32_t at = k + h * VL;
+	for (; k + LANES <= n; k += LANES)
+		for (int h = 0; h < HALVES; h++)
+			sum[h] = vf_fma(vf_load(x + k + h * VL), y ? vf_load(y + k + h * VL) : one, sum[h]);
+	for (int h = 0; h < HALVES && k < n; h++, k += VL) {
+		int32_t some = n - k < VL ? n - k : VL;
 
-			sum[h] = vf_fma(load_some(x + at, n - at), y ? load_some(y + at, n - at) : one, sum[h]);
-		}
+		sum[h] = vf_fma(vf_load_some(x + k, some), y ? vf_load_some(y + k, some) : one, sum[h]);
+	}
 	return tree(sum);
 }
 
@@ -68,7 +48,7 @@ static void rms_rows(void *arg, int64_t first, int64_t end, int thread)
 {
 	const struct job *j = arg;
 	const float *weight = j->weight;
-	int32_t dim = j->dim;
+	int32_t dim = j->dim, rest = dim % VL, whole = dim - rest;
 
 	(void)thread;
 	for (int64_t i = first; i < end; i++) {
@@ -76,11 +56,11 @@ static void rms_rows(void *arg, int64_t first, int64_t end, int thread)
 		float *out = j->out + i * j->out_stride;
 		vf root = vf_all(sqrtf(dot(x, x, dim) / (float)dim + j->eps));
 
-		for (int32_t k = 0; k < dim; k += VL) {
-			vf y = vf_mul(load_some(weight + k, dim - k), vf_div(load_some(x + k, dim - k), root));
-
-			store_some(out + k, y, dim - k);
-		}
+		for (int32_t k = 0; k < whole; k += VL)
+			vf_store(out + k, vf_mul(vf_load(weight + k), vf_div(vf_load(x + k), root)));
+		if (rest)
+			vf_store_some(out + whole, vf_mul(vf_load_some(weight + whole, rest),
+							  vf_div(vf_load_some(x + whole, rest), root)), rest);
 	}
 }
 
@@ -96,7 +76,7 @@ static void layer_rows(void *arg, int64_t first, int64_t end, int thread)
 {
 	const struct job *j = arg;
 	const float *weight = j->weight, *bias = j->bias;
-	int32_t dim = j->dim;
+	int32_t dim = j->dim, rest = dim % VL, whole = dim - rest;
 
 	(void)thread;
 	for (int64_t i = first; i < end; i++) {
@@ -104,15 +84,17 @@ static void layer_rows(void *arg, int64_t first, int64_t end, int thread)
 		float *out = j->out + i * j->out_stride;
 		vf mean = vf_all(dot(x, NULL, dim) / (float)dim), root;
 
-		for (int32_t k = 0; k < dim; k += VL)
-			store_some(out + k, vf_sub(load_some(x + k, dim - k), mean), dim - k);
+		for (int32_t k = 0; k < whole; k += VL)
+			vf_store(out + k, vf_sub(vf_load(x + k), mean));
+		if (rest)
+			vf_store_some(out + whole, vf_sub(vf_load_some(x + whole, rest), mean), rest);
 		root = vf_all(sqrtf(dot(out, out, dim) / (float)dim + j->eps));
-		for (int32_t k = 0; k < dim; k += VL) {
-			vf y = vf_div(load_some(out + k, dim - k), root);
-
-			y = vf_fma(y, load_some(weight + k, dim - k), load_some(bias + k, dim - k));
-			store_some(out + k, y, dim - k);
-		}
+		for (int32_t k = 0; k < whole; k += VL)
+			vf_store(out + k, vf_fma(vf_div(vf_load(out + k), root), vf_load(weight + k), vf_load(bias + k)));
+		if (rest)
+			vf_store_some(out + whole, vf_fma(vf_div(vf_load_some(out + whole, rest), root),
+							  vf_load_some(weight + whole, rest),
+							  vf_load_some(bias + whole, rest)), rest);
 	}
 }
 
