@@ -220,7 +220,7 @@ struct tally {
 	double log_ratio;
 	int n;
 };
-static struct tally of_float32, of_coarse;
+static struct tally of_profile, of_float32, of_coarse;
 
 static double mean_ratio(const struct tally *t)
 {
@@ -250,6 +250,22 @@ static void add_to_a_coarse_residual(struct device *dev, float *h, const float *
 
 			*value = f32_from_bits((u + 0x3ffff + (u >> 19 & 1)) & ~0x7ffffu);
 		}
+}
+
+static void profile_bf16_lies_nearer_to_the_reference_than_transformers_in_bf16(void **state)
+{
+	struct checkpoint *k = *state;
+	struct engine_options opt = {.n_threads = 2, .compute = COMPUTE_BF16};
+	struct golden_figures f;
+	struct engine *e;
+	struct err err = {0};
+
+	if (engine_open(&e, &opt, &err))
+		fail_msg("%s", err.text);
+	f = measure(k, e, "profile bf16");
+	engine_close(e);
+
+	assert_true(lies_nearer(k, &f, &of_profile));
 }
 
 static void float32_with_latents_in_bf16_lies_nearer_to_the_reference_than_transformers_in_bf16(void **state)
@@ -284,11 +300,13 @@ static void over_all_checkpoints_the_rms_error_tells_the_same(void **state)
 	(void)state;
 	while (golden_checkpoints[n])
 		n++;
-	print_message("rms error over that of transformers in bf16, geometric mean of all checkpoints: %.2f of float32 with "
-		      "latents in bf16, %.2f of a residual of five bits\n",
-		      mean_ratio(&of_float32), mean_ratio(&of_coarse));
+	print_message("rms error over that of transformers in bf16, geometric mean of all checkpoints: %.2f of profile bf16, "
+		      "%.2f of float32 with latents in bf16, %.2f of a residual of five bits\n",
+		      mean_ratio(&of_profile), mean_ratio(&of_float32), mean_ratio(&of_coarse));
+	assert_int_equal(of_profile.n, n);
 	assert_int_equal(of_float32.n, n);
 	assert_int_equal(of_coarse.n, n);
+	assert_true(mean_ratio(&of_profile) < 1);
 	assert_true(mean_ratio(&of_float32) < 1);
 	assert_true(mean_ratio(&of_coarse) > 1);
 }
@@ -312,6 +330,9 @@ int main(void)
 			{"logits_and_index_sets_are_the_references", logits_and_index_sets_are_the_references,
 			 open_checkpoint, close_checkpoint, name},
 			{"greedy_continuations_are_the_references", greedy_continuations_are_the_references,
+			 open_checkpoint, close_checkpoint, name},
+			{"profile_bf16_lies_nearer_to_the_reference_than_transformers_in_bf16",
+			 profile_bf16_lies_nearer_to_the_reference_than_transformers_in_bf16,
 			 open_checkpoint, close_checkpoint, name},
 			{"float32_with_latents_in_bf16_lies_nearer_to_the_reference_than_transformers_in_bf16",
 			 float32_with_latents_in_bf16_lies_nearer_to_the_reference_than_transformers_in_bf16,
