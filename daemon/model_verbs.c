@@ -20,10 +20,11 @@
 static const char usage[] =
 	"usage: quire model info DIR [--json]\n"
 	"       quire model eval DIR --ids FILE --logits OUT [--chunk N] [--threads N] [--compute f32|bf16]\n"
-	"                        [--latents bf16|fp8|f32] [--topk OUT2] [--isa scalar|fma|avx512]\n"
+	"                        [--latents bf16|fp8|f32] [--topk OUT2] [--isa scalar|avx2|avx512|avx512bf16]\n"
 	"       quire model tokenize DIR --text FILE [--added-tokens]\n"
 	"       quire model bench DIR --prompt N --decode M [--depth N] [--threads N] [--compute f32|bf16]\n"
-	"                        [--latents bf16|fp8|f32] [--repeat R] [--chunk N] [--isa scalar|fma|avx512] [--json]\n"
+	"                        [--latents bf16|fp8|f32] [--repeat R] [--chunk N] [--json]\n"
+	"                        [--isa scalar|avx2|avx512|avx512bf16]\n"
 	"       quire model synth OUT --moe-layers K --dense-layers D [--format fp8|bf16] [--seed S] [--threads N]\n"
 	"                        [--schedule glm52|full] [--hidden N] [--heads N] [--q-lora N] [--kv-lora N] [--nope N]\n"
 	"                        [--rope N] [--v N] [--dense-dim N] [--expert-dim N] [--experts N]\n"
