@@ -69,7 +69,7 @@ void session_free(struct session *s);
 
 int64_t session_n_tokens(const struct session *s);
 const struct layout *session_layout(const struct session *s);
-/* Bytes of latents and index keys held. */
+/* Bytes that latents and index keys have room in. Room that no token has come to takes no memory. */
 size_t session_bytes(const struct session *s);
 
 /* What somebody may want to see of a forward pass; each may be NULL. Rows are valid during the call only. */

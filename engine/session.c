@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "config/pages.h"
 #include "engine/latents.h"
 
 enum { FIRST_ROOM = 256, IMPORT_ROWS = 256 };
@@ -35,31 +36,6 @@ int session_new(struct session **out, struct engine *e, const struct model *m, c
 	(void)err;
 	*out = s;
 	return 0;
-}
-
-void session_free(struct session *s)
-{
-	if (!s)
-		return;
-	for (int32_t i = 0; i < s->layout->n_layers; i++) {
-		free(s->rows[i]);
-		if (s->stored_rows)
-			free(s->stored_rows[i]);
-	}
-	for (int32_t i = 0; i < s->layout->n_index_layers; i++) {
-		free(s->keys[i]);
-		if (s->stored_keys)
-			free(s->stored_keys[i]);
-	}
-	free(s->rows);
-	free(s->keys);
-	free(s->stored_rows);
-	free(s->stored_keys);
-	free(s->inv_freq);
-	arena_free(s->arena);
-	arena_free(s->scratch);
-	layout_free(s->layout);
-	free(s);
 }
 
 int64_t session_n_tokens(const struct session *s)
@@ -104,24 +80,72 @@ size_t session_bytes(const struct session *s)
 	return (size_t)s->room * ((size_t)s->layout->n_layers * row + (size_t)s->layout->n_index_layers * key);
 }
 
-static int grow(void *array, size_t used_bytes, size_t room, size_t bytes, struct err *err)
+/* Array i of the session and the bytes of one token in it; NULL behind the last one. */
+static void **array_at(const struct session *s, int32_t i, size_t *bytes)
 {
-	void **p = array, *q = mem_try(room, bytes, "latents of the session", err);
+	const struct layout *l = s->layout;
+	const struct {
+		void **arrays;
+		int32_t n;
+		size_t bytes;
+	} kinds[] = {
+		{s->rows, l->n_layers, row_size(s)},
+		{s->keys, l->n_index_layers, key_size(s)},
+		{(void **)s->stored_rows, s->stored_rows ? l->n_layers : 0, l->row_bytes},
+		{(void **)s->stored_keys, s->stored_keys ? l->n_index_layers : 0, l->index_key_bytes},
+	};
 
-	if (!q)
+	for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; i -= kinds[k++].n) {
+		*bytes = kinds[k].bytes;
+		if (i < kinds[k].n)
+			return &kinds[k].arrays[i];
+	}
+	return NULL;
+}
+
+/* All arrays to a room of so many tokens, or none of them. */
+static int resize(struct session *s, int64_t room, struct err *err)
+{
+	size_t bytes;
+	void **array;
+
+	for (int32_t i = 0; (array = array_at(s, i, &bytes)); i++) {
+		if (!pages_resize(array, (size_t)s->room * bytes, (size_t)room * bytes, "latents of the session", err))
+			continue;
+		while (i--) {
+			array = array_at(s, i, &bytes);
+			pages_resize(array, (size_t)room * bytes, (size_t)s->room * bytes, "", NULL);
+		}
 		return -1;
-	if (*p)
-		memcpy(q, *p, used_bytes);
-	free(*p);
-	*p = q;
+	}
+	s->room = room;
 	return 0;
 }
 
-/* Room for n tokens in all. Arrays that grew before one that could not are merely longer than they need be. */
+void session_free(struct session *s)
+{
+	size_t bytes;
+	void **array;
+
+	if (!s)
+		return;
+	for (int32_t i = 0; (array = array_at(s, i, &bytes)); i++)
+		pages_free(*array, (size_t)s->room * bytes);
+	free(s->rows);
+	free(s->keys);
+	free(s->stored_rows);
+	free(s->stored_keys);
+	free(s->inv_freq);
+	arena_free(s->arena);
+	arena_free(s->scratch);
+	layout_free(s->layout);
+	free(s);
+}
+
+/* Room for n tokens in all. What is not used costs nothing, so room is taken generously. */
 static int reserve(struct session *s, int64_t n, struct err *err)
 {
 	int64_t room = s->room ? s->room : FIRST_ROOM;
-	size_t used = (size_t)((s->n_tokens + KEYS_ABREAST - 1) / KEYS_ABREAST * KEYS_ABREAST);
 
 	if (n > s->opt.max_tokens)
 		return err_set(err, ERR_TOO_LARGE, "%lld tokens are more than the context of %lld", (long long)n,
@@ -132,18 +156,7 @@ static int reserve(struct session *s, int64_t n, struct err *err)
 		room = room < (1 << 20) ? 2 * room : room + (1 << 20);
 	if (room > s->opt.max_tokens)
 		room = (s->opt.max_tokens + KEYS_ABREAST - 1) / KEYS_ABREAST * KEYS_ABREAST;
-	for (int32_t i = 0; i < s->layout->n_layers; i++)
-		if (grow(&s->rows[i], used * row_size(s), (size_t)room, row_size(s), err) ||
-		    (s->stored_rows && grow(&s->stored_rows[i], used * s->layout->row_bytes, (size_t)room,
-					    s->layout->row_bytes, err)))
-			return -1;
-	for (int32_t i = 0; i < s->layout->n_index_layers; i++)
-		if (grow(&s->keys[i], used * key_size(s), (size_t)room, key_size(s), err) ||
-		    (s->stored_keys && grow(&s->stored_keys[i], used * s->layout->index_key_bytes, (size_t)room,
-					    s->layout->index_key_bytes, err)))
-			return -1;
-	s->room = room;
-	return 0;
+	return resize(s, room, err);
 }
 
 int session_append(struct session *s, const int32_t *ids, size_t n, float *last_logits,
