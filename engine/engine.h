@@ -104,7 +104,8 @@ int session_import_index_keys(struct session *s, int32_t index_layer, int64_t fi
 void session_import_commit(struct session *s, int64_t n);
 
 /* Fill n further positions with seeded random latents and index keys in place of computed ones, for measuring at a
- * depth. */
+ * depth. They are rounded as stored ones are; each depends on seed, layer and position alone. Without room for all of
+ * them (ERR_TOO_LARGE) the session is as before. */
 int session_fill(struct session *s, int64_t n, uint64_t seed, struct err *err);
 
 #endif

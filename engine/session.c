@@ -6,8 +6,9 @@
 
 #include "config/pages.h"
 #include "engine/latents.h"
+#include "engine/noise.h"
 
-enum { FIRST_ROOM = 256, IMPORT_ROWS = 256 };
+enum { FIRST_ROOM = 256, IMPORT_ROWS = 256, FILL_ROWS = 8192 };
 
 int session_new(struct session **out, struct engine *e, const struct model *m, const struct session_options *opt,
 		struct err *err)
@@ -293,62 +294,91 @@ void session_import_commit(struct session *s, int64_t n)
 	s->n_tokens += n;
 }
 
-/* A seeded value of about unit variance; xorshift, since only speed is measured with it. */
-static float noise(uint64_t *state)
-{
-	float sum = 0;
+/* ---- random latents ---- */
 
-	for (int i = 0; i < 4; i++) {
-		*state ^= *state << 13;
-		*state ^= *state >> 7;
-		*state ^= *state << 17;
-		sum += (float)(*state >> 40) * 0x1p-24f - 0.5f;
+/* One array of a layer, at some positions: values made, rounded as a store would, and left where they are placed from. */
+struct fill_job {
+	struct session *s;
+	float *values;   /* [n, dim] */
+	uint8_t *stored; /* [n, bytes], NULL: not kept */
+	size_t bytes;
+	int64_t first;
+	int32_t dim;
+	bool index_keys;
+	uint64_t key;
+};
+
+/* n values of unit variance, evenly spread, four a word. */
+static void noise(float *out, int32_t n, uint64_t key)
+{
+	for (int32_t i = 0; i < n; i += 4) {
+		uint64_t x = noise_word(key, (uint64_t)i / 4);
+
+		for (int32_t k = i; k < n && k < i + 4; k++, x >>= 16)
+			out[k] = (float)(int16_t)x * (1.7320508f / 32768);
 	}
-	return sum * 1.7f;
+}
+
+static void fill_rows(void *arg, int64_t first, int64_t end, int thread)
+{
+	const struct fill_job *j = arg;
+	const struct session *s = j->s;
+	const struct model_config *c = &s->model->config;
+	uint8_t *own = j->stored ? NULL : pool_scratch(s->engine->pool, thread, j->bytes);
+	enum latent_format format = s->opt.latents;
+
+	for (int64_t i = first; i < end; i++) {
+		float *value = j->values + i * j->dim;
+		uint8_t *row = own ? own : j->stored + (size_t)i * j->bytes;
+
+		/* By position, so that it does not matter in how many calls or by how many threads. */
+		noise(value, j->dim, noise_word(j->key, (uint64_t)(j->first + i)));
+		if (j->index_keys) {
+			index_key_pack(format, row, value, j->dim);
+			index_key_unpack(format, value, row, j->dim);
+		} else {
+			latent_pack(format, row, value, c->kv_lora, c->rope_dim);
+			latent_unpack(format, value, row, c->kv_lora, c->rope_dim);
+		}
+	}
+}
+
+/* n more positions, at most FILL_ROWS, for which there is room. */
+static void fill_part(struct session *s, int64_t n, uint64_t seed)
+{
+	const struct model_config *c = &s->model->config;
+	const struct layout *l = s->layout;
+	int32_t width = c->kv_lora + c->rope_dim, widest = width > c->index_dim ? width : c->index_dim;
+	int64_t first = s->n_tokens;
+	float *cos, *sin, *values;
+
+	arena_reset(s->scratch);
+	angles(s, first, n, &cos, &sin);
+	values = arena_alloc(s->scratch, (size_t)n * (size_t)widest, sizeof *values);
+	for (int32_t i = 0; i < l->n_layers; i++) {
+		struct fill_job j = {s, values, NULL, l->row_bytes, first, width, false, noise_word(seed, 2 * (uint64_t)i)};
+
+		j.stored = s->stored_rows ? s->stored_rows[i] + (size_t)first * l->row_bytes : NULL;
+		pool_run(s->engine->pool, fill_rows, &j, n, 16 * width);
+		place_latents(s, i, values, first, n, cos, sin);
+	}
+	for (int32_t i = 0; i < l->n_index_layers; i++) {
+		struct fill_job j = {s, values, NULL, l->index_key_bytes, first, c->index_dim, true,
+				     noise_word(seed, 2 * (uint64_t)l->index_layers[i] + 1)};
+
+		j.stored = s->stored_keys ? s->stored_keys[i] + (size_t)first * l->index_key_bytes : NULL;
+		pool_run(s->engine->pool, fill_rows, &j, n, 16 * c->index_dim);
+		place_index_keys(s, i, values, first, n, cos, sin);
+	}
+	s->n_tokens += n;
 }
 
 int session_fill(struct session *s, int64_t n, uint64_t seed, struct err *err)
 {
-	const struct model_config *c = &s->model->config;
-	int32_t width = c->kv_lora + c->rope_dim, widest = width > c->index_dim ? width : c->index_dim;
-	uint64_t state = seed * 2654435761u + 88172645463325252u;
-	float *values = xcalloc((size_t)widest, sizeof *values);
-	uint8_t *packed = NULL;
-	int status = -1;
-
-	for (int64_t done = 0; done < n;) {
-		int64_t part = n - done < IMPORT_ROWS ? n - done : IMPORT_ROWS;
-
-		for (int32_t g = 0; g < s->layout->n_groups; g++) {
-			size_t rows = (size_t)part * (size_t)s->layout->groups[g].n_layers;
-
-			packed = xrealloc(packed, rows, s->layout->row_bytes);
-			for (size_t i = 0; i < rows; i++) {
-				for (int32_t k = 0; k < width; k++)
-					values[k] = noise(&state);
-				latent_pack(s->opt.latents, packed + i * s->layout->row_bytes, values, c->kv_lora,
-					    c->rope_dim);
-			}
-			if (session_import_records(s, g, s->n_tokens, part, packed, err))
-				goto out;
-		}
-		for (int32_t l = 0; l < s->layout->n_index_layers; l++) {
-			packed = xrealloc(packed, (size_t)part, s->layout->index_key_bytes);
-			for (int64_t i = 0; i < part; i++) {
-				for (int32_t k = 0; k < c->index_dim; k++)
-					values[k] = noise(&state);
-				index_key_pack(s->opt.latents, packed + (size_t)i * s->layout->index_key_bytes, values,
-					       c->index_dim);
-			}
-			if (session_import_index_keys(s, l, s->n_tokens, part, packed, err))
-				goto out;
-		}
-		session_import_commit(s, part);
-		done += part;
-	}
-	status = 0;
-out:
-	free(values);
-	free(packed);
-	return status;
+	assert(n >= 0 && s->n_tokens <= INT64_MAX - n);
+	if (reserve(s, s->n_tokens + n, err))
+		return -1;
+	for (int64_t end = s->n_tokens + n; s->n_tokens < end;)
+		fill_part(s, end - s->n_tokens < FILL_ROWS ? end - s->n_tokens : FILL_ROWS, seed);
+	return 0;
 }
