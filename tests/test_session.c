@@ -10,6 +10,8 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "config/mem.h"
 #include "engine/ops.h"
@@ -385,6 +387,55 @@ static void a_fill_beyond_the_context_leaves_the_session_as_it_was(void **state)
 	model_close(m);
 }
 
+#if !defined __SANITIZE_ADDRESS__ /* whose shadow is more address space than any limit */
+static rlim_t address_space_in_use(void)
+{
+	FILE *f = fopen("/proc/self/statm", "r");
+	long pages;
+
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%ld", &pages), 1);
+	fclose(f);
+	return (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE);
+}
+
+/* 200,000 positions are 59 MB an array: some arrays grow, one does not. */
+static void a_session_that_cannot_grow_is_as_it_was(void **state)
+{
+	struct model *m = open_model("glm52");
+	struct engine *e = open_engine(1, NULL);
+	struct session *s = open_session(e, m, LATENTS_BF16, true);
+	struct rlimit before, tight;
+	rlim_t in_use;
+	struct err err = {0};
+	float a[512], b[512];
+	const int32_t id = 5;
+
+	(void)state;
+	assert_int_equal(session_fill(s, 1000, 1, NULL), 0);
+	assert_int_equal(session_append(s, &id, 1, a, NULL, NULL), 0);
+	session_truncate(s, 1000);
+	assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
+	tight = before;
+	in_use = address_space_in_use();
+	tight.rlim_cur = in_use + (150 << 20);
+	assert_int_equal(setrlimit(RLIMIT_AS, &tight), 0);
+	assert_int_equal(session_fill(s, 200000, 1, &err), -1);
+	assert_int_equal(err.code, ERR_TOO_LARGE);
+	assert_non_null(strstr(err.text, "no memory for latents of the session"));
+	assert_true(address_space_in_use() < in_use + (16 << 20)); /* those that had grown gave it back */
+	assert_int_equal(session_n_tokens(s), 1000);
+	assert_int_equal(session_append(s, &id, 1, b, NULL, NULL), 0);
+	assert_memory_equal(a, b, (size_t)m->config.vocab * sizeof *a);
+	session_truncate(s, 1000);
+	assert_int_equal(setrlimit(RLIMIT_AS, &before), 0);
+	assert_int_equal(session_fill(s, 2000, 1, &err), 0); /* and now it can */
+	session_free(s);
+	engine_close(e);
+	model_close(m);
+}
+#endif
+
 static void an_identity_changes_with_everything_a_latent_depends_on(void **state)
 {
 	struct model *a = open_model("glm52"), *b = open_model("glm52-fused");
@@ -429,6 +480,9 @@ int main(void)
 		cmocka_unit_test(what_fills_a_session_depends_on_seed_and_position_and_not_on_calls_or_threads),
 		cmocka_unit_test(what_filled_a_session_is_what_a_store_would_give_back),
 		cmocka_unit_test(a_fill_beyond_the_context_leaves_the_session_as_it_was),
+#if !defined __SANITIZE_ADDRESS__
+		cmocka_unit_test(a_session_that_cannot_grow_is_as_it_was),
+#endif
 		cmocka_unit_test(an_identity_changes_with_everything_a_latent_depends_on),
 		cmocka_unit_test(what_the_engine_cannot_do_it_refuses),
 	};
