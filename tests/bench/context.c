@@ -396,6 +396,7 @@ static double at_depth(struct bench *b, int64_t depth)
 		      "\"context\":\"%s\",\"tokens\":%lld,\"compute\":\"%s\",\"isa\":\"%s\",\"threads\":%d,"
 		      "\"peak_gflops\":%.1f,\"read_gb_per_s\":%.2f,\"fill_s\":%.1f", depth_name(depth),
 		      (long long)b->o->n_decode, compute, isa, threads, b->peak / 1e9, b->bandwidth / 1e9, fill_s);
+	probe(b); /* again: the machine may have changed since */
 	prefill_s = prefill(b, &rounds);
 	least = scan_seconds(b, depth, b->o->n_prefill);
 	measure_print(stdout, "context.prefill_tokens_per_s", (double)b->o->n_prefill / prefill_s, "tokens/s",
