@@ -723,7 +723,7 @@ static const struct verb verbs[] = {
 	{"cancel", "JOB", "end a job that waits or runs; what it computed is kept", 1, 1, 0, run_cancel},
 	{"status", "", "the daemon, its model, its store and its queue", 0, 0, 0, run_status},
 	{"serve", "", "run the daemon here (as quired does)", 0, 0, 0, run_serve},
-	{"model", "info|eval|tokenize|bench DIR ...", "look at a model directory without a daemon", 0, 0, 0, run_model},
+	{"model", "info|eval|tokenize|bench|synth DIR ...", "look at a model directory without a daemon", 0, 0, 0, run_model},
 	{"version", "", "the version", 0, 0, 0, run_version},
 	{"help", "[VERB]", "this text, or that of a verb", 0, 1, 0, run_help},
 };
