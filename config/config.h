@@ -15,7 +15,10 @@
  *       compute: f32                   # activations
  *       latents: bf16                  # as stored: bf16 | fp8
  *       mla_norm_eps: 1e-6             # unset: the architecture's
- *     compute: {threads: auto}         # auto: every processor this process may use; else 1 to 1024
+ *     compute:
+ *       threads: auto                  # auto: every processor this process may use; else 1 to 1024
+ *       isa: auto                      # auto: the best instruction set this processor has; else scalar, avx2, avx512
+ *                                      # or avx512bf16, refused at start where it is missing. Decides speed, no bit
  *     context: {max_tokens: auto}      # auto: what the model was made for; else 1 to 1048576
  *     store: {path: ~/.local/share/quire}
  *     server:
@@ -56,6 +59,7 @@ struct config {
 	} model;
 	struct {
 		int64_t threads;         /* 0: auto */
+		char *isa;               /* "auto"; or an instruction set */
 	} compute;
 	struct {
 		int64_t max_tokens;      /* 0: auto */

@@ -21,3 +21,15 @@ const struct ops *cpu_ops(const char *isa)
 #endif
 	return !isa || !strcmp(isa, "scalar") ? &ops_scalar : NULL;
 }
+
+int cpu_isas(const char **names, int room)
+{
+	/* Best first, as cpu_ops chooses; what this build has no table for is not usable. */
+	static const char *const all[] = {"avx512bf16", "avx512", "avx2", "fma", "scalar"};
+	int n = 0;
+
+	for (size_t i = 0; i < sizeof all / sizeof all[0] && n < room; i++)
+		if (cpu_ops(all[i]))
+			names[n++] = all[i];
+	return n;
+}
