@@ -56,7 +56,7 @@ static int setup(void **state)
 	put(p, "proc/meminfo", "MemTotal: 67108864 kB\nMemAvailable: 50331648 kB\n");
 	put(p, "proc/self/status", "CapEff:\t0000000000004000\n");
 	put(p, "sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n");
-	lines = xasprintf("model: {path: %s}\ncompute: {threads: 1}\n", p->model);
+	lines = xasprintf("model: {path: %s, compute: f32, latents: bf16}\ncompute: {threads: 1}\n", p->model);
 	configure(p, lines);
 	free(lines);
 	*state = p;
