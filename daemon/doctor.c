@@ -1,5 +1,6 @@
 #include "daemon/doctor.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <pwd.h>
 #include <stdarg.h>
@@ -131,6 +132,7 @@ static void look_at_isas(struct doctor *d)
 	json_t *list = json_array();
 	char text[256] = "";
 
+	assert(n <= MAX_ISAS);
 	for (int i = 0; i < n; i++) {
 		json_array_append_new(list, json_string(names[i]));
 		snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", i ? ", " : "", names[i]);

@@ -47,7 +47,7 @@ void engine_close(struct engine *e);
 int engine_n_threads(const struct engine *e);
 const char *engine_isa(const struct engine *e);
 /* The instruction sets that this build has kernels for and this processor can run, best first; the first is what isa
- * NULL means. Writes at most `room` names and returns how many it wrote. */
+ * NULL means. Returns how many there are; at most `room` are written. */
 int cpu_isas(const char **names, int room);
 enum compute_profile engine_compute(const struct engine *e);
 

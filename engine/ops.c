@@ -28,8 +28,12 @@ int cpu_isas(const char **names, int room)
 	static const char *const all[] = {"avx512bf16", "avx512", "avx2", "fma", "scalar"};
 	int n = 0;
 
-	for (size_t i = 0; i < sizeof all / sizeof all[0] && n < room; i++)
-		if (cpu_ops(all[i]))
-			names[n++] = all[i];
+	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+		if (!cpu_ops(all[i]))
+			continue;
+		if (n < room)
+			names[n] = all[i];
+		n++;
+	}
 	return n;
 }
