@@ -19,10 +19,10 @@
 
 static const char usage[] =
 	"usage: quire model info DIR [--json]\n"
-	"       quire model eval DIR --ids FILE --logits OUT [--chunk N] [--threads N] [--compute f32|bf16]\n"
+	"       quire model eval DIR --ids FILE --logits OUT [--chunk N] [--threads N] [--compute bf16|f32]\n"
 	"                        [--latents bf16|fp8|f32] [--topk OUT2] [--isa scalar|avx2|avx512|avx512bf16]\n"
 	"       quire model tokenize DIR --text FILE [--added-tokens]\n"
-	"       quire model bench DIR --prompt N --decode M [--depth N] [--threads N] [--compute f32|bf16]\n"
+	"       quire model bench DIR --prompt N --decode M [--depth N] [--threads N] [--compute bf16|f32]\n"
 	"                        [--latents bf16|fp8|f32] [--repeat R] [--chunk N] [--json]\n"
 	"                        [--isa scalar|avx2|avx512|avx512bf16]\n"
 	"       quire model synth OUT --moe-layers K --dense-layers D [--format fp8|bf16] [--seed S] [--threads N]\n"
@@ -194,7 +194,7 @@ static int parse(struct options *o, int verb, int argc, char **argv, struct err 
 			options[n++] = known[i].option;
 	for (int i = 0; i < N_DIMENSIONS && verb == SYNTH; i++)
 		options[n++] = (struct option){dimensions[i].name, required_argument, NULL, 0};
-	*o = (struct options){.repeat = 3, .latents = LATENTS_BF16, .synth = synth_glm52};
+	*o = (struct options){.repeat = 3, .compute = COMPUTE_BF16, .latents = LATENTS_BF16, .synth = synth_glm52};
 	optind = 0;
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, ":", options, &index)) != -1) {

@@ -46,6 +46,9 @@ int engine_open(struct engine **out, const struct engine_options *opt, struct er
 void engine_close(struct engine *e);
 int engine_n_threads(const struct engine *e);
 const char *engine_isa(const struct engine *e);
+/* The instruction sets that this build has kernels for and this processor can run, best first; the first is what isa
+ * NULL means. Returns how many there are; at most `room` are written. */
+int cpu_isas(const char **names, int room);
 enum compute_profile engine_compute(const struct engine *e);
 
 /* Everything a stored latent depends on besides the tokens: the model's fingerprint, render format, compute profile,
