@@ -6,7 +6,8 @@
  * SIMD_WIDE_PAIRS also what has bf16 dot products (HAS_DOT). A twin uses what is here and no intrinsics of its own,
  * unless an instruction set alone has a way to do it; then the other ways stand beside it.
  *
- * A mask (vm) says yes or no for each value; vm_less is no where either is a NaN.
+ * A mask (vm) says yes or no for each value; vm_less and vm_equal are no where either is a NaN, vm_bits has
+ * that of value l in bit l.
  *
  * The 16 lanes of order (L) are HALVES vectors: lanes 0 .. VL - 1 in the first.
  */
@@ -58,6 +59,7 @@ static ALWAYS_INLINE vi vi_sub(vi a, vi b) { return a - b; }
 static ALWAYS_INLINE vi vi_xor(vi a, vi b) { return a ^ b; }
 typedef vi vm;
 static ALWAYS_INLINE vm vm_less(vf a, vf b) { return (vi)(a < b); }
+static ALWAYS_INLINE vm vm_equal(vf a, vf b) { return (vi)(a == b); }
 static ALWAYS_INLINE vf vf_select(vm m, vf yes, vf no) { return (vf)((m & (vi)yes) | (~m & (vi)no)); }
 #define vi_shift_left(x, n) ((vi)((x) << (n)))
 #define vi_shift_right(x, n) ((vi)((__typeof__((vi){0} + 0u))(x) >> (n)))
@@ -67,6 +69,31 @@ static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
 	for (int l = 0; l < VL; l++)
 		c[l] = __builtin_fmaf(a[l], b[l], c[l]);
 	return c;
+}
+
+static ALWAYS_INLINE unsigned vm_bits(vm m)
+{
+	unsigned bits = 0;
+
+	for (int l = 0; l < VL; l++)
+		bits |= (unsigned)(m[l] & 1) << l;
+	return bits;
+}
+
+/* The largest value; x has no NaN. */
+static ALWAYS_INLINE float vf_highest(vf x)
+{
+	float highest = x[0];
+
+	for (int l = 1; l < VL; l++)
+		highest = x[l] > highest ? x[l] : highest;
+	return highest;
+}
+
+/* Values 2 l and 2 l + 1 change places. */
+static ALWAYS_INLINE vf vf_swap_pairs(vf x)
+{
+	return __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
 }
 
 /* As vmaxps: the second where either is a NaN, or both are zero. */
@@ -101,7 +128,11 @@ static ALWAYS_INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 static ALWAYS_INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
 typedef __mmask16 vm;
 static ALWAYS_INLINE vm vm_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+static ALWAYS_INLINE vm vm_equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 static ALWAYS_INLINE vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
+static ALWAYS_INLINE unsigned vm_bits(vm m) { return m; }
+static ALWAYS_INLINE float vf_highest(vf x) { return _mm512_reduce_max_ps(x); }
+static ALWAYS_INLINE vf vf_swap_pairs(vf x) { return _mm512_permute_ps(x, 0xb1); }
 #define vi_shift_left(x, n) _mm512_slli_epi32(x, n)
 #define vi_shift_right(x, n) _mm512_srli_epi32(x, n)
 #else
@@ -129,7 +160,19 @@ static ALWAYS_INLINE vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
 static ALWAYS_INLINE vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
 typedef __m256i vm;
 static ALWAYS_INLINE vm vm_less(vf a, vf b) { return vi_bits(_mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+static ALWAYS_INLINE vm vm_equal(vf a, vf b) { return vi_bits(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
 static ALWAYS_INLINE vf vf_select(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, vf_of_bits(m)); }
+static ALWAYS_INLINE unsigned vm_bits(vm m) { return (unsigned)_mm256_movemask_ps(vf_of_bits(m)); }
+static ALWAYS_INLINE vf vf_swap_pairs(vf x) { return _mm256_permute_ps(x, 0xb1); }
+
+/* The largest value; x has no NaN. */
+static ALWAYS_INLINE float vf_highest(vf x)
+{
+	__m128 m = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+
+	m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+	return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
 #define vi_shift_left(x, n) _mm256_slli_epi32(x, n)
 #define vi_shift_right(x, n) _mm256_srli_epi32(x, n)
 #endif
