@@ -84,6 +84,16 @@ static inline uint8_t f32_to_e4m3(float x)
 	return (uint8_t)(sign | r);
 }
 
+/* Whether no value is infinite or a NaN. */
+static inline bool num_all_finite(const float *x, int64_t n)
+{
+	uint32_t bad = 0;
+
+	for (int64_t i = 0; i < n; i++)
+		bad |= 0u - (uint32_t)((f32_bits(x[i]) & 0x7f800000) == 0x7f800000);
+	return !bad;
+}
+
 /*
  * Arithmetic by rule (F) of ops.h, for scalar definitions: with `flush`, a subnormal operand counts as zero and a
  * subnormal result becomes zero, signs kept. A result is subnormal when it lies below 2^-126 after rounding to 24 bits
