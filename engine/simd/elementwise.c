@@ -33,7 +33,7 @@ void CPU(swiglu)(struct device *dev, float *gate, const float *up, int64_t n, in
 {
 	struct job j = {.out = gate, .x = up, .dim = dim};
 
-	pool_run(dev->queue, swiglu_rows, &j, n, 4 * (int64_t)dim);
+	pool_run(dev->queue, swiglu_rows, &j, n, 12 * (int64_t)dim);
 }
 
 /* Not memcpy: for rows of some KiB it takes the processor's string moves, which some processors run at a tenth of the

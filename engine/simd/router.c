@@ -188,5 +188,5 @@ void CPU(router_topk)(struct device *dev, int32_t *experts, float *weights, cons
 	struct job j = {dev->queue, experts,     weights,   logits, bias, n_experts, k, n_groups,
 			topk_groups, normalize, scale};
 
-	pool_run(dev->queue, route, &j, n, 8 * (int64_t)n_experts);
+	pool_run(dev->queue, route, &j, n, 20 * (int64_t)n_experts);
 }
