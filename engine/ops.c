@@ -1,11 +1,12 @@
 #include "engine/ops.h"
 
 #include <string.h>
+#if defined __x86_64__
+#include <cpuid.h>
+#endif
 
 extern const struct ops ops_scalar;
 #if defined __x86_64__
-#include <cpuid.h>
-
 extern const struct ops ops_avx2, ops_avx512, ops_avx512bf16;
 #endif
 

@@ -30,15 +30,16 @@ static ALWAYS_INLINE vf most_of_block(const float *value)
 	return vf_max(vf_max(vf_load(value), vf_load(value + VL)), vf_max(vf_load(value + 2 * VL), vf_load(value + 3 * VL)));
 }
 
-/* Which of n vectors is the first to have the value, which it has in some lane; the lane. */
-static ALWAYS_INLINE int32_t first_equal(const float *in, float value, int *lane)
+/* The first vector that has the value in some lane; the lane. There is one, and nothing above the value, and no NaN. */
+static ALWAYS_INLINE int32_t first_with(const float *in, float value, int *lane)
 {
-	unsigned bits;
+	const unsigned all = (1u << VL) - 1;
+	unsigned lower;
 	int32_t i = 0;
 
-	while (!(bits = vm_bits(vm_equal(vf_load(in + i * VL), vf_all(value)))))
+	while ((lower = vm_bits(vm_less(vf_load(in + i * VL), vf_all(value)))) == all)
 		i++;
-	*lane = __builtin_ctz(bits);
+	*lane = __builtin_ctz(~lower);
 	return i;
 }
 
@@ -80,9 +81,9 @@ static void take_largest(int32_t *out, float *value, float *most, int32_t n, int
 			out[i] = lowest_left(out, i, n);
 			continue;
 		}
-		b = first_equal(most, highest, &lane);
+		b = first_with(most, highest, &lane);
 		block = value + b * BLOCK * VL;
-		v = first_equal(block, highest, &lane);
+		v = first_with(block, highest, &lane);
 		out[i] = b * BLOCK * VL + v * VL + lane;
 		value[out[i]] = -INFINITY;
 		vf_store(most + b * VL, most_of_block(block));

@@ -6,8 +6,7 @@
  * SIMD_WIDE_PAIRS also what has bf16 dot products (HAS_DOT). A twin uses what is here and no intrinsics of its own,
  * unless an instruction set alone has a way to do it; then the other ways stand beside it.
  *
- * A mask (vm) says yes or no for each value; vm_less and vm_equal are no where either is a NaN, vm_bits has
- * that of value l in bit l.
+ * A mask (vm) says yes or no for each value; vm_less is no where either is a NaN. vm_bits: value l's in bit l.
  *
  * The 16 lanes of order (L) are HALVES vectors: lanes 0 .. VL - 1 in the first.
  */
@@ -37,6 +36,7 @@ enum { HALVES = LANES / VL };
 #if defined SIMD_WIDE
 typedef float vf __attribute__((vector_size(64)));
 typedef int32_t vi __attribute__((vector_size(64)));
+typedef uint32_t vu __attribute__((vector_size(64)));
 typedef float vf_any __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t vi_any __attribute__((vector_size(64), aligned(1), may_alias));
 
@@ -59,25 +59,17 @@ static ALWAYS_INLINE vi vi_sub(vi a, vi b) { return a - b; }
 static ALWAYS_INLINE vi vi_xor(vi a, vi b) { return a ^ b; }
 typedef vi vm;
 static ALWAYS_INLINE vm vm_less(vf a, vf b) { return (vi)(a < b); }
-static ALWAYS_INLINE vm vm_equal(vf a, vf b) { return (vi)(a == b); }
 static ALWAYS_INLINE vf vf_select(vm m, vf yes, vf no) { return (vf)((m & (vi)yes) | (~m & (vi)no)); }
+static ALWAYS_INLINE vm vm_equal(vi a, vi b) { return a == b; }
+static ALWAYS_INLINE vm vm_greater(vi a, vi b) { return a > b; }
 #define vi_shift_left(x, n) ((vi)((x) << (n)))
-#define vi_shift_right(x, n) ((vi)((__typeof__((vi){0} + 0u))(x) >> (n)))
+#define vi_shift_right(x, n) ((vi)((vu)(x) >> (n)))
 
 static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
 {
 	for (int l = 0; l < VL; l++)
 		c[l] = __builtin_fmaf(a[l], b[l], c[l]);
 	return c;
-}
-
-static ALWAYS_INLINE unsigned vm_bits(vm m)
-{
-	unsigned bits = 0;
-
-	for (int l = 0; l < VL; l++)
-		bits |= (unsigned)(m[l] & 1) << l;
-	return bits;
 }
 
 /* The largest value; x has no NaN. */
@@ -102,6 +94,40 @@ static ALWAYS_INLINE vf vf_max(vf a, vf b)
 	for (int l = 0; l < VL; l++)
 		a[l] = a[l] > b[l] ? a[l] : b[l];
 	return a;
+}
+
+static ALWAYS_INLINE unsigned vm_bits(vm m)
+{
+	unsigned bits = 0;
+
+	for (int l = 0; l < VL; l++)
+		bits |= (unsigned)(m[l] & 1) << l;
+	return bits;
+}
+
+static ALWAYS_INLINE vi vi_load_u16(const uint16_t *p)
+{
+	uint16_t x __attribute__((vector_size(32)));
+
+	memcpy(&x, p, sizeof x);
+	return __builtin_convertvector(x, vi);
+}
+
+static ALWAYS_INLINE vi vi_load_u8(const uint8_t *p)
+{
+	uint8_t x __attribute__((vector_size(16)));
+
+	memcpy(&x, p, sizeof x);
+	return __builtin_convertvector(x, vi);
+}
+
+static ALWAYS_INLINE vf vf_load_f16(const uint16_t *p)
+{
+	vf x;
+
+	for (int l = 0; l < VL; l++)
+		x[l] = f16_to_f32(p[l]);
+	return x;
 }
 #elif defined __AVX512F__
 typedef __m512 vf;
@@ -128,9 +154,13 @@ static ALWAYS_INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 static ALWAYS_INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
 typedef __mmask16 vm;
 static ALWAYS_INLINE vm vm_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-static ALWAYS_INLINE vm vm_equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 static ALWAYS_INLINE vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
+static ALWAYS_INLINE vm vm_equal(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a, b); }
+static ALWAYS_INLINE vm vm_greater(vi a, vi b) { return _mm512_cmpgt_epi32_mask(a, b); }
 static ALWAYS_INLINE unsigned vm_bits(vm m) { return m; }
+static ALWAYS_INLINE vi vi_load_u16(const uint16_t *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)); }
+static ALWAYS_INLINE vi vi_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)); }
+static ALWAYS_INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
 static ALWAYS_INLINE float vf_highest(vf x) { return _mm512_reduce_max_ps(x); }
 static ALWAYS_INLINE vf vf_swap_pairs(vf x) { return _mm512_permute_ps(x, 0xb1); }
 #define vi_shift_left(x, n) _mm512_slli_epi32(x, n)
@@ -160,9 +190,13 @@ static ALWAYS_INLINE vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
 static ALWAYS_INLINE vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
 typedef __m256i vm;
 static ALWAYS_INLINE vm vm_less(vf a, vf b) { return vi_bits(_mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
-static ALWAYS_INLINE vm vm_equal(vf a, vf b) { return vi_bits(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
 static ALWAYS_INLINE vf vf_select(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, vf_of_bits(m)); }
+static ALWAYS_INLINE vm vm_equal(vi a, vi b) { return _mm256_cmpeq_epi32(a, b); }
+static ALWAYS_INLINE vm vm_greater(vi a, vi b) { return _mm256_cmpgt_epi32(a, b); }
 static ALWAYS_INLINE unsigned vm_bits(vm m) { return (unsigned)_mm256_movemask_ps(vf_of_bits(m)); }
+static ALWAYS_INLINE vi vi_load_u16(const uint16_t *p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)); }
+static ALWAYS_INLINE vi vi_load_u8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)); }
+static ALWAYS_INLINE vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
 static ALWAYS_INLINE vf vf_swap_pairs(vf x) { return _mm256_permute_ps(x, 0xb1); }
 
 /* The largest value; x has no NaN. */
@@ -191,6 +225,21 @@ static ALWAYS_INLINE vf vf_odd(vi pairs)
 static ALWAYS_INLINE vf vf_even(vi pairs)
 {
 	return vf_of_bits(vi_shift_left(pairs, 16));
+}
+
+static ALWAYS_INLINE vf vf_load_bf16(const uint16_t *p)
+{
+	return vf_of_bits(vi_shift_left(vi_load_u16(p), 16));
+}
+
+/* Rounded to bf16, each in the high half of its word: f32_to_bf16. */
+static ALWAYS_INLINE vf vf_round_bf16(vf x)
+{
+	vi u = vi_bits(x), up = vi_add(vi_all(0x7fff), vi_and(vi_shift_right(u, 16), vi_all(1)));
+	vm is_nan = vm_greater(vi_and(u, vi_all(0x7fffffff)), vi_all(0x7f800000));
+	vf rounded = vf_select(is_nan, vf_of_bits(vi_or(u, vi_all(0x400000))), vf_of_bits(vi_add(u, up)));
+
+	return vf_of_bits(vi_and(vi_bits(rounded), vi_all((int32_t)0xffff0000)));
 }
 
 #if HAS_DOT
