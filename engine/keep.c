@@ -15,16 +15,14 @@ struct place_job {
 static void place_rows(void *arg, int64_t first, int64_t end, int thread)
 {
 	const struct place_job *j = arg;
+	const float *values = j->values + first * j->dim;
+	int64_t at = (j->first + first) * j->dim, n = (end - first) * j->dim;
 
 	(void)thread;
-	for (int64_t k = first * j->dim; k < end * j->dim; k++) {
-		int64_t at = j->first * j->dim + k;
-
-		if (j->s->engine->compute == COMPUTE_BF16)
-			((uint16_t *)j->to)[at] = f32_to_bf16(j->values[k]);
-		else
-			((float *)j->to)[at] = j->values[k];
-	}
+	if (j->s->engine->compute == COMPUTE_BF16)
+		j->s->engine->ops->to_bf16((uint16_t *)j->to + at, values, n);
+	else
+		memcpy((float *)j->to + at, values, (size_t)n * sizeof *values);
 }
 
 void place_latents(struct session *s, int32_t layer, float *values, int64_t first, int64_t n, const float *cos,
@@ -39,27 +37,39 @@ void place_latents(struct session *s, int32_t layer, float *values, int64_t firs
 	pool_run(s->engine->pool, place_rows, &j, n, dim);
 }
 
+/* Key `at` of a block, in pairs: a word is one pair, the even one in its low half. */
+static void place_pairs(uint32_t *block, int64_t at, const uint16_t *value, int32_t dim)
+{
+	int32_t whole = dim / 2;
+
+	for (int32_t p = 0; p < whole; p++)
+		block[(int64_t)p * KEYS_ABREAST + at] = (uint32_t)value[2 * p] | (uint32_t)value[2 * p + 1] << 16;
+	if (dim % 2)
+		block[(int64_t)whole * KEYS_ABREAST + at] = value[dim - 1];
+}
+
 static void place_keys(void *arg, int64_t first, int64_t end, int thread)
 {
+	enum { PART = 256 }; /* values rounded at a time; even, so that no pair is torn */
 	const struct place_job *j = arg;
-	int32_t pairs = (j->dim + 1) / 2;
+	bool rounds = j->s->engine->compute == COMPUTE_BF16;
+	int64_t words = rounds ? (j->dim + 1) / 2 : j->dim;
 
 	(void)thread;
 	for (int64_t i = first; i < end; i++) {
 		int64_t block = (j->first + i) / KEYS_ABREAST, at = (j->first + i) % KEYS_ABREAST;
 		const float *value = j->values + i * j->dim;
+		uint32_t *to = (uint32_t *)j->to + block * words * KEYS_ABREAST;
 
-		if (j->s->engine->compute == COMPUTE_BF16) {
-			uint16_t *to = (uint16_t *)j->to + (block * pairs * KEYS_ABREAST + at) * 2;
+		for (int32_t d = 0; rounds && d < j->dim; d += PART) {
+			int32_t n = j->dim - d < PART ? j->dim - d : PART;
+			uint16_t part[PART];
 
-			for (int32_t d = 0; d < 2 * pairs; d++)
-				to[(int64_t)(d / 2) * KEYS_ABREAST * 2 + d % 2] = d < j->dim ? f32_to_bf16(value[d]) : 0;
-		} else {
-			float *to = (float *)j->to + block * j->dim * KEYS_ABREAST + at;
-
-			for (int32_t d = 0; d < j->dim; d++)
-				to[(int64_t)d * KEYS_ABREAST] = value[d];
+			j->s->engine->ops->to_bf16(part, value + d, n);
+			place_pairs(to + (int64_t)d / 2 * KEYS_ABREAST, at, part, n);
 		}
+		for (int32_t d = 0; !rounds && d < j->dim; d++)
+			to[(int64_t)d * KEYS_ABREAST + at] = f32_bits(value[d]);
 	}
 }
 

@@ -1,10 +1,23 @@
 #include "engine/ops.h"
 
 #include <string.h>
+#if defined __x86_64__
+#include <cpuid.h>
+#endif
 
 extern const struct ops ops_scalar;
 #if defined __x86_64__
 extern const struct ops ops_avx2, ops_avx512, ops_avx512bf16;
+#endif
+
+#if defined __x86_64__
+/* clang 14's __builtin_cpu_supports does not know it. */
+static bool has_f16c(void)
+{
+	unsigned a, b, c, d;
+
+	return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+}
 #endif
 
 /* Best first. What a level needs is what the Makefile compiles it with. */
@@ -13,7 +26,7 @@ static int usable(const struct ops **out)
 	int n = 0;
 
 #if defined __x86_64__
-	bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+	bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 	bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
 		      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 	bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");

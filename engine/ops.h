@@ -34,6 +34,7 @@
 #include <stdint.h>
 
 #include "engine/engine.h"
+#include "engine/layout.h"
 #include "engine/weight.h"
 #include "offload/device.h"
 
@@ -140,6 +141,20 @@ struct ops {
 	 * weights NULL: 1. */
 	void (*add_scaled)(struct device *dev, float *h, const float *x, const int32_t *rows, const float *weights,
 			   int64_t n, int32_t dim);
+
+	/* What follows works on host memory, in the calling thread. */
+
+	/* out[i] = exp(x[i]); out may be x. */
+	void (*exp)(float *out, const float *x, int64_t n);
+
+	/* out[i] = x[i] rounded to bf16. False: a result is not finite. */
+	bool (*to_bf16)(uint16_t *out, const float *x, int64_t n);
+
+	/* Rows of latents as stored, each way: latents.h. */
+	bool (*latent_pack)(enum latent_format format, uint8_t *row, const float *values, int32_t kv_lora,
+			    int32_t rope_dim);
+	bool (*latent_unpack)(enum latent_format format, float *values, const uint8_t *row, int32_t kv_lora,
+			      int32_t rope_dim);
 };
 
 /* The table for an instruction set by name (scalar, avx2, avx512, avx512bf16), NULL: unknown, or this processor lacks it. NULL name: the best one. */

@@ -211,5 +211,9 @@ void CPU(swiglu)(struct device *dev, float *gate, const float *up, int64_t n, in
 void CPU(gather)(struct device *dev, float *out, const float *x, const int32_t *rows, int64_t n, int32_t dim);
 void CPU(add_scaled)(struct device *dev, float *h, const float *x, const int32_t *rows, const float *weights,
 		     int64_t n, int32_t dim);
+void CPU(exp)(float *out, const float *x, int64_t n);
+bool CPU(to_bf16)(uint16_t *out, const float *x, int64_t n);
+bool CPU(latent_pack)(enum latent_format format, uint8_t *row, const float *values, int32_t kv_lora, int32_t rope_dim);
+bool CPU(latent_unpack)(enum latent_format format, float *values, const uint8_t *row, int32_t kv_lora, int32_t rope_dim);
 
 #endif

@@ -16,4 +16,8 @@ const struct ops CPU(ops) = {
 	.swiglu = CPU(swiglu),
 	.gather = CPU(gather),
 	.add_scaled = CPU(add_scaled),
+	.exp = CPU(exp),
+	.to_bf16 = CPU(to_bf16),
+	.latent_pack = CPU(latent_pack),
+	.latent_unpack = CPU(latent_unpack),
 };

@@ -6,7 +6,7 @@
  * SIMD_WIDE_PAIRS also what has bf16 dot products (HAS_DOT). A twin uses what is here and no intrinsics of its own,
  * unless an instruction set alone has a way to do it; then the other ways stand beside it.
  *
- * A mask (vm) says yes or no for each value; vm_less is no where either is a NaN.
+ * A mask (vm) says yes or no for each value; vm_less is no where either is a NaN. vm_bits: value l's in bit l.
  *
  * The 16 lanes of order (L) are HALVES vectors: lanes 0 .. VL - 1 in the first.
  */
@@ -36,7 +36,7 @@ enum { HALVES = LANES / VL };
 #if defined SIMD_WIDE
 typedef float vf __attribute__((vector_size(64)));
 typedef int32_t vi __attribute__((vector_size(64)));
-typedef uint32_t vi_unsigned __attribute__((vector_size(64)));
+typedef uint32_t vu __attribute__((vector_size(64)));
 typedef float vf_any __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t vi_any __attribute__((vector_size(64), aligned(1), may_alias));
 
@@ -52,16 +52,18 @@ static ALWAYS_INLINE void vi_store(void *p, vi x) { *(vi_any *)p = x; }
 static ALWAYS_INLINE vi vi_all(int32_t x) { return x - (vi){0}; }
 static ALWAYS_INLINE vi vi_and(vi a, vi b) { return a & b; }
 static ALWAYS_INLINE vi vi_or(vi a, vi b) { return a | b; }
-static ALWAYS_INLINE vi vi_add(vi a, vi b) { return a + b; }
+static ALWAYS_INLINE vi vi_add(vi a, vi b) { return (vi)((vu)a + (vu)b); }
 static ALWAYS_INLINE vf vf_of_bits(vi x) { return (vf)x; }
 static ALWAYS_INLINE vi vi_bits(vf x) { return (vi)x; }
-static ALWAYS_INLINE vi vi_sub(vi a, vi b) { return a - b; }
+static ALWAYS_INLINE vi vi_sub(vi a, vi b) { return (vi)((vu)a - (vu)b); }
 static ALWAYS_INLINE vi vi_xor(vi a, vi b) { return a ^ b; }
 typedef vi vm;
 static ALWAYS_INLINE vm vm_less(vf a, vf b) { return (vi)(a < b); }
 static ALWAYS_INLINE vf vf_select(vm m, vf yes, vf no) { return (vf)((m & (vi)yes) | (~m & (vi)no)); }
+static ALWAYS_INLINE vm vm_equal(vi a, vi b) { return a == b; }
+static ALWAYS_INLINE vm vm_greater(vi a, vi b) { return a > b; }
 #define vi_shift_left(x, n) ((vi)((x) << (n)))
-#define vi_shift_right(x, n) ((vi)((vi_unsigned)(x) >> (n)))
+#define vi_shift_right(x, n) ((vi)((vu)(x) >> (n)))
 
 static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
 {
@@ -70,12 +72,62 @@ static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
 	return c;
 }
 
+/* The largest value; x has no NaN. */
+static ALWAYS_INLINE float vf_highest(vf x)
+{
+	float highest = x[0];
+
+	for (int l = 1; l < VL; l++)
+		highest = x[l] > highest ? x[l] : highest;
+	return highest;
+}
+
+/* Values 2 l and 2 l + 1 change places. */
+static ALWAYS_INLINE vf vf_swap_pairs(vf x)
+{
+	return __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+}
+
 /* As vmaxps: the second where either is a NaN, or both are zero. */
 static ALWAYS_INLINE vf vf_max(vf a, vf b)
 {
 	for (int l = 0; l < VL; l++)
 		a[l] = a[l] > b[l] ? a[l] : b[l];
 	return a;
+}
+
+static ALWAYS_INLINE unsigned vm_bits(vm m)
+{
+	unsigned bits = 0;
+
+	for (int l = 0; l < VL; l++)
+		bits |= (unsigned)(m[l] & 1) << l;
+	return bits;
+}
+
+static ALWAYS_INLINE vi vi_load_u16(const uint16_t *p)
+{
+	uint16_t x __attribute__((vector_size(32)));
+
+	memcpy(&x, p, sizeof x);
+	return __builtin_convertvector(x, vi);
+}
+
+static ALWAYS_INLINE vi vi_load_u8(const uint8_t *p)
+{
+	uint8_t x __attribute__((vector_size(16)));
+
+	memcpy(&x, p, sizeof x);
+	return __builtin_convertvector(x, vi);
+}
+
+static ALWAYS_INLINE vf vf_load_f16(const uint16_t *p)
+{
+	vf x;
+
+	for (int l = 0; l < VL; l++)
+		x[l] = f16_to_f32(p[l]);
+	return x;
 }
 #elif defined __AVX512F__
 typedef __m512 vf;
@@ -103,6 +155,14 @@ static ALWAYS_INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
 typedef __mmask16 vm;
 static ALWAYS_INLINE vm vm_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 static ALWAYS_INLINE vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
+static ALWAYS_INLINE vm vm_equal(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a, b); }
+static ALWAYS_INLINE vm vm_greater(vi a, vi b) { return _mm512_cmpgt_epi32_mask(a, b); }
+static ALWAYS_INLINE unsigned vm_bits(vm m) { return m; }
+static ALWAYS_INLINE vi vi_load_u16(const uint16_t *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)); }
+static ALWAYS_INLINE vi vi_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)); }
+static ALWAYS_INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+static ALWAYS_INLINE float vf_highest(vf x) { return _mm512_reduce_max_ps(x); }
+static ALWAYS_INLINE vf vf_swap_pairs(vf x) { return _mm512_permute_ps(x, 0xb1); }
 #define vi_shift_left(x, n) _mm512_slli_epi32(x, n)
 #define vi_shift_right(x, n) _mm512_srli_epi32(x, n)
 #else
@@ -131,6 +191,22 @@ static ALWAYS_INLINE vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
 typedef __m256i vm;
 static ALWAYS_INLINE vm vm_less(vf a, vf b) { return vi_bits(_mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
 static ALWAYS_INLINE vf vf_select(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, vf_of_bits(m)); }
+static ALWAYS_INLINE vm vm_equal(vi a, vi b) { return _mm256_cmpeq_epi32(a, b); }
+static ALWAYS_INLINE vm vm_greater(vi a, vi b) { return _mm256_cmpgt_epi32(a, b); }
+static ALWAYS_INLINE unsigned vm_bits(vm m) { return (unsigned)_mm256_movemask_ps(vf_of_bits(m)); }
+static ALWAYS_INLINE vi vi_load_u16(const uint16_t *p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)); }
+static ALWAYS_INLINE vi vi_load_u8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)); }
+static ALWAYS_INLINE vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
+static ALWAYS_INLINE vf vf_swap_pairs(vf x) { return _mm256_permute_ps(x, 0xb1); }
+
+/* The largest value; x has no NaN. */
+static ALWAYS_INLINE float vf_highest(vf x)
+{
+	__m128 m = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+
+	m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+	return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
 #define vi_shift_left(x, n) _mm256_slli_epi32(x, n)
 #define vi_shift_right(x, n) _mm256_srli_epi32(x, n)
 #endif
@@ -151,24 +227,19 @@ static ALWAYS_INLINE vf vf_even(vi pairs)
 	return vf_of_bits(vi_shift_left(pairs, 16));
 }
 
-/* Rounded to bf16, to nearest even, and still float32; a NaN stays one. */
+static ALWAYS_INLINE vf vf_load_bf16(const uint16_t *p)
+{
+	return vf_of_bits(vi_shift_left(vi_load_u16(p), 16));
+}
+
+/* Rounded to bf16, each in the high half of its word: f32_to_bf16. */
 static ALWAYS_INLINE vf vf_round_bf16(vf x)
 {
-#if defined SIMD_WIDE
-	for (int l = 0; l < VL; l++)
-		x[l] = num_bf16(x[l]);
-	return x;
-#else
-	vi u = vi_bits(x), last = vi_and(vi_shift_right(u, 16), vi_all(1));
-	vi rounded = vi_add(vi_add(u, vi_all(0x7fff)), last), quiet = vi_or(u, vi_all(0x400000));
-#if defined __AVX512F__
-	rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), quiet);
-#else
-	rounded = _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet),
-						       _mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
-#endif
-	return vf_of_bits(vi_and(rounded, vi_all((int32_t)0xffff0000)));
-#endif
+	vi u = vi_bits(x), up = vi_add(vi_all(0x7fff), vi_and(vi_shift_right(u, 16), vi_all(1)));
+	vm is_nan = vm_greater(vi_and(u, vi_all(0x7fffffff)), vi_all(0x7f800000));
+	vf rounded = vf_select(is_nan, vf_of_bits(vi_or(u, vi_all(0x400000))), vf_of_bits(vi_add(u, up)));
+
+	return vf_of_bits(vi_and(vi_bits(rounded), vi_all((int32_t)0xffff0000)));
 }
 
 #if HAS_DOT
