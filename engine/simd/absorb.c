@@ -11,6 +11,8 @@ enum {
 	FEW = 4,        /* queries from which tiles are worth it */
 	ROWS = 4,       /* that are added to a sum while it is in a register */
 	COLUMNS = 256,  /* widened at a time */
+	AHEAD = 8192,   /* bytes of a few queries' rows that are asked for in advance */
+	ROWS_AHEAD = 8, /* rows, of many queries' */
 	QUERIES = 192,  /* whose numbers stay in the L2 cache beside them */
 };
 
@@ -44,12 +46,14 @@ static ALWAYS_INLINE vf load_values(const void *row, int32_t c, const enum dtype
 		return vf_load_bf16((const uint16_t *)row + c);
 	if (dtype == DTYPE_F16)
 		return vf_load_f16((const uint16_t *)row + c);
-	{
-		vi code = vi_load_u8((const uint8_t *)row + c), sign = vi_shift_left(vi_and(code, vi_all(0x80)), 24);
-		vf x = vf_mul(vf_of_bits(vi_shift_left(vi_and(code, vi_all(0x7f)), 20)), vf_all(0x1p120f));
+	/* The sign is extended over the upper bits; those that are the exponent's are cleared. */
+	return vf_mul(vf_of_bits(vi_and(vi_shift_left(vi_load_i8((const int8_t *)row + c), 20), vi_all((int32_t)0x87f00000))),
+		      vf_all(0x1p120f));
+}
 
-		return vf_of_bits(vi_or(vi_bits(x), sign));
-	}
+static ALWAYS_INLINE size_t value_bytes(const enum dtype dtype)
+{
+	return dtype == DTYPE_F32 ? 4 : dtype == DTYPE_F8_E4M3 ? 1 : 2;
 }
 
 /* run[c] = fma(q[d], row d of the ROWS rows [c], run[c]), d ascending, over whole vectors of columns. */
@@ -59,6 +63,8 @@ static ALWAYS_INLINE void add_rows_of(float *run, const float *q, const char *ro
 	for (int32_t c = 0; c + VL <= cols; c += VL) {
 		vf sum = vf_load(run + c);
 
+		/* The rows are one stretch of memory, but read as ROWS short ones, which the processor does not foresee. */
+		__builtin_prefetch(rows + AHEAD + (size_t)c * value_bytes(dtype) * ROWS);
 		UNROLL(4)
 		for (int d = 0; d < ROWS; d++)
 			sum = vf_fma(vf_all(q[d]), load_values(rows + (size_t)d * row_bytes, c, dtype), sum);
@@ -102,6 +108,20 @@ static void add_rows(float *run, const float *q, const struct weight *w, int32_t
 	}
 }
 
+/* out = fma(scale of row r, run, out). */
+static void add_scaled_run(float *out, const float *run, const struct weight *w, int32_t r)
+{
+	for (int32_t block = 0; block < w->cols; block += WEIGHT_BLOCK) {
+		int32_t end = w->cols - block < WEIGHT_BLOCK ? w->cols : block + WEIGHT_BLOCK, c = block;
+		float scale = weight_scale(w, r, block);
+
+		for (; c + VL <= end; c += VL)
+			vf_store(out + c, vf_fma(vf_all(scale), vf_load(run + c), vf_load(out + c)));
+		for (; c < end; c++)
+			out[c] = fmaf(scale, run[c], out[c]);
+	}
+}
+
 /* One query of a head; run, one: scratch of a row each. */
 static void absorb_one(const struct absorb_job *j, int32_t h, int64_t i, float *run, float *one)
 {
@@ -119,8 +139,7 @@ static void absorb_one(const struct absorb_job *j, int32_t h, int64_t i, float *
 		stop = run_end(j, uk, d);
 		memset(run, 0, (size_t)w->cols * sizeof *run);
 		add_rows(run, q + d, w, uk + d, stop - d, one);
-		for (int32_t c = 0; c < w->cols; c++)
-			out[c] = fmaf(weight_scale(w, uk + d, c), run[c], out[c]);
+		add_scaled_run(out, run, w, uk + d);
 	}
 }
 
@@ -135,7 +154,8 @@ static void absorb_few(void *arg, int64_t first, int64_t end, int thread)
 		absorb_one(j, (int32_t)(item / j->n), item % j->n, run, one);
 }
 
-/* Columns c .. of a head's key half to strips: [n_strips][nope_dim][ACROSS], zeros where there are no more columns. */
+/* Columns c .. of a head's key half to strips: [n_strips][nope_dim + 1][ACROSS], zeros where there are no more columns.
+ * The row that is left free keeps equal rows of all strips from falling into one set of the L1 cache. */
 static ALWAYS_INLINE void widen_strips_of(float *out, const struct absorb_job *j, int32_t uk, int32_t c, int32_t n_strips,
 					  const enum dtype dtype)
 {
@@ -146,9 +166,10 @@ static ALWAYS_INLINE void widen_strips_of(float *out, const struct absorb_job *j
 		const char *row = (const char *)w->data + (size_t)(uk + d) * row_bytes;
 
 		for (int32_t s = 0; s < n_strips; s++) {
-			float *to = out + (int64_t)(s * j->nope_dim + d) * ACROSS;
+			float *to = out + (int64_t)(s * (j->nope_dim + 1) + d) * ACROSS;
 			int32_t from = c + s * ACROSS, n = w->cols - from;
 
+			__builtin_prefetch(row + ROWS_AHEAD * row_bytes + (size_t)from * value_bytes(dtype));
 			if (n >= ACROSS && dtype != DTYPE_INT4) {
 				vf_store(to, load_values(row, from, dtype));
 				vf_store(to + VL, load_values(row, from + VL, dtype));
@@ -192,7 +213,7 @@ static ALWAYS_INLINE void absorb_tile(const int m, float *out, const struct abso
 		in.n = stop - d;
 		tile_load(acc, m, NULL, 0);
 		tile_sum(acc, m, &in, IN_ORDER);
-		in.a += stop - d;
+		in.a += (stop - d) * in.along;
 		in.b[0] += (stop - d) * ACROSS;
 		in.b[1] += (stop - d) * ACROSS;
 		if (j->kv_b->scale) {
@@ -208,26 +229,43 @@ static ALWAYS_INLINE void absorb_tile(const int m, float *out, const struct abso
 	}
 }
 
-/* Queries first .. end - 1 of head h; strips: scratch. */
-static void absorb_head(const struct absorb_job *j, int32_t h, int64_t first, int64_t end, float *strips)
+/* n queries of head h from `first` on, tile after tile, the numbers of a row of kv_b together. */
+static void lay_out_queries(float *out, const struct absorb_job *j, int32_t h, int64_t first, int32_t n)
 {
+	for (int32_t t = 0, i = 0, next; t < n_tiles(n); t++, i = next) {
+		next = tile_first(t + 1, n);
+		for (int32_t k = i; k < next; k++) {
+			const float *q = j->q + ((first + k) * j->n_heads + h) * j->q_head;
+			float *to = out + (int64_t)i * j->nope_dim + (k - i);
+
+			for (int32_t d = 0; d < j->nope_dim; d++)
+				to[(int64_t)d * (next - i)] = q[d];
+		}
+	}
+}
+
+/* Queries first .. end - 1 of head h; scratch: the queries, then the strips. */
+static void absorb_head(const struct absorb_job *j, int32_t h, int64_t first, int64_t end, float *scratch)
+{
+	float *queries = scratch, *strips = scratch + (int64_t)QUERIES * j->nope_dim;
 	int32_t uk = h * (j->nope_dim + j->v_dim), cols = j->kv_b->cols, n = (int32_t)(end - first);
 
+	lay_out_queries(queries, j, h, first, n);
 	for (int32_t block = 0; block < cols; block += COLUMNS) {
 		int32_t width = cols - block < COLUMNS ? cols - block : COLUMNS, n_strips = (width + ACROSS - 1) / ACROSS;
 
 		widen_strips(strips, j, uk, block, n_strips);
 		for (int32_t s = 0; s < n_strips; s++) {
-			const float *strip = strips + (int64_t)s * j->nope_dim * ACROSS;
+			const float *strip = strips + (int64_t)s * (j->nope_dim + 1) * ACROSS;
 			int32_t c = block + s * ACROSS, room = cols - c < ACROSS ? cols - c : ACROSS;
-			struct tile_in in = {.b = {strip, strip + VL}, .across = j->n_heads * j->q_head, .along = 1,
-					     .step = ACROSS};
+			struct tile_in in = {.b = {strip, strip + VL}, .across = 1, .step = ACROSS};
 
 			for (int32_t t = 0, i = 0, next; t < n_tiles(n); t++, i = next) {
 				float tile[TILE * ACROSS];
 
 				next = tile_first(t + 1, n);
-				in.a = j->q + ((first + i) * j->n_heads + h) * j->q_head;
+				in.a = queries + (int64_t)i * j->nope_dim;
+				in.along = next - i;
 				TILE_OF(next - i, absorb_tile, tile, j, in, uk, c)
 				for (int32_t k = i; k < next; k++)
 					memcpy(j->out + ((first + k) * j->n_heads + h) * j->out_head + c, tile + (k - i) * ACROSS,
@@ -241,12 +279,13 @@ static void absorb_head(const struct absorb_job *j, int32_t h, int64_t first, in
 static void absorb_many(void *arg, int64_t first, int64_t end, int thread)
 {
 	const struct absorb_job *j = arg;
-	float *strips = pool_scratch(j->pool, thread, (size_t)j->nope_dim * COLUMNS * sizeof *strips);
+	size_t room = (size_t)QUERIES * (size_t)j->nope_dim + ((size_t)j->nope_dim + 1) * COLUMNS;
+	float *scratch = pool_scratch(j->pool, thread, room * sizeof *scratch);
 
 	for (; first < end; first++) {
 		int64_t block = first % j->n_blocks;
 
-		absorb_head(j, (int32_t)(first / j->n_blocks), j->n * block / j->n_blocks, j->n * (block + 1) / j->n_blocks, strips);
+		absorb_head(j, (int32_t)(first / j->n_blocks), j->n * block / j->n_blocks, j->n * (block + 1) / j->n_blocks, scratch);
 	}
 }
 

@@ -7,7 +7,8 @@
  *
  * Rows lie anywhere, so a block of them is gathered at a time (the next rows are asked for meanwhile), widened to
  * float32, and used by all heads from the L2 cache: 48 rows of 576 are 110 KB. For the sums a block is laid out in
- * strips of two vectors, 3 KB each, so that a strip and the weights of the block are in the L1 cache for all heads. It is
+ * strips of two vectors, 3 KB each and a line apart (the same line of each strip would fall into a few sets of the L1
+ * cache), so that a strip and the weights of the block are in the L1 cache for all heads. It is
  * gathered twice, since weights need the largest score of all; that is a twentieth of the time.
  *
  * With as many queries as threads, each takes whole queries. What is left over (in decode: all) is shared: scores and
@@ -224,7 +225,7 @@ static NEVER_INLINE void weigh_positions(const struct view *x, int32_t first, in
 	}
 }
 
-/* Rows t .. t + n - 1 as sums read them: columns from `first` on in strips [n_strips][n][ACROSS]. */
+/* Rows t .. t + n - 1 as sums read them: columns from `first` on in strips [n_strips][BLOCK + 1][ACROSS]. */
 static void gather_strips(float *out, const struct view *x, int32_t t, int32_t n, int32_t first, int32_t n_strips)
 {
 	int32_t kv_lora = x->j->latents->kv_lora, end = first + n_strips * ACROSS;
@@ -237,7 +238,7 @@ static void gather_strips(float *out, const struct view *x, int32_t t, int32_t n
 		for (int32_t s = 0; s < n_strips; s++) {
 			int32_t c = first + s * ACROSS;
 
-			widen_values(out + (int64_t)(s * n + i) * ACROSS, x->j, row, c, end - c < ACROSS ? end - c : ACROSS, ACROSS);
+			widen_values(out + (int64_t)(s * (BLOCK + 1) + i) * ACROSS, x->j, row, c, end - c < ACROSS ? end - c : ACROSS, ACROSS);
 		}
 	}
 }
@@ -269,13 +270,13 @@ static void invert_sums(float *inverse, const struct view *x)
 /* Floats of scratch that step 3 takes. */
 static size_t sum_room(int32_t n_strips, int32_t width)
 {
-	return (size_t)n_strips * ACROSS * (size_t)(BLOCK + width) + (size_t)width;
+	return (size_t)n_strips * ACROSS * (size_t)(BLOCK + 1 + width) + (size_t)width;
 }
 
 /* Step 3 for n_strips strips of columns from `first` on. */
 static NEVER_INLINE void sum_columns(const struct view *x, int32_t first, int32_t n_strips, float *scratch)
 {
-	float *strips = scratch, *sum = strips + (int64_t)n_strips * BLOCK * ACROSS;
+	float *strips = scratch, *sum = strips + (int64_t)n_strips * (BLOCK + 1) * ACROSS;
 	float *inverse = sum + (int64_t)n_strips * x->width * ACROSS;
 	int32_t kv_lora = x->j->latents->kv_lora;
 
@@ -286,7 +287,7 @@ static NEVER_INLINE void sum_columns(const struct view *x, int32_t first, int32_
 
 		gather_strips(strips, x, t, n, first, n_strips);
 		for (int32_t s = 0; s < n_strips; s++) {
-			const float *strip = strips + (int64_t)s * n * ACROSS;
+			const float *strip = strips + (int64_t)s * (BLOCK + 1) * ACROSS;
 			struct tile_in in = {.b = {strip, strip + VL}, .across = 1, .along = x->width, .step = ACROSS, .n = n};
 
 			for (int32_t i = 0, h = 0, next; i < n_tiles(x->n_heads); i++, h = next) {

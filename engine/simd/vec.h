@@ -117,9 +117,9 @@ static ALWAYS_INLINE vi vi_load_u16(const uint16_t *p)
 	return __builtin_convertvector(x, vi);
 }
 
-static ALWAYS_INLINE vi vi_load_u8(const uint8_t *p)
+static ALWAYS_INLINE vi vi_load_i8(const int8_t *p)
 {
-	uint8_t x __attribute__((vector_size(16)));
+	int8_t x __attribute__((vector_size(16)));
 
 	memcpy(&x, p, sizeof x);
 	return __builtin_convertvector(x, vi);
@@ -163,7 +163,7 @@ static ALWAYS_INLINE vm vm_equal(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a,
 static ALWAYS_INLINE vm vm_greater(vi a, vi b) { return _mm512_cmpgt_epi32_mask(a, b); }
 static ALWAYS_INLINE unsigned vm_bits(vm m) { return m; }
 static ALWAYS_INLINE vi vi_load_u16(const uint16_t *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)); }
-static ALWAYS_INLINE vi vi_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)); }
+static ALWAYS_INLINE vi vi_load_i8(const int8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)); }
 static ALWAYS_INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
 #define vi_shift_left(x, n) _mm512_slli_epi32(x, n)
 #define vi_shift_right(x, n) _mm512_srli_epi32(x, n)
@@ -197,7 +197,7 @@ static ALWAYS_INLINE vm vm_equal(vi a, vi b) { return _mm256_cmpeq_epi32(a, b); 
 static ALWAYS_INLINE vm vm_greater(vi a, vi b) { return _mm256_cmpgt_epi32(a, b); }
 static ALWAYS_INLINE unsigned vm_bits(vm m) { return (unsigned)_mm256_movemask_ps(vf_of_bits(m)); }
 static ALWAYS_INLINE vi vi_load_u16(const uint16_t *p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)); }
-static ALWAYS_INLINE vi vi_load_u8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)); }
+static ALWAYS_INLINE vi vi_load_i8(const int8_t *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)); }
 static ALWAYS_INLINE vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
 #define vi_shift_left(x, n) _mm256_slli_epi32(x, n)
 #define vi_shift_right(x, n) _mm256_srli_epi32(x, n)
