@@ -78,7 +78,7 @@ static void assert_attend_is_scalar(const struct attend_case *c)
 	for (int64_t i = 0; i < c->n; i++)
 		select_rows(&s[i], sets + i * c->n_rows, c, i);
 	scalar.ops->attend(&scalar.dev, want, q, &latents, s, c->n_heads, 1.5f, c->n, c->profile);
-	for (int isa = 0; isa < n_tables; isa++)
+	for (int isa = 1; isa < n_tables; isa++)
 		for (int n_threads = 1; n_threads <= 4; n_threads++) {
 			struct backend b;
 			char what[99];
@@ -134,10 +134,10 @@ static void attention_over_scores_that_are_all_negative_finds_the_largest(void *
 	}
 }
 
-/* 600,000 positions x 20 heads are more scores than are kept at a time: two groups of heads. */
+/* 300,000 positions x 33 heads are more scores than are kept at a time, whatever the width of vectors. */
 static void a_long_context_is_attended_to_by_groups_of_heads(void **state)
 {
-	enum { ROWS = 600000, HEADS = 20, DIM = 2 };
+	enum { ROWS = 300000, HEADS = 33, DIM = 2 };
 	uint16_t *rows = xmalloc(ROWS, DIM * sizeof *rows);
 	float *q = random_floats(&seed, HEADS * DIM), want[HEADS], got[HEADS];
 	struct latent_rows latents = {rows, DIM, 1, 1};
@@ -168,7 +168,7 @@ static void assert_absorb_is_scalar(int32_t heads, int32_t nope, int32_t v, int3
 	float *q = numbers(hostile ? HOSTILE : USUAL, n_q), *want = xcalloc(n_out, 4), *got = xcalloc(n_out, 4);
 
 	scalar.ops->absorb_query(&scalar.dev, want, out_head, q, q_head, &view, heads, nope, v, n);
-	for (int isa = 0; isa < n_tables; isa++)
+	for (int isa = 1; isa < n_tables; isa++)
 		for (int n_threads = 1; n_threads <= 4; n_threads += 3) {
 			struct backend b;
 			char what[99];
@@ -211,7 +211,7 @@ static void absorbed_queries_keep_subnormal_sums(void **state)
 	for (int i = 0; i < 32; i++)
 		data[i] = 0x1p-30f;
 	w.data = data;
-	for (int isa = 0; isa < n_tables; isa++) {
+	for (int isa = 1; isa < n_tables; isa++) {
 		struct backend b;
 
 		backend_open(&b, tables[isa], 1);

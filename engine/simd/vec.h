@@ -60,17 +60,17 @@ static ALWAYS_INLINE void vi_store(void *p, vi x) { *(vi_any *)p = x; }
 static ALWAYS_INLINE vi vi_all(int32_t x) { return x - (vi){0}; }
 static ALWAYS_INLINE vi vi_and(vi a, vi b) { return a & b; }
 static ALWAYS_INLINE vi vi_or(vi a, vi b) { return a | b; }
-static ALWAYS_INLINE vi vi_add(vi a, vi b) { return a + b; }
+static ALWAYS_INLINE vi vi_add(vi a, vi b) { return (vi)((vu)a + (vu)b); }
 static ALWAYS_INLINE vf vf_of_bits(vi x) { return (vf)x; }
 static ALWAYS_INLINE vi vi_bits(vf x) { return (vi)x; }
-static ALWAYS_INLINE vi vi_sub(vi a, vi b) { return a - b; }
+static ALWAYS_INLINE vi vi_sub(vi a, vi b) { return (vi)((vu)a - (vu)b); }
 static ALWAYS_INLINE vi vi_xor(vi a, vi b) { return a ^ b; }
 typedef vi vm;
 static ALWAYS_INLINE vm vm_less(vf a, vf b) { return (vi)(a < b); }
 static ALWAYS_INLINE vf vf_select(vm m, vf yes, vf no) { return (vf)((m & (vi)yes) | (~m & (vi)no)); }
 static ALWAYS_INLINE vm vm_equal(vi a, vi b) { return a == b; }
 static ALWAYS_INLINE vm vm_greater(vi a, vi b) { return a > b; }
-#define vi_shift_left(x, n) ((vi)((x) << (n)))
+#define vi_shift_left(x, n) ((vi)((vu)(x) << (n)))
 #define vi_shift_right(x, n) ((vi)((vu)(x) >> (n)))
 
 /* With FMA's instruction where there is one: sixteen calls of fmaf take compilers minutes. */
