@@ -98,7 +98,7 @@ static ALWAYS_INLINE void add_heads(const int m, vf *sum, const struct tile_in *
 
 	tile_load(acc, m, NULL, 0);
 	tile_sum(acc, m, in, order);
-#pragma GCC unroll 8
+	UNROLL(8)
 	for (int i = 0; i < m; i++) {
 		sum[0] = vf_fma(vf_all(w[i]), vf_max(acc[i][0], vf_zero()), sum[0]);
 		sum[1] = vf_fma(vf_all(w[i]), vf_max(acc[i][1], vf_zero()), sum[1]);

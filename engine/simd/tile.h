@@ -38,7 +38,7 @@ static ALWAYS_INLINE void tile_step(vf (*acc)[2], const int m, const struct tile
 #if HAS_DOT
 		vi x0 = vi_load(b0), x1 = vi_load(b1);
 
-#pragma GCC unroll 8
+		UNROLL(8)
 		for (int i = 0; i < m; i++) {
 			vi y = vi_all((int32_t)f32_bits(a[i * in->across]));
 
@@ -49,7 +49,7 @@ static ALWAYS_INLINE void tile_step(vf (*acc)[2], const int m, const struct tile
 	} else {
 		vf x0 = vf_load(b0), x1 = vf_load(b1);
 
-#pragma GCC unroll 8
+		UNROLL(8)
 		for (int i = 0; i < m; i++) {
 			vf y = vf_all(a[i * in->across]);
 
@@ -74,18 +74,18 @@ static ALWAYS_INLINE void tile_sum(vf (*acc)[2], const int m, const struct tile_
 /* Accumulators from a place where those of one i lie together, `stride` from i to i + 1; p NULL: +0. */
 static ALWAYS_INLINE void tile_load(vf (*acc)[2], const int m, const float *p, int64_t stride)
 {
-#pragma GCC unroll 8
+	UNROLL(8)
 	for (int i = 0; i < m; i++)
-#pragma GCC unroll 2
+		UNROLL(2)
 		for (int v = 0; v < 2; v++)
 			acc[i][v] = p ? vf_load(p + i * stride + v * VL) : vf_zero();
 }
 
 static ALWAYS_INLINE void tile_store(float *p, int64_t stride, vf (*acc)[2], const int m)
 {
-#pragma GCC unroll 8
+	UNROLL(8)
 	for (int i = 0; i < m; i++)
-#pragma GCC unroll 2
+		UNROLL(2)
 		for (int v = 0; v < 2; v++)
 			vf_store(p + i * stride + v * VL, acc[i][v]);
 }
@@ -102,7 +102,9 @@ static ALWAYS_INLINE void tile_store(float *p, int64_t stride, vf (*acc)[2], con
 	TILE_CASE(4, f, __VA_ARGS__) \
 	TILE_CASE(5, f, __VA_ARGS__) \
 	TILE_CASE(6, f, __VA_ARGS__)
-#if defined __AVX512F__ || defined SIMD_WIDE
+#if defined SIMD_WIDE
+#define TILE_OF(count, f, ...) f(count, __VA_ARGS__);
+#elif defined __AVX512F__
 #define TILE_OF(count, f, ...) \
 	switch (count) { \
 		TILE_TO_6(f, __VA_ARGS__) \

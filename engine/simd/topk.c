@@ -75,7 +75,7 @@ static ALWAYS_INLINE void count_digits(uint32_t (*count)[BINS], vi digits, unsig
 
 	vi_store(digit, digits);
 	if (mask == (1u << VL) - 1) {
-#pragma GCC unroll 16
+		UNROLL(16)
 		for (int l = 0; l < VL; l++)
 			count[l % COPIES][digit[l]]++;
 	} else {

@@ -20,6 +20,14 @@
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #define NEVER_INLINE __attribute__((noinline))
 
+/* Before a loop of at most n turns over accumulators, so that they are registers. */
+#if defined SIMD_WIDE
+#define UNROLL(n)
+#else
+#define UNROLL_TEXT(x) _Pragma(#x)
+#define UNROLL(n) UNROLL_TEXT(GCC unroll n)
+#endif
+
 #if defined __AVX512F__ || defined SIMD_WIDE
 enum { VL = 16 };
 #else
@@ -62,13 +70,25 @@ static ALWAYS_INLINE vm vm_less(vf a, vf b) { return (vi)(a < b); }
 static ALWAYS_INLINE vf vf_select(vm m, vf yes, vf no) { return (vf)((m & (vi)yes) | (~m & (vi)no)); }
 static ALWAYS_INLINE vm vm_equal(vi a, vi b) { return a == b; }
 static ALWAYS_INLINE vm vm_greater(vi a, vi b) { return a > b; }
-#define vi_shift_left(x, n) ((vi)((x) << (n)))
+#define vi_shift_left(x, n) ((vi)((vu)(x) << (n)))
 #define vi_shift_right(x, n) ((vi)((vu)(x) >> (n)))
 
+/* With FMA's instruction where there is one: sixteen calls of fmaf take compilers minutes. */
 static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
 {
+#if defined __FMA__
+	__m256 x[2], y[2], z[2];
+
+	memcpy(x, &a, sizeof x);
+	memcpy(y, &b, sizeof y);
+	memcpy(z, &c, sizeof z);
+	for (int i = 0; i < 2; i++)
+		z[i] = _mm256_fmadd_ps(x[i], y[i], z[i]);
+	memcpy(&c, z, sizeof c);
+#else
 	for (int l = 0; l < VL; l++)
 		c[l] = __builtin_fmaf(a[l], b[l], c[l]);
+#endif
 	return c;
 }
 
@@ -113,9 +133,9 @@ static ALWAYS_INLINE vi vi_load_u16(const uint16_t *p)
 	return __builtin_convertvector(x, vi);
 }
 
-static ALWAYS_INLINE vi vi_load_u8(const uint8_t *p)
+static ALWAYS_INLINE vi vi_load_i8(const int8_t *p)
 {
-	uint8_t x __attribute__((vector_size(16)));
+	int8_t x __attribute__((vector_size(16)));
 
 	memcpy(&x, p, sizeof x);
 	return __builtin_convertvector(x, vi);
@@ -159,7 +179,7 @@ static ALWAYS_INLINE vm vm_equal(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a,
 static ALWAYS_INLINE vm vm_greater(vi a, vi b) { return _mm512_cmpgt_epi32_mask(a, b); }
 static ALWAYS_INLINE unsigned vm_bits(vm m) { return m; }
 static ALWAYS_INLINE vi vi_load_u16(const uint16_t *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)); }
-static ALWAYS_INLINE vi vi_load_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)); }
+static ALWAYS_INLINE vi vi_load_i8(const int8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)); }
 static ALWAYS_INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
 static ALWAYS_INLINE float vf_highest(vf x) { return _mm512_reduce_max_ps(x); }
 static ALWAYS_INLINE vf vf_swap_pairs(vf x) { return _mm512_permute_ps(x, 0xb1); }
@@ -195,7 +215,7 @@ static ALWAYS_INLINE vm vm_equal(vi a, vi b) { return _mm256_cmpeq_epi32(a, b); 
 static ALWAYS_INLINE vm vm_greater(vi a, vi b) { return _mm256_cmpgt_epi32(a, b); }
 static ALWAYS_INLINE unsigned vm_bits(vm m) { return (unsigned)_mm256_movemask_ps(vf_of_bits(m)); }
 static ALWAYS_INLINE vi vi_load_u16(const uint16_t *p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)); }
-static ALWAYS_INLINE vi vi_load_u8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)); }
+static ALWAYS_INLINE vi vi_load_i8(const int8_t *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)); }
 static ALWAYS_INLINE vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
 static ALWAYS_INLINE vf vf_swap_pairs(vf x) { return _mm256_permute_ps(x, 0xb1); }
 
