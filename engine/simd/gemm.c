@@ -6,17 +6,19 @@
  *     AVX2     4 x 3, one half of the lanes after the other     12 sums, 3 + 1 operands: 16 registers
  *     AVX-512  4 x 6                                            24 sums, 6 + 1 operands: 31 registers
  *
- * x is made ready once, in panels of TILE_X rows; a thread makes BLOCK_W rows of w ready for K_BYTES of inputs at a time,
- * so that of a panel of each the first cache holds what a tile needs, and lets BLOCK_X rows of x pass. Sums wait in
- * memory between one part of K and the next: 64 bytes an output, which is why a block of outputs is small. With scales it
- * is the totals that wait, and lanes start anew for each scale.
+ * x is made ready once, in panels of TILE_X rows. A thread makes BLOCK_W rows of w ready for K_BYTES of inputs at a time;
+ * against those go STRIP panels of x, half of the lanes of which fit the first cache and stay there while all of the
+ * ready w passes, and one strip after the other up to BLOCK_X rows. Sums wait in memory between one part of K and the
+ * next, 64 bytes an output, which is why a block of outputs is small: they and the ready w share the second cache. With
+ * scales it is the totals that wait, and lanes start anew for each scale.
  */
 #include "engine/simd/matmul.h"
 
 enum {
 	TILE_X = 4,
 	TILE_W = VL == 16 ? 6 : 3,
-	BLOCK_X = 48,
+	STRIP = 6,
+	BLOCK_X = 4 * STRIP * TILE_X,
 	BLOCK_W = 48,
 	K_BYTES = 2048,        /* of one row of a panel: 512 float32 values, 1024 of words */
 	READY_BYTES = 16 << 20, /* of x made ready at a time */
@@ -116,8 +118,8 @@ static ALWAYS_INLINE void ready_weight_block(struct ready_weights *to, const str
 				 half, dtype, pairs);
 	if (!scale_block(dtype))
 		return;
-	for (int64_t k = b0 * BLOCK, s = 0; k < (b0 + blocks) * BLOCK; k += scale_block(dtype), s++)
-		for (int32_t j = 0; j < BLOCK_W; j++)
+	for (int32_t j = 0; j < BLOCK_W; j++)
+		for (int64_t k = b0 * BLOCK, s = 0; k < (b0 + blocks) * BLOCK; k += scale_block(dtype), s++)
 			to->scales[s * BLOCK_W + j] = j < rows ? weight_scale(w, r0 + j, (int32_t)k) : 0;
 }
 
@@ -156,8 +158,12 @@ static ALWAYS_INLINE void add_steps(vf sum[TILE_X][TILE_W], const float *x, cons
 	(void)words;
 }
 
-/* out [TILE_X][BLOCK_W][LANES], of which this is one half of the lanes of TILE_W columns. */
-static ALWAYS_INLINE void tile(float *out, const float *x, const float *w, int64_t steps, int64_t per_scale,
+/* Sums of a tile: [HALVES][TILE_X][TILE_W][VL]. */
+enum { TILE_SUMS = TILE_X * TILE_W * LANES };
+
+/* One half of the lanes of a tile: sums [TILE_X][TILE_W][VL], x [steps][TILE_X][VL], w [steps][TILE_W][VL]; scales, one
+ * of each row of w for each per_scale steps, BLOCK_W apart; per_scale 0: none. */
+static ALWAYS_INLINE void tile(float *sums, const float *x, const float *w, int64_t steps, int64_t per_scale,
 			       const float *scales, bool words)
 {
 	vf sum[TILE_X][TILE_W];
@@ -165,86 +171,97 @@ static ALWAYS_INLINE void tile(float *out, const float *x, const float *w, int64
 	if (!per_scale) {
 		for (int i = 0; i < TILE_X; i++)
 			for (int j = 0; j < TILE_W; j++)
-				sum[i][j] = vf_load(out + (i * BLOCK_W + j) * LANES);
+				sum[i][j] = vf_load(sums + (i * TILE_W + j) * VL);
 		add_steps(sum, x, w, steps, words);
 		for (int i = 0; i < TILE_X; i++)
 			for (int j = 0; j < TILE_W; j++)
-				vf_store(out + (i * BLOCK_W + j) * LANES, sum[i][j]);
+				vf_store(sums + (i * TILE_W + j) * VL, sum[i][j]);
 		return;
 	}
 	for (int64_t s = 0; s < steps; s += per_scale, scales += BLOCK_W) {
 		for (int i = 0; i < TILE_X; i++)
 			for (int j = 0; j < TILE_W; j++)
 				sum[i][j] = vf_zero();
-		add_steps(sum, x + s * TILE_X * VL, w + s * TILE_W * VL, steps - s < per_scale ? steps - s : per_scale, words);
+		if (steps - s >= per_scale)
+			add_steps(sum, x + s * TILE_X * VL, w + s * TILE_W * VL, per_scale, words); /* a constant */
+		else
+			add_steps(sum, x + s * TILE_X * VL, w + s * TILE_W * VL, steps - s, words);
 		for (int j = 0; j < TILE_W; j++) {
 			vf scale = vf_all(scales[j]);
 
 			for (int i = 0; i < TILE_X; i++) {
-				float *to = out + (i * BLOCK_W + j) * LANES;
+				float *total = sums + (i * TILE_W + j) * VL;
 
-				vf_store(to, vf_fma(scale, sum[i][j], vf_load(to)));
+				vf_store(total, vf_fma(scale, sum[i][j], vf_load(total)));
 			}
 		}
+		/* Or compilers carry what was stored to the next turn, on the stack: twice the stores. */
+		__asm__ volatile("" ::: "memory");
 	}
 }
 
 /* ---- a block of outputs ------------------------------------------------------------------------------------------ */
 
-/* The trees of four outputs at once; in [4][LANES]. */
-static ALWAYS_INLINE void four_totals(float *out, const float *in)
+/* The trees of outputs (0 .. 3, j) of a tile. */
+static ALWAYS_INLINE void four_totals(float out[TILE_X], const float *sums, int j)
 {
-	__m128 t[4], a, b;
+	__m128 t[TILE_X], a, b;
 
-	for (int j = 0; j < 4; j++) {
-		__m256 s = _mm256_add_ps(_mm256_loadu_ps(in + j * LANES), _mm256_loadu_ps(in + j * LANES + 8));
+	for (int i = 0; i < TILE_X; i++) {
+		const float *low = sums + (i * TILE_W + j) * VL, *high = VL == 16 ? low + 8 : low + TILE_X * TILE_W * VL;
+		__m256 s = _mm256_add_ps(_mm256_loadu_ps(low), _mm256_loadu_ps(high));
 
-		t[j] = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+		t[i] = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
 	}
 	a = _mm_add_ps(_mm_movelh_ps(t[0], t[1]), _mm_movehl_ps(t[1], t[0]));
 	b = _mm_add_ps(_mm_movelh_ps(t[2], t[3]), _mm_movehl_ps(t[3], t[2]));
 	_mm_storeu_ps(out, _mm_add_ps(_mm_shuffle_ps(a, b, 0x88), _mm_shuffle_ps(a, b, 0xdd)));
 }
 
+/* sums [ceil(rows / TILE_W)][panels][TILE_SUMS]. */
 static ALWAYS_INLINE void write_outputs(const struct product *p, const float *sums, int64_t i0, int64_t n, int32_t r0,
 					int32_t rows)
 {
-	float y[BLOCK_W];
+	int64_t panels = (n + TILE_X - 1) / TILE_X;
 
-	for (int64_t i = 0; i < n; i++) {
-		for (int32_t j = 0; j < rows; j += 4)
-			four_totals(y + j, sums + (i * BLOCK_W + j) * LANES);
-		memcpy(p->y + (i0 + i) * p->y_stride + r0, y, (size_t)rows * sizeof *y);
+	for (int64_t panel = 0; panel < panels; panel++) {
+		float y[TILE_X][BLOCK_W], column[TILE_X];
+
+		for (int32_t j = 0; j < rows; j++) {
+			four_totals(column, sums + (j / TILE_W * panels + panel) * TILE_SUMS, j % TILE_W);
+			for (int i = 0; i < TILE_X; i++)
+				y[i][j] = column[i];
+		}
+		for (int i = 0; i < TILE_X && panel * TILE_X + i < n; i++)
+			memcpy(p->y + (i0 + panel * TILE_X + i) * p->y_stride + r0, y[i], (size_t)rows * sizeof *y[i]);
 	}
 }
 
-/* Outputs [n <= BLOCK_X rows of x from panel row i0][rows <= BLOCK_W from r0]. */
+/* Outputs [n <= BLOCK_X rows of x from row i0 of those made ready][rows <= BLOCK_W from r0]. */
 static ALWAYS_INLINE void block(const struct gemm *g, float *sums, struct ready_weights *ready, int64_t i0, int64_t n, int32_t r0,
 				int32_t rows, enum dtype dtype, bool pairs)
 {
 	const struct product *p = g->p;
+	const char *x = p->packed + (size_t)(i0 / TILE_X) * g->panel_bytes;
 	bool words = uses_words(dtype, pairs);
-	int64_t per_scale = scale_block(dtype) / (words ? BLOCK : LANES), panels = (n + TILE_X - 1) / TILE_X, done = 0;
+	int64_t per_scale = scale_block(dtype) / (words ? BLOCK : LANES), panels = (n + TILE_X - 1) / TILE_X;
+	int32_t columns = (rows + TILE_W - 1) / TILE_W;
 
-	memset(sums, 0, (size_t)(panels * TILE_X) * BLOCK_W * LANES * sizeof *sums);
+	memset(sums, 0, (size_t)(columns * panels) * TILE_SUMS * sizeof *sums);
 	for (int64_t b = 0; b < product_blocks(p); b += g->k_blocks) {
-		int64_t blocks = part_blocks(g, b), steps = blocks * (words ? 1 : 2);
+		int64_t steps = part_blocks(g, b) * (words ? 1 : 2);
 		size_t x_half = (size_t)steps * TILE_X * VL, w_half = (size_t)steps * TILE_W * VL;
 
 		ready_weight_block(ready, g, r0, rows, b, dtype, pairs);
-		for (int32_t j = 0; j < rows; j += TILE_W)
-			for (int h = 0; h < HALVES; h++) {
-				const float *w = (const float *)ready->panels + ((size_t)(j / TILE_W) * HALVES + (size_t)h) * w_half;
-
-				for (int64_t i = 0; i < panels; i++) {
-					const char *panel = p->packed + (size_t)(i0 / TILE_X + i) * g->panel_bytes;
-
-					tile(sums + (i * TILE_X * BLOCK_W + j) * LANES + h * VL,
-					     (const float *)panel + (size_t)done * TILE_X * LANES + (size_t)h * x_half, w, steps,
-					     per_scale, ready->scales + j, words);
-				}
-			}
-		done += steps;
+		for (int64_t strip = 0; strip < panels; strip += STRIP)
+			for (int h = 0; h < HALVES; h++)
+				for (int32_t j = 0; j < columns; j++)
+					for (int64_t i = strip; i < panels && i < strip + STRIP; i++)
+						tile(sums + (j * panels + i) * TILE_SUMS + h * TILE_X * TILE_W * VL,
+						     (const float *)(x + (size_t)i * g->panel_bytes) + (size_t)h * x_half,
+						     (const float *)ready->panels + (size_t)(j * HALVES + h) * w_half, steps,
+						     per_scale, ready->scales + j * TILE_W, words);
+		x += (size_t)steps * TILE_X * LANES * sizeof(float);
 	}
 	write_outputs(p, sums, i0 + g->first, n, r0, rows);
 }
