@@ -232,25 +232,33 @@ static int unknown_field(const char *key, const char *known, struct err *err)
 	return err_set(err, ERR_USAGE, "unknown field \"%.64s\": there are %s", key, known);
 }
 
+static int read_boolean(bool *out, const char *key, const json_t *value, struct err *err)
+{
+	if (!json_is_boolean(value))
+		return err_set(err, ERR_USAGE, "%s: true or false is needed", key);
+	*out = json_is_true(value);
+	return 0;
+}
+
+static int read_corpus_name(char out[API_NAME_BYTES], const char *key, const json_t *value, struct err *err)
+{
+	char *name = NULL;
+	int failed = read_string(&name, key, value, err) || api_check_corpus_name(name, err);
+
+	if (!failed)
+		memcpy(out, name, strlen(name) + 1);
+	free(name);
+	return failed ? -1 : 0;
+}
+
 static int ask_field(struct api_ask *ask, const char *key, const json_t *value, struct err *err)
 {
 	if (!strcmp(key, "question"))
 		return read_string(&ask->question, key, value, err);
-	if (!strcmp(key, "corpus")) {
-		char *name = NULL;
-		int failed = read_string(&name, key, value, err) || api_check_corpus_name(name, err);
-
-		if (!failed)
-			memcpy(ask->corpus, name, strlen(name) + 1);
-		free(name);
-		return failed ? -1 : 0;
-	}
-	if (!strcmp(key, "think")) {
-		if (!json_is_boolean(value))
-			return err_set(err, ERR_USAGE, "think: true or false is needed");
-		ask->think = json_is_true(value);
-		return 0;
-	}
+	if (!strcmp(key, "corpus"))
+		return read_corpus_name(ask->corpus, key, value, err);
+	if (!strcmp(key, "think"))
+		return read_boolean(&ask->think, key, value, err);
 	for (int i = 0; i < N_API_NUMBERS; i++) {
 		if (strcmp(key, api_numbers[i].field))
 			continue;
@@ -315,7 +323,11 @@ static int ingest_field(struct api_ingest *in, const char *key, const json_t *va
 		return read_globs(&in->exclude, key, value, err);
 	if (!strcmp(key, "include"))
 		return read_globs(&in->include, key, value, err);
-	return unknown_field(key, "source, exclude and include", err);
+	if (!strcmp(key, "full"))
+		return read_boolean(&in->full, key, value, err);
+	if (!strcmp(key, "order_from"))
+		return read_corpus_name(in->order_from, key, value, err);
+	return unknown_field(key, "source, exclude, include, full and order_from", err);
 }
 
 int api_ingest_parse(struct api_ingest *in, const char *corpus, const char *body, size_t bytes, struct err *err)
@@ -354,6 +366,10 @@ static void set_ingest(json_t *root, const struct api_ingest *in)
 		json_object_set_new(root, "exclude", globs_json(in->exclude));
 	if (in->include)
 		json_object_set_new(root, "include", globs_json(in->include));
+	if (in->full)
+		json_object_set_new(root, "full", json_true());
+	if (*in->order_from)
+		json_object_set_new(root, "order_from", json_string(in->order_from));
 }
 
 char *api_ingest_format(const struct api_ingest *in)
@@ -408,7 +424,7 @@ static bool globs_equal(char *const *a, char *const *b)
 bool api_ingest_equal(const struct api_ingest *a, const struct api_ingest *b)
 {
 	return !strcmp(a->corpus, b->corpus) && !strcmp(a->source, b->source) && globs_equal(a->exclude, b->exclude) &&
-	       globs_equal(a->include, b->include);
+	       globs_equal(a->include, b->include) && a->full == b->full && !strcmp(a->order_from, b->order_from);
 }
 
 /* Replies. */

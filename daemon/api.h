@@ -86,6 +86,8 @@ struct api_ingest {
 	char corpus[API_NAME_BYTES];
 	char *source;              /* absolute */
 	char **exclude, **include; /* globs, NULL-terminated; NULL when there are none */
+	bool full;                 /* sort the documents anew */
+	char order_from[API_NAME_BYTES]; /* the corpus whose order is followed; "" is its own */
 };
 
 /* Requests. Parsing fills a zeroed struct; on error there is nothing to clear. Formatting gives a string to free(). */

@@ -28,6 +28,8 @@ enum option_id {
 	OPTION_AS = N_API_NUMBERS,
 	OPTION_EXCLUDE,
 	OPTION_INCLUDE,
+	OPTION_FULL,
+	OPTION_ORDER_FROM,
 	OPTION_DETACH,
 	OPTION_THINK,
 	OPTION_SOCKET,
@@ -48,6 +50,8 @@ static const struct {
 	[OPTION_AS] = {"as", "NAME", "the name of the corpus"},
 	[OPTION_EXCLUDE] = {"exclude", "GLOB", "leave these files out (may be given again)"},
 	[OPTION_INCLUDE] = {"include", "GLOB", "take these files whatever would leave them out (may be given again)"},
+	[OPTION_FULL] = {"full", NULL, "sort the documents anew, though less can be kept of what is computed"},
+	[OPTION_ORDER_FROM] = {"order-from", "NAME", "put the documents in the order of another corpus"},
 	[OPTION_DETACH] = {"detach", NULL, "print the job and leave it to the daemon"},
 	[OPTION_THINK] = {"think", NULL, "let the model think before it answers"},
 	[OPTION_SOCKET] = {"socket", "PATH", "where the daemon listens (else QUIRE_SOCKET, else the configuration)"},
@@ -312,6 +316,9 @@ static int submit_ingest(struct cli *c, struct client *client, struct api_job *j
 		return -1;
 	request.exclude = values_of(c, OPTION_EXCLUDE);
 	request.include = values_of(c, OPTION_INCLUDE);
+	request.full = c->given[OPTION_FULL];
+	if (c->given[OPTION_ORDER_FROM])
+		snprintf(request.order_from, sizeof request.order_from, "%s", value_of(c, OPTION_ORDER_FROM));
 	body = api_ingest_format(&request);
 	failed = client_request(client, API_INGEST, request.corpus, body, &reply, &c->err) ||
 		 api_job_parse(job, reply, &c->err);
@@ -333,7 +340,9 @@ static int run_ingest(struct cli *c)
 
 	if (!c->given[OPTION_AS])
 		return err_set(&c->err, ERR_USAGE, "ingest: --as NAME is needed");
-	if (api_check_corpus_name(value_of(c, OPTION_AS), &c->err) || connect_daemon(c, &client))
+	if (api_check_corpus_name(value_of(c, OPTION_AS), &c->err) ||
+	    (c->given[OPTION_ORDER_FROM] && api_check_corpus_name(value_of(c, OPTION_ORDER_FROM), &c->err)) ||
+	    connect_daemon(c, &client))
 		return -1;
 	status = submit_ingest(c, client, &job);
 	if (!status && c->given[OPTION_DETACH]) {
@@ -716,7 +725,8 @@ static int run_model(struct cli *c)
 
 static const struct verb verbs[] = {
 	{"ingest", "DIR --as NAME", "read a directory and keep what the model computes from it", 1, 1,
-	 BIT(OPTION_AS) | BIT(OPTION_EXCLUDE) | BIT(OPTION_INCLUDE) | BIT(OPTION_DETACH), run_ingest},
+	 BIT(OPTION_AS) | BIT(OPTION_EXCLUDE) | BIT(OPTION_INCLUDE) | BIT(OPTION_FULL) |
+	 BIT(OPTION_ORDER_FROM) | BIT(OPTION_DETACH), run_ingest},
 	{"ask", "NAME QUESTION", "answer a question about a corpus", 2, 2, NUMBERS | BIT(OPTION_THINK), run_ask},
 	{"corpora", "", "what has been read", 0, 0, 0, run_corpora},
 	{"jobs", "[JOB]", "ingests, newest first; or one of them", 0, 1, 0, run_jobs},

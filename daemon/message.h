@@ -58,6 +58,7 @@ struct message {
 		struct {
 			struct api_ingest request;
 			struct cache_snapshot *previous; /* PREPARE, PREPARED: the corpus as it is, or NULL */
+			struct cache_snapshot *order_from; /* likewise: whose order it follows, if not its own */
 			struct ingest *in;               /* PREPARED */
 		} ingest;
 		struct ingest_progress progress;

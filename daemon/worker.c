@@ -120,6 +120,8 @@ static void prepare(struct worker *w, struct message *m)
 		.exclude = (const char *const *)exclude,
 		.include = (const char *const *)include,
 		.previous = m->ingest.previous,
+		.full = m->ingest.request.full,
+		.order_from = m->ingest.order_from,
 	};
 	struct report r = {.w = w, .id = m->id};
 
@@ -171,7 +173,7 @@ static void drop_held(struct worker *w)
 static int begin_job(struct worker *w, struct message *job, struct err *err)
 {
 	const struct api_ingest *request = &job->ingest.request;
-	struct cache_snapshot *previous = NULL;
+	struct cache_snapshot *previous = NULL, *order_from = NULL;
 	struct message *m;
 
 	if (w->no_model.code) {
@@ -186,9 +188,14 @@ static int begin_job(struct worker *w, struct message *job, struct err *err)
 		cache_free_snapshot(previous);
 		return -1;
 	}
+	if (*request->order_from && cache_load_snapshot(w->cache, request->order_from, &order_from, err)) {
+		cache_free_snapshot(previous);
+		return err_wrap(err, "the order to follow");
+	}
 	m = message_new(MESSAGE_PREPARE, job->id);
 	m->cancel = job->cancel;
 	m->ingest.previous = previous;
+	m->ingest.order_from = order_from;
 	api_ingest_copy(&m->ingest.request, request);
 	if (queue_push(w->to_ingest, m) != QUEUE_OK) {
 		message_free(m);

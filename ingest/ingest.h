@@ -26,9 +26,12 @@ struct ingest_options {
 	                                   with the largest directories and an --exclude that would fit */
 	const char *const *exclude;     /* globs, NULL-terminated; may be NULL */
 	const char *const *include;     /* beats every skip but "not a regular file" and "outside the tree" */
-	/* The snapshot that this one follows, for its order of documents; NULL: the first time. Read only during
-	 * ingest_prepare. */
+	/* The corpus as it is; NULL: the first time. Its order of documents is kept as far as it goes (ingest/order.h).
+	 * Snapshots are read only during ingest_prepare. */
 	const struct cache_snapshot *previous;
+	bool full;                      /* sort anew: nothing of the former order is kept */
+	/* Follow the order of this snapshot, perhaps of another corpus, whatever `full` says; may be NULL. */
+	const struct cache_snapshot *order_from;
 };
 
 struct ingest_progress {

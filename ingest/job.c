@@ -13,6 +13,7 @@
 #include "engine/recall.h"
 #include "engine/render.h"
 #include "ingest/document.h"
+#include "ingest/order.h"
 #include "ingest/text.h"
 #include "ingest/walk.h"
 
@@ -23,7 +24,6 @@ enum { STEP_SPANS = 4, RECALL_SPANS = 16, N_LARGEST = 5 };
 struct draft {
 	struct cache_document document; /* all but first_token */
 	struct ids ids;                 /* dropped once the corpus is too large: from then on tokens are only counted */
-	int32_t former;                 /* its place in the former snapshot if it did not change, else INT32_MAX */
 };
 
 struct ingest {
@@ -260,50 +260,21 @@ static int too_large(const struct ingest *in, const struct draft *drafts, size_t
 	return -1;
 }
 
-/*
- * Order: what did not change keeps its place, so that the longest beginning of the tokens is the same
- */
-
-static int find_former(const void *path, const void *document)
+/* Put the drafts in order: after the snapshot to follow, or anew. */
+static void sort_drafts(struct draft *drafts, size_t n, const struct cache_snapshot *follow)
 {
-	return strcmp(path, (*(const struct cache_document *const *)document)->path);
-}
+	struct order_document *documents = xmalloc(n, sizeof *documents);
+	size_t *order = xmalloc(n, sizeof *order);
+	struct draft *sorted = xmalloc(n, sizeof *sorted);
 
-static int by_document_path(const void *a, const void *b)
-{
-	return strcmp((*(const struct cache_document *const *)a)->path,
-		      (*(const struct cache_document *const *)b)->path);
-}
-
-static int by_place(const void *a, const void *b)
-{
-	const struct draft *x = a, *y = b;
-
-	if (x->former != y->former)
-		return x->former < y->former ? -1 : 1;
-	return strcmp(x->document.path, y->document.path);
-}
-
-static void order_documents(struct draft *drafts, size_t n, const struct cache_snapshot *previous)
-{
-	const struct cache_document **sorted = NULL;
-	size_t n_former = previous ? (size_t)previous->n_documents : 0;
-
-	if (n_former) {
-		sorted = xmalloc(n_former, sizeof *sorted);
-		for (size_t i = 0; i < n_former; i++)
-			sorted[i] = &previous->documents[i];
-		qsort(sorted, n_former, sizeof *sorted, by_document_path);
-	}
-	for (size_t i = 0; i < n; i++) {
-		const struct cache_document *d = &drafts[i].document, **f;
-
-		f = n_former ? bsearch(d->path, sorted, n_former, sizeof *sorted, find_former) : NULL;
-		drafts[i].former = f && !memcmp((*f)->content_hash, d->content_hash, sizeof d->content_hash)
-				   ? (int32_t)(*f - previous->documents) : INT32_MAX;
-	}
-	if (n)
-		qsort(drafts, n, sizeof *drafts, by_place);
+	for (size_t i = 0; i < n; i++)
+		documents[i] = (struct order_document){drafts[i].document.path, drafts[i].document.content_hash, 0};
+	order_documents(order, documents, n, follow ? follow->documents : NULL, follow ? (size_t)follow->n_documents : 0);
+	for (size_t i = 0; i < n; i++)
+		sorted[i] = drafts[order[i]];
+	memcpy(drafts, sorted, n * sizeof *drafts);
+	free(documents);
+	free(order);
 	free(sorted);
 }
 
@@ -349,7 +320,7 @@ static int prepare(struct ingest *in, const struct ingest_options *opt, const st
 	if (!rc && in->progress.n_tokens > opt->max_tokens)
 		rc = too_large(in, drafts, n, opt->max_tokens, err);
 	if (!rc) {
-		order_documents(drafts, n, previous);
+		sort_drafts(drafts, n, opt->order_from ? opt->order_from : opt->full ? NULL : previous);
 		join_documents(in, drafts, n);
 	}
 	for (size_t i = 0; i < n; i++)

@@ -180,7 +180,8 @@ static void json_that_is_nested_too_deep_is_refused(void **state)
 static void an_ingest_reads_back_and_compares_equal(void **state)
 {
 	char *exclude[] = {"*.o", "build/**", NULL};
-	struct api_ingest a = {.corpus = "linux", .source = "/src/linux", .exclude = exclude}, b, copy;
+	struct api_ingest a = {.corpus = "linux", .source = "/src/linux", .exclude = exclude, .full = true,
+			      .order_from = "old"}, b, copy;
 	struct err err;
 	char *body = api_ingest_format(&a);
 
@@ -210,6 +211,8 @@ static void a_bad_ingest_is_refused_by_the_name_of_its_field(void **state)
 		{"x", "{\"source\":\"/a\",\"exclude\":\"*.o\"}", "exclude"},
 		{"x", "{\"source\":\"/a\",\"include\":[1]}", "include"},
 		{"x", "{\"source\":\"/a\",\"exclude\":[\"*.o\",\"\"]}", "exclude"},
+		{"x", "{\"source\":\"/a\",\"full\":1}", "full: true or false"},
+		{"x", "{\"source\":\"/a\",\"order_from\":\"a/b\"}", "cannot name a corpus"},
 		{"x", "{\"source\":\"/a\",\"as\":\"y\"}", "as"},
 	};
 	struct api_ingest in;

@@ -433,6 +433,66 @@ static void after_a_change_only_what_follows_it_is_computed_and_equals_a_cold_in
 	free(cold_dir);
 }
 
+/* The paths of the snapshot's documents, in order. */
+static void assert_order(const struct cache_snapshot *s, const char *want)
+{
+	char got[256] = "";
+
+	for (int32_t i = 0; i < s->n_documents; i++)
+		snprintf(got + strlen(got), sizeof got - strlen(got), "%s%s", i ? " " : "", s->documents[i].path);
+	assert_string_equal(got, want);
+}
+
+static struct cache_snapshot *ingest_with(struct cache *c, const struct ingest_options *opt)
+{
+	struct ingest *in;
+	struct err err;
+	int rc = 1;
+
+	if (ingest_prepare(&in, opt, tiny.tokenizer, NULL, NULL, NULL, &err) ||
+	    ingest_begin(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err))
+		fail_msg("%s", err.text);
+	while (rc > 0)
+		rc = ingest_step(in, NULL, &err);
+	if (rc < 0)
+		fail_msg("%s", err.text);
+	ingest_free(in);
+	return load(c);
+}
+
+static void the_order_can_be_made_anew_or_taken_from_another_snapshot(void **state)
+{
+	const struct place *p = *state;
+	struct cache *c = store_open(p->store);
+	struct cache_snapshot *first, *second, *anew, *followed;
+	struct ingest_options opt;
+
+	lines_at(p, "a.c", "alpha", 2);
+	lines_at(p, "b.c", "beta", 2);
+	first = ingest_with(c, &(struct ingest_options){.corpus = "code", .source = p->source,
+							.max_file_bytes = 1 << 20, .max_tokens = 4000});
+	lines_at(p, "a.c", "alpha", 3);
+	opt = options(p, first);
+	second = ingest_with(c, &opt);
+	opt = options(p, second);
+	opt.full = true;
+	anew = ingest_with(c, &opt);
+	opt = options(p, anew);
+	opt.full = true;
+	opt.order_from = second;
+	followed = ingest_with(c, &opt);
+
+	assert_order(first, "a.c b.c");
+	assert_order(second, "b.c a.c");
+	assert_order(anew, "a.c b.c");
+	assert_order(followed, "b.c a.c");
+	cache_free_snapshot(first);
+	cache_free_snapshot(second);
+	cache_free_snapshot(anew);
+	cache_free_snapshot(followed);
+	cache_close(c);
+}
+
 static void a_corpus_that_cannot_fit_is_refused_with_an_exclude_that_does(void **state)
 {
 	static const char *const exclude[] = {"/big/", NULL};
@@ -524,6 +584,8 @@ int main(void)
 			an_ingest_that_was_interrupted_anywhere_goes_on_and_ends_with_the_same_bits, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			after_a_change_only_what_follows_it_is_computed_and_equals_a_cold_ingest, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(the_order_can_be_made_anew_or_taken_from_another_snapshot, set_up,
+						tear_down),
 		cmocka_unit_test_setup_teardown(a_corpus_that_cannot_fit_is_refused_with_an_exclude_that_does, set_up,
 						tear_down),
 		cmocka_unit_test_setup_teardown(nothing_to_read_another_source_and_a_cancelled_ingest_are_errors, set_up,
