@@ -138,6 +138,9 @@ int cache_reader_open(struct cache_reader **out, const char *dir, struct err *er
 void cache_reader_close(struct cache_reader *r);
 /* All corpora by name, in an array to be freed with cache_free_corpora. */
 int cache_list(struct cache_reader *r, struct cache_corpus **out, size_t *n, struct err *err);
+/* The current snapshot of a corpus without its tokens (ids is NULL), for cache_free_snapshot: its documents, and what
+ * was skipped. ERR_NOT_FOUND names the nearest corpus. */
+int cache_files(struct cache_reader *r, const char *corpus, struct cache_snapshot **out, struct err *err);
 void cache_free_corpora(struct cache_corpus *corpora, size_t n);
 
 struct cache_stats {

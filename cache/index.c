@@ -738,7 +738,8 @@ static int load_documents(struct index *x, struct loaded *l, struct err *err)
 	return rc;
 }
 
-int index_load_snapshot(struct index *x, const char *corpus, struct cache_snapshot **out, struct err *err)
+static int load_snapshot(struct index *x, const char *corpus, bool with_ids, struct cache_snapshot **out,
+			 struct err *err)
 {
 	int rc = ask(x, FIND_SNAPSHOT, err, "t", corpus);
 	struct cache_snapshot *s;
@@ -760,12 +761,22 @@ int index_load_snapshot(struct index *x, const char *corpus, struct cache_snapsh
 	s->created_s = integer(x, FIND_SNAPSHOT, 4);
 	s->n_tokens = integer(x, FIND_SNAPSHOT, 5);
 	done(x, FIND_SNAPSHOT);
-	if (rc || load_chain(x, l, tip, err) || load_documents(x, l, err)) {
+	if (rc || (with_ids && load_chain(x, l, tip, err)) || load_documents(x, l, err)) {
 		cache_free_snapshot(s);
 		return -1;
 	}
 	*out = s;
 	return 0;
+}
+
+int index_load_snapshot(struct index *x, const char *corpus, struct cache_snapshot **out, struct err *err)
+{
+	return load_snapshot(x, corpus, true, out, err);
+}
+
+int index_load_files(struct index *x, const char *corpus, struct cache_snapshot **out, struct err *err)
+{
+	return load_snapshot(x, corpus, false, out, err);
 }
 
 /* What a corpus's tokens take: records, index keys, and their sums. */

@@ -7,6 +7,7 @@
 
 #include "config/json.h"
 #include "config/mem.h"
+#include "ingest/document.h"
 
 /* '*' stands for the one open part of a path. */
 static const struct {
@@ -14,6 +15,7 @@ static const struct {
 } routes[N_API_ROUTES] = {
 	[API_INGEST] = {"POST", "/api/v1/corpora/*/ingest"},
 	[API_CORPORA] = {"GET", "/api/v1/corpora"},
+	[API_FILES] = {"GET", "/api/v1/corpora/*/files"},
 	[API_JOBS] = {"GET", "/api/v1/jobs"},
 	[API_JOB] = {"GET", "/api/v1/jobs/*"},
 	[API_JOB_EVENTS] = {"GET", "/api/v1/jobs/*/events"},
@@ -665,6 +667,41 @@ json_t *api_corpus_json(const struct cache_corpus *c)
 	json_object_set_new(root, "documents", integer(c->n_documents));
 	json_object_set_new(root, "skipped", integer(c->n_skipped));
 	json_object_set_new(root, "bytes", integer(c->bytes));
+	return root;
+}
+
+static json_t *path_json(const char *path)
+{
+	struct bytes quoted = {0};
+	json_t *text;
+
+	document_path(&quoted, path);
+	text = api_text(quoted.data, quoted.n);
+	bytes_free(&quoted);
+	return text;
+}
+
+json_t *api_files_json(const struct cache_snapshot *s)
+{
+	json_t *root = json_object(), *documents = json_array(), *skipped = json_array();
+
+	for (int32_t i = 0; i < s->n_documents; i++) {
+		json_t *o = json_object();
+
+		json_object_set_new(o, "path", path_json(s->documents[i].path));
+		json_object_set_new(o, "tokens", integer(s->documents[i].n_tokens));
+		json_object_set_new(o, "lines", integer(s->documents[i].n_lines));
+		json_array_append_new(documents, o);
+	}
+	for (int32_t i = 0; i < s->n_skipped; i++) {
+		json_t *o = json_object();
+
+		json_object_set_new(o, "path", path_json(s->skipped[i].path));
+		json_object_set_new(o, "reason", api_text(s->skipped[i].reason, strlen(s->skipped[i].reason)));
+		json_array_append_new(skipped, o);
+	}
+	json_object_set_new(root, "documents", documents);
+	json_object_set_new(root, "skipped", skipped);
 	return root;
 }
 

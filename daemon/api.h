@@ -29,6 +29,7 @@ enum {
 enum api_route {
 	API_INGEST,     /* POST /api/v1/corpora/{name}/ingest: 202, Location, a job */
 	API_CORPORA,    /* GET  /api/v1/corpora */
+	API_FILES,      /* GET  /api/v1/corpora/{name}/files: what was read, and what was skipped and why */
 	API_JOBS,       /* GET  /api/v1/jobs */
 	API_JOB,        /* GET  /api/v1/jobs/{id} */
 	API_JOB_EVENTS, /* GET  /api/v1/jobs/{id}/events: `job` at each change, until it has ended */
@@ -190,6 +191,9 @@ struct api_status {
 
 json_t *api_status_json(const struct api_status *status);
 json_t *api_corpus_json(const struct cache_corpus *corpus);
+/* {"documents": [{"path", "tokens", "lines"}], "skipped": [{"path", "reason"}]}; a path with odd bytes is quoted as
+ * in C, as the model reads it. */
+json_t *api_files_json(const struct cache_snapshot *snapshot);
 
 /* {"error": ...}; free() the string. */
 char *api_error_format(const struct err *err);

@@ -20,6 +20,7 @@
 #include "daemon/loop.h"
 #include "daemon/model_verbs.h"
 #include "daemon/print.h"
+#include "daemon/show.h"
 
 enum { MAX_VALUES = 2 * API_MAX_GLOBS, MAX_ARGUMENTS = 2 };
 
@@ -31,6 +32,7 @@ enum option_id {
 	OPTION_FULL,
 	OPTION_ORDER_FROM,
 	OPTION_DETACH,
+	OPTION_SKIPPED,
 	OPTION_THINK,
 	OPTION_SOCKET,
 	OPTION_CONFIG,
@@ -53,6 +55,7 @@ static const struct {
 	[OPTION_FULL] = {"full", NULL, "sort the documents anew, though less can be kept of what is computed"},
 	[OPTION_ORDER_FROM] = {"order-from", "NAME", "put the documents in the order of another corpus"},
 	[OPTION_DETACH] = {"detach", NULL, "print the job and leave it to the daemon"},
+	[OPTION_SKIPPED] = {"skipped", NULL, "what was left out, and why"},
 	[OPTION_THINK] = {"think", NULL, "let the model think before it answers"},
 	[OPTION_SOCKET] = {"socket", "PATH", "where the daemon listens (else QUIRE_SOCKET, else the configuration)"},
 	[OPTION_CONFIG] = {"config", "FILE", "the configuration (else ~/.config/quire/quire.yaml)"},
@@ -126,22 +129,6 @@ static char **values_of(const struct cli *c, int option)
 		if (c->values[i].option == option)
 			all[n++] = c->values[i].text;
 	return all;
-}
-
-/* One line for a program: type and v come first. Takes the reference to `fields`. */
-static void print_json(FILE *f, const char *type, json_t *fields)
-{
-	json_t *line = json_object();
-	char *text;
-
-	json_object_set_new(line, "type", json_string(type));
-	json_object_set_new(line, "v", json_integer(1));
-	json_object_update_missing(line, fields);
-	json_decref(fields);
-	text = api_dump(line);
-	fprintf(f, "%s\n", text);
-	fflush(f);
-	free(text);
 }
 
 static void print_error(const struct err *err, bool json)
@@ -497,40 +484,20 @@ static int run_corpora(struct cli *c)
 	return 0;
 }
 
-static void print_model_status(const json_t *m)
+static int run_files(struct cli *c)
 {
-	char a[PRINT_BYTES], b[PRINT_BYTES], s[PRINT_BYTES];
-	const char *state = get_string(m, "state");
+	json_t *reply;
 
-	printf("model    %s", state);
-	if (!strcmp(state, "none")) {
-		puts(": set model.path in the configuration");
-		return;
-	}
-	fputs("  ", stdout);
-	print_line(stdout, get_string(m, "path"));
-	if (!strcmp(state, "failed")) {
-		fputs(": ", stdout);
-		print_line(stdout, get_string(m, "error"));
-	}
-	putchar('\n');
-	if (strcmp(state, "ready"))
-		return;
-	printf("         %s, %s parameters, %s in memory, context %s tokens, identity %s\n",
-	       get_string(m, "architecture"), print_count(a, get_integer(m, "parameters")),
-	       print_size(s, get_integer(m, "loaded_bytes")), print_count(b, get_integer(m, "context_tokens")),
-	       get_string(m, "identity"));
-	if (json_is_string(json_object_get(m, "no_renderer"))) {
-		fputs("         no questions: ", stdout);
-		print_line(stdout, get_string(m, "no_renderer"));
-		putchar('\n');
-	}
+	if (api_check_corpus_name(c->arguments[0], &c->err) || !(reply = fetch(c, API_FILES, c->arguments[0], NULL)))
+		return -1;
+	show_files(reply, c->given[OPTION_SKIPPED], c->given[OPTION_JSON]);
+	json_decref(reply);
+	return 0;
 }
 
 static int run_status(struct cli *c)
 {
-	json_t *reply = fetch(c, API_STATUS, NULL, NULL), *o;
-	char a[PRINT_BYTES], b[PRINT_BYTES], d[PRINT_BYTES], e[PRINT_BYTES];
+	json_t *reply = fetch(c, API_STATUS, NULL, NULL);
 
 	if (!reply)
 		return -1;
@@ -538,31 +505,7 @@ static int run_status(struct cli *c)
 		print_json(stdout, "status", reply);
 		return 0;
 	}
-	printf("quired   %s, process %lld, up %s s, ", get_string(reply, "version"), (long long)get_integer(reply, "pid"),
-	       print_count(a, get_integer(reply, "uptime_s")));
-	print_line(stdout, get_string(reply, "socket"));
-	putchar('\n');
-	print_model_status(json_object_get(reply, "model"));
-	o = json_object_get(reply, "engine");
-	if (json_is_string(json_object_get(o, "isa")))
-		printf("engine   cpu, %s, %lld threads, compute %s, latents %s\n", get_string(o, "isa"),
-		       (long long)get_integer(o, "threads"), get_string(o, "compute"), get_string(o, "latents"));
-	o = json_object_get(reply, "store");
-	fputs("store    ", stdout);
-	print_line(stdout, get_string(o, "path"));
-	printf(": %s corpora, %s spans, %s of %s used, %s damaged reads\n", print_count(a, get_integer(o, "corpora")),
-	       print_count(b, get_integer(o, "spans")), print_size(d, get_integer(o, "used_bytes")),
-	       print_size(e, get_integer(o, "file_bytes")), print_count((char[PRINT_BYTES]){0}, get_integer(o, "damaged")));
-	o = json_object_get(reply, "queue");
-	printf("queue    %lld of %lld questions, %lld jobs running, %lld waiting, %lld connections\n",
-	       (long long)get_integer(o, "asks"), (long long)get_integer(o, "max_asks"),
-	       (long long)get_integer(o, "jobs_running"), (long long)get_integer(o, "jobs_queued"),
-	       (long long)get_integer(o, "connections"));
-	o = json_object_get(reply, "total");
-	printf("total    %s answered, %s refused, %s cancelled", print_count(a, get_integer(o, "answered")),
-	       print_count(b, get_integer(o, "refused")), print_count(d, get_integer(o, "cancelled")));
-	printf("; %s prompt tokens, %s of them from the store\n", print_count(a, get_integer(o, "prompt_tokens")),
-	       print_count(b, get_integer(o, "cached_tokens")));
+	show_status(reply);
 	json_decref(reply);
 	return 0;
 }
@@ -729,6 +672,8 @@ static const struct verb verbs[] = {
 	 BIT(OPTION_ORDER_FROM) | BIT(OPTION_DETACH), run_ingest},
 	{"ask", "NAME QUESTION", "answer a question about a corpus", 2, 2, NUMBERS | BIT(OPTION_THINK), run_ask},
 	{"corpora", "", "what has been read", 0, 0, 0, run_corpora},
+	{"files", "NAME", "the files of a corpus in its order; with --skipped, those left out and why", 1, 1,
+	 BIT(OPTION_SKIPPED), run_files},
 	{"jobs", "[JOB]", "ingests, newest first; or one of them", 0, 1, 0, run_jobs},
 	{"cancel", "JOB", "end a job that waits or runs; what it computed is kept", 1, 1, 0, run_cancel},
 	{"status", "", "the daemon, its model, its store and its queue", 0, 0, 0, run_status},

@@ -250,9 +250,14 @@ static const struct err *no_model(struct loop *l, struct err *err)
 	return err;
 }
 
+static int open_reader(struct loop *l, struct err *err)
+{
+	return l->reader ? 0 : cache_reader_open(&l->reader, l->config->store.path, err);
+}
+
 static int find_corpus(struct loop *l, const char *name, struct cache_corpus **all, size_t *n, struct err *err)
 {
-	if (!l->reader && cache_reader_open(&l->reader, l->config->store.path, err))
+	if (open_reader(l, err))
 		return -1;
 	if (cache_list(l->reader, all, n, err))
 		return -1;
@@ -338,6 +343,19 @@ static void get_corpora(struct loop *l, struct exchange *x)
 		json_array_append_new(list, api_corpus_json(&all[i]));
 	cache_free_corpora(all, n);
 	exchange_reply(x, 200, api_dump(root), NULL, NULL);
+}
+
+static void get_files(struct loop *l, struct exchange *x, const char *corpus)
+{
+	struct cache_snapshot *s;
+	struct err err;
+
+	if (open_reader(l, &err) || cache_files(l->reader, corpus, &s, &err)) {
+		exchange_error(x, 0, &err);
+		return;
+	}
+	exchange_reply(x, 200, api_dump(api_files_json(s)), NULL, NULL);
+	cache_free_snapshot(s);
 }
 
 static void get_jobs(struct loop *l, struct exchange *x)
@@ -488,6 +506,9 @@ static void on_request(void *ctx, struct exchange *x)
 		break;
 	case API_CORPORA:
 		get_corpora(l, x);
+		break;
+	case API_FILES:
+		get_files(l, x, arg);
 		break;
 	case API_JOBS:
 		get_jobs(l, x);

@@ -5,6 +5,7 @@
 #ifndef QUIRE_DAEMON_PRINT_H
 #define QUIRE_DAEMON_PRINT_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,6 +22,9 @@ const char *print_count(char out[PRINT_BYTES], int64_t n);
 const char *print_size(char out[PRINT_BYTES], int64_t bytes);
 /* 2026-11-24 09:41, local time; "-" for 0 */
 const char *print_time(char out[PRINT_BYTES], int64_t unix_s);
+
+/* One line for a program: type and v come first. Takes the reference to `fields`. */
+void print_json(FILE *f, const char *type, json_t *fields);
 
 struct print_progress {
 	FILE *file;

@@ -116,7 +116,7 @@ static int read_documents(struct ingest *in, struct draft **out, size_t *n, cons
 	p->phase = INGEST_TOKENIZE;
 	for (size_t i = 0; i < n_files; i++) {
 		struct draft *d = &drafts[*n];
-		char *text, reason[128];
+		char *text, reason[SKIP_REASON_BYTES];
 		size_t bytes;
 		int rc;
 

@@ -35,15 +35,15 @@ static bool same_version(const struct stat *a, const struct stat *b)
 	       a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
-static int leave_out(char reason[128], const char *why, int number)
+static int leave_out(char reason[SKIP_REASON_BYTES], const char *why, int number)
 {
-	snprintf(reason, 128, "%s%s%s", why, number ? ": " : "", number ? strerror(number) : "");
+	snprintf(reason, SKIP_REASON_BYTES, "%s%s%s", why, number ? ": " : "", number ? strerror(number) : "");
 	return 0;
 }
 
 /* One try: 1 read, 0 left out, -1 it changed meanwhile. */
 static int read_once(int fd, const struct walk_file *f, int64_t max_bytes, char **text, size_t *bytes,
-		     char reason[128])
+		     char reason[SKIP_REASON_BYTES])
 {
 	struct stat before, after;
 	char *buffer;
@@ -84,7 +84,7 @@ static int read_once(int fd, const struct walk_file *f, int64_t max_bytes, char 
 }
 
 int text_read(const struct walk *w, const struct walk_file *f, int64_t max_bytes, char **text, size_t *bytes,
-	      char reason[128])
+	      char reason[SKIP_REASON_BYTES])
 {
 	for (int try = 0; try < N_TRIES; try++) {
 		int fd = walk_open(w, f->path), rc;
@@ -96,12 +96,16 @@ int text_read(const struct walk *w, const struct walk_file *f, int64_t max_bytes
 					 errno == ENXIO ? 0 : errno);
 		rc = read_once(fd, f, max_bytes, text, bytes, reason);
 		close(fd);
-		if (rc == 1 && !f->included && text_is_binary(*text, *bytes)) {
-			free(*text);
-			return leave_out(reason, "binary", 0);
+		if (rc == 1 && !f->included) {
+			if (text_is_binary(*text, *bytes))
+				rc = leave_out(reason, "binary", 0);
+			else if (skip_by_text(*text, *bytes, reason))
+				rc = 0;
+			if (!rc)
+				free(*text);
 		}
 		if (rc >= 0)
 			return rc;
 	}
-	return leave_out(reason, "changes while it is read", 0);
+	return leave_out(reason, "unstable: it changes while it is read", 0);
 }

@@ -13,22 +13,10 @@
 
 #include "config/mem.h"
 #include "ingest/glob.h"
+#include "ingest/skip.h"
 
 /* An ignore file larger than this is not one. PIECE is what one system call is given of a deep path. */
 enum { IGNORE_BYTES = 1 << 20, PIECE_BYTES = 4000 };
-
-static const char version_control[] = ".git\n.hg\n.svn\n.bzr\nCVS/\n_darcs/\n.jj/\n";
-
-static const char secrets[] =
-	".env\n.env.*\n!.env.example\n!.env.sample\n!.env.template\n*.pem\n*.key\n*.p12\n*.pfx\n*.jks\n*.keystore\n"
-	"*.kdbx\n*.ppk\nid_rsa*\nid_dsa*\nid_ecdsa*\nid_ed25519*\n!*.pub\n.netrc\n_netrc\n.npmrc\n.pypirc\n.pgpass\n"
-	".htpasswd\n.git-credentials\n.dockercfg\n*.tfstate\n*.tfstate.backup\ncredentials.json\n.ssh/\n.gnupg/\n.aws/\n";
-
-static const char generated[] =
-	"node_modules/\nbower_components/\n__pycache__/\n.venv/\n.tox/\nsite-packages/\n*.min.js\n*.min.css\n*.map\n"
-	"package-lock.json\nnpm-shrinkwrap.json\nyarn.lock\npnpm-lock.yaml\nbun.lock\nCargo.lock\nGemfile.lock\n"
-	"composer.lock\npoetry.lock\nPipfile.lock\nuv.lock\npdm.lock\nflake.lock\ngo.sum\n*.pb.go\n*_pb2.py\n*.pb.h\n"
-	"*.pb.cc\n";
 
 /* The ignore files that hold in a directory: its own, and those of the directories above it. */
 struct ignore {
@@ -50,7 +38,8 @@ struct walk {
 	struct walk_options opt;
 	int root;
 	bool plain_openat;      /* no openat2 here */
-	struct globs version_control, secrets, generated, exclude, include;
+	struct skip_names names;
+	struct globs exclude, include;
 	struct pending *stack;
 	size_t n_stack, stack_room;
 	struct walk_file *files;
@@ -280,17 +269,16 @@ static bool is_ignored(const struct ignore *i, const char *path, bool is_directo
 /* Why a file or directory with this path is left out; NULL: it is not. */
 static const char *reason_of(struct walk *w, const struct ignore *ignore, const char *path, bool is_directory)
 {
+	const char *reason;
+
 	if (globs_match(&w->exclude, path, is_directory) == GLOB_MATCHES)
 		return "excluded";
-	if (globs_match(&w->version_control, path, is_directory) == GLOB_MATCHES)
-		return "version control";
-	if (is_ignored(ignore, path, is_directory))
-		return "ignored";
-	if (globs_match(&w->secrets, path, is_directory) == GLOB_MATCHES)
-		return "may hold secrets";
-	if (globs_match(&w->generated, path, is_directory) == GLOB_MATCHES)
-		return "vendored or generated";
-	return NULL;
+	reason = skip_by_name(&w->names, SKIP_VERSION_CONTROL, path, is_directory);
+	if (!reason && is_ignored(ignore, path, is_directory))
+		reason = "ignored";
+	for (int kind = SKIP_SECRET; !reason && kind < N_SKIP_KINDS; kind++)
+		reason = skip_by_name(&w->names, (enum skip_kind)kind, path, is_directory);
+	return reason;
 }
 
 static void see_directory(struct walk *w, const struct pending *parent, const struct ignore *ignore, char *path,
@@ -410,9 +398,7 @@ int walk_new(struct walk **out, const struct walk_options *opt, const atomic_boo
 	w->plain_openat = opt->without_openat2 || (probe < 0 && (errno == ENOSYS || errno == EPERM));
 	if (probe >= 0)
 		close(probe);
-	globs_parse(&w->version_control, w->arena, version_control, strlen(version_control));
-	globs_parse(&w->secrets, w->arena, secrets, strlen(secrets));
-	globs_parse(&w->generated, w->arena, generated, strlen(generated));
+	skip_names_init(&w->names, w->arena);
 	parse_options(w, &w->exclude, opt->exclude);
 	parse_options(w, &w->include, opt->include);
 	push(w, (struct pending){.path = xstrdup("")});

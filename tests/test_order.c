@@ -195,7 +195,7 @@ static void assert_is_what_the_rule_says(const struct listed *now, const struct 
 static void random_edits_follow_the_rule_whatever_order_the_documents_come_in(void **state)
 {
 	enum { ROUNDS = 3000 };
-	struct doc docs[MOST];
+	struct doc docs[MOST] = {0};
 	struct listed *former;
 	uint64_t seed = 20261125;
 	size_t n = 0;
