@@ -112,6 +112,7 @@ static int read_documents(struct ingest *in, struct draft **out, size_t *n, cons
 	const struct walk_file *files = walk_files(in->walk, &n_files);
 	struct draft *drafts = *out = xcalloc(n_files, sizeof *drafts);
 	struct ingest_progress *p = &in->progress;
+	const struct text_options how = {.max_bytes = opt->max_file_bytes, .cancel = cancel};
 
 	p->phase = INGEST_TOKENIZE;
 	for (size_t i = 0; i < n_files; i++) {
@@ -122,7 +123,7 @@ static int read_documents(struct ingest *in, struct draft **out, size_t *n, cons
 
 		if (cancel && atomic_load(cancel))
 			return err_set(err, ERR_CANCELLED, "cancelled while reading %s", in->source);
-		if (!text_read(in->walk, &files[i], opt->max_file_bytes, &text, &bytes, reason)) {
+		if (!text_read(in->walk, &files[i], &how, &text, &bytes, reason)) {
 			walk_skip(in->walk, files[i].path, reason);
 			p->n_skipped++;
 			continue;

@@ -10,6 +10,7 @@
  *   vendored             node_modules/, vendor/, third_party/, ...: other people's
  *   generated            *.min.js, lock files, ...; or the head says so and asks not to be edited
  *   binary               it does not look like text
+ *   not extracted        HTML or PDF of which no text could be made, and why
  *   too large            it has more than ingest.max_file bytes
  *   not a regular file   a FIFO, a socket, a device; they are not opened
  *   symbolic link        they are not followed: what one leads to inside the tree has a name of its own
@@ -26,7 +27,7 @@
 #include "config/mem.h"
 #include "ingest/glob.h"
 
-enum { SKIP_REASON_BYTES = 160 };
+enum { SKIP_REASON_BYTES = 256 };
 
 /* What names say, in the order in which they are asked. */
 enum skip_kind { SKIP_VERSION_CONTROL, SKIP_SECRET, SKIP_VENDORED, SKIP_GENERATED, N_SKIP_KINDS };

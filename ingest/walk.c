@@ -14,6 +14,7 @@
 #include "config/mem.h"
 #include "ingest/glob.h"
 #include "ingest/skip.h"
+#include "ingest/text.h"
 
 /* An ignore file larger than this is not one. PIECE is what one system call is given of a deep path. */
 enum { IGNORE_BYTES = 1 << 20, PIECE_BYTES = 4000 };
@@ -313,7 +314,7 @@ static void see_file(struct walk *w, const struct pending *parent, const struct 
 		walk_skip(w, kept, S_ISLNK(st->st_mode) ? "symbolic link" : "not a regular file");
 		return;
 	}
-	if (!reason && !included && st->st_size > w->opt.max_file_bytes)
+	if (!reason && st->st_size > text_most_bytes(path, included, w->opt.max_file_bytes))
 		reason = "too large";
 	if (reason) {
 		walk_skip(w, kept, reason);

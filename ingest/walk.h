@@ -21,7 +21,7 @@
 
 struct walk_options {
 	const char *root;
-	int64_t max_file_bytes;
+	int64_t max_file_bytes; /* of text; ingest/text.h says what else may be larger */
 	const char *const *exclude, *const *include; /* globs, NULL-terminated; may be NULL */
 	bool without_openat2;   /* as on a kernel that lacks it; for tests */
 };

@@ -74,10 +74,11 @@ static const char *reading(const struct walk *w, const char *path)
 {
 	static char reason[SKIP_REASON_BYTES];
 	const struct walk_file f = {path, 0, false};
+	const struct text_options opt = {.max_bytes = MOST_BYTES};
 	char *text;
 	size_t bytes;
 
-	if (!text_read(w, &f, MOST_BYTES, &text, &bytes, reason))
+	if (!text_read(w, &f, &opt, &text, &bytes, reason))
 		return reason;
 	free(text);
 	return "";
@@ -183,7 +184,7 @@ static void names_are_bytes(void **state)
 
 static void binary_and_large_files_are_left_out(void **state)
 {
-	static const char latin[] = "na\xefve caf\xe9, but mostly plain text, as an old comment may be", noise[] = "\xff\xfe\x80\x81";
+	static const char latin[] = "na\xefve caf\xe9, but mostly plain text, as an old comment may be", noise[] = "\xff\x80\x81\xfe";
 	char large[MOST_BYTES + 1];
 	char *sparse = temp_text(*state, "sparse", "");
 	struct walk *w;
@@ -258,9 +259,66 @@ static void what_a_text_says_leaves_it_out_unless_the_caller_wants_it(void **sta
 
 	assert_string_equal(reading(w, "gen.c"), "generated: its head says so");
 	assert_string_equal(reading(w, "key.txt"), "may hold secrets: a private key in line 1");
-	assert_int_equal(text_read(w, &wanted, MOST_BYTES, &text, &bytes, reason), 1);
+	assert_int_equal(text_read(w, &wanted, &(struct text_options){.max_bytes = MOST_BYTES}, &text, &bytes, reason), 1);
 	free(text);
 	walk_free(w);
+}
+
+static void pages_and_other_encodings_are_read_as_text(void **state)
+{
+	static const struct {
+		const char *path, *text;
+	} want[] = {
+		{"page.HTM", "a caf\xc3\xa9\n"}, {"page.txt", "<p>a</p>"}, {"utf16.c", "hi\n"}, {"latin.c", "a caf\xc3\xa9"},
+	};
+	const struct text_options opt = {.max_bytes = MOST_BYTES};
+	char reason[SKIP_REASON_BYTES];
+	struct walk *w;
+
+	text_at(*state, "page.HTM", "<p>a\n caf&eacute;<script>1</script>");
+	text_at(*state, "page.txt", "<p>a</p>");
+	free(temp_file(*state, "utf16.c", "\xff\xfeh\0i\0\n\0", 8));
+	text_at(*state, "latin.c", "a caf\xe9");
+	text_at(*state, "broken.pdf", "%PDF-1.4 and no more");
+	w = walk_of(*state);
+
+	for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+		const struct walk_file f = {want[i].path, 0, false};
+		char *text;
+		size_t bytes;
+
+		assert_int_equal(text_read(w, &f, &opt, &text, &bytes, reason), 1);
+		assert_int_equal(bytes, strlen(want[i].text));
+		assert_memory_equal(text, want[i].text, bytes);
+		free(text);
+	}
+	/* With pdftotext or without. */
+	assert_memory_equal(reading(w, "broken.pdf"), "not extracted: pdftotext ", 25);
+	walk_free(w);
+}
+
+static void a_wanted_file_is_binary_to_nobody_and_never_endless(void **state)
+{
+	const struct walk_file wanted = {"wanted.bin", 0, true};
+	const struct text_options opt = {.max_bytes = MOST_BYTES};
+	static const char *const include[] = {"*", NULL};
+	char *sparse = temp_text(*state, "sparse", ""), *text, reason[SKIP_REASON_BYTES];
+	struct walk *w;
+	size_t bytes;
+
+	free(temp_file(*state, "wanted.bin", "a\0b", 3));
+	assert_int_equal(truncate(sparse, (off_t)1 << 40), 0);
+
+	w = walk_with(*state, NULL, include, false);
+
+	assert_files(w, "wanted.bin");
+	assert_string_equal(reason_for(w, "sparse"), "too large");
+	assert_int_equal(text_read(w, &wanted, &opt, &text, &bytes, reason), 1);
+	assert_int_equal(bytes, 3);
+	assert_memory_equal(text, "a\0b", 3);
+	free(text);
+	walk_free(w);
+	free(sparse);
 }
 
 static void ignore_files_hold_from_their_directory_down_and_the_nearest_wins(void **state)
@@ -454,10 +512,11 @@ static void a_file_that_changes_while_it_is_read_is_one_version_or_none(void **s
 	assert_int_equal(pthread_create(&thread, NULL, keep_writing, &wr), 0);
 	for (int i = 0; i < 200; i++) {
 		const struct walk_file f = {"busy", 900, false};
+		const struct text_options opt = {.max_bytes = MOST_BYTES};
 		char *text, reason[SKIP_REASON_BYTES];
 		size_t bytes;
 
-		if (!text_read(w, &f, MOST_BYTES, &text, &bytes, reason)) {
+		if (!text_read(w, &f, &opt, &text, &bytes, reason)) {
 			assert_string_equal(reason, "unstable: it changes while it is read");
 			continue;
 		}
@@ -525,6 +584,8 @@ int main(void)
 						tear_down),
 		cmocka_unit_test_setup_teardown(what_a_text_says_leaves_it_out_unless_the_caller_wants_it, set_up,
 						tear_down),
+		cmocka_unit_test_setup_teardown(pages_and_other_encodings_are_read_as_text, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_wanted_file_is_binary_to_nobody_and_never_endless, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(ignore_files_hold_from_their_directory_down_and_the_nearest_wins, set_up,
 						tear_down),
 		cmocka_unit_test_setup_teardown(the_caller_can_exclude_anything_and_include_what_is_skipped, set_up,
