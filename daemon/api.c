@@ -329,7 +329,9 @@ static int ingest_field(struct api_ingest *in, const char *key, const json_t *va
 		return read_boolean(&in->full, key, value, err);
 	if (!strcmp(key, "order_from"))
 		return read_corpus_name(in->order_from, key, value, err);
-	return unknown_field(key, "source, exclude, include, full and order_from", err);
+	if (!strcmp(key, "dry_run"))
+		return read_boolean(&in->dry_run, key, value, err);
+	return unknown_field(key, "source, exclude, include, full, order_from and dry_run", err);
 }
 
 int api_ingest_parse(struct api_ingest *in, const char *corpus, const char *body, size_t bytes, struct err *err)
@@ -370,6 +372,8 @@ static void set_ingest(json_t *root, const struct api_ingest *in)
 		json_object_set_new(root, "include", globs_json(in->include));
 	if (in->full)
 		json_object_set_new(root, "full", json_true());
+	if (in->dry_run)
+		json_object_set_new(root, "dry_run", json_true());
 	if (*in->order_from)
 		json_object_set_new(root, "order_from", json_string(in->order_from));
 }
@@ -426,7 +430,8 @@ static bool globs_equal(char *const *a, char *const *b)
 bool api_ingest_equal(const struct api_ingest *a, const struct api_ingest *b)
 {
 	return !strcmp(a->corpus, b->corpus) && !strcmp(a->source, b->source) && globs_equal(a->exclude, b->exclude) &&
-	       globs_equal(a->include, b->include) && a->full == b->full && !strcmp(a->order_from, b->order_from);
+	       globs_equal(a->include, b->include) && a->full == b->full && a->dry_run == b->dry_run &&
+	       !strcmp(a->order_from, b->order_from);
 }
 
 /* Replies. */
@@ -499,9 +504,48 @@ json_t *api_job_json(const struct api_job *job)
 	json_object_set_new(progress, "reused_tokens", integer(p->reused_tokens));
 	json_object_set_new(progress, "done_tokens", integer(p->done_tokens));
 	json_object_set_new(root, "progress", progress);
+	if (job->report)
+		json_object_set_new(root, "report", json_loads(job->report, 0, NULL));
 	if (job->error.code)
 		json_object_set_new(root, "error", error_json(&job->error));
 	return root;
+}
+
+static json_t *path_json(const char *path)
+{
+	struct bytes quoted = {0};
+	json_t *text;
+
+	document_path(&quoted, path);
+	text = api_text(quoted.data, quoted.n);
+	bytes_free(&quoted);
+	return text;
+}
+
+char *api_report_format(const struct ingest_counts *counts, const struct ingest_skip_kind *kinds, size_t n_kinds)
+{
+	json_t *root = json_object(), *skips = json_array();
+
+	json_object_set_new(root, "documents", integer(counts->n_documents));
+	json_object_set_new(root, "kept_documents", integer(counts->n_kept_documents));
+	json_object_set_new(root, "skipped", integer(counts->n_skipped));
+	json_object_set_new(root, "read_bytes", integer(counts->read_bytes));
+	json_object_set_new(root, "tokens", integer(counts->n_tokens));
+	json_object_set_new(root, "kept_tokens", integer(counts->kept_tokens));
+	json_object_set_new(root, "new_tokens", integer(counts->new_tokens));
+	json_object_set_new(root, "new_bytes", integer(counts->new_bytes));
+	for (size_t i = 0; i < n_kinds; i++) {
+		json_t *o = json_object(), *examples = json_array();
+
+		json_object_set_new(o, "reason", json_string(kinds[i].kind));
+		json_object_set_new(o, "files", integer(kinds[i].n));
+		for (int e = 0; e < INGEST_EXAMPLES && kinds[i].examples[e]; e++)
+			json_array_append_new(examples, path_json(kinds[i].examples[e]));
+		json_object_set_new(o, "examples", examples);
+		json_array_append_new(skips, o);
+	}
+	json_object_set_new(root, "skips", skips);
+	return api_dump(root);
 }
 
 static int64_t get_integer(const json_t *object, const char *key)
@@ -517,6 +561,7 @@ int api_job_parse(struct api_job *job, const json_t *json, struct err *err)
 	const char *state = json_string_value(json_object_get(json, "state"));
 	const json_t *progress = json_object_get(json, "progress");
 	const char *phase = json_string_value(json_object_get(progress, "phase"));
+	const json_t *report;
 
 	*job = (struct api_job){0};
 	if (!id || !corpus || !source || !state || job_state_from_name(state) < 0 ||
@@ -539,12 +584,17 @@ int api_job_parse(struct api_job *job, const json_t *json, struct err *err)
 	job->progress.reused_tokens = get_integer(progress, "reused_tokens");
 	job->progress.done_tokens = get_integer(progress, "done_tokens");
 	error_from_json(&job->error, json_object_get(json, "error"));
+	job->request.dry_run = json_is_true(json_object_get(json, "dry_run"));
+	report = json_object_get(json, "report");
+	if (json_is_object(report))
+		job->report = api_dump(json_incref((json_t *)report));
 	return 0;
 }
 
 void api_job_clear(struct api_job *job)
 {
 	api_ingest_clear(&job->request);
+	free(job->report);
 	*job = (struct api_job){0};
 }
 
@@ -586,6 +636,15 @@ void api_usage_parse(struct api_usage *usage, const json_t *json)
 	for (int i = 0; i < N_TIMES; i++)
 		*(double *)((char *)usage + usage_times[i].offset) =
 			json_number_value(json_object_get(json, usage_times[i].key));
+}
+
+char *api_report_estimate(const char *report, double tokens_per_s)
+{
+	json_t *root = json_loads(report, 0, NULL);
+
+	if (tokens_per_s > 0)
+		json_object_set_new(root, "seconds", json_real((double)get_integer(root, "new_tokens") / tokens_per_s));
+	return api_dump(root);
 }
 
 static json_t *text_or_null(const char *s)
@@ -668,17 +727,6 @@ json_t *api_corpus_json(const struct cache_corpus *c)
 	json_object_set_new(root, "skipped", integer(c->n_skipped));
 	json_object_set_new(root, "bytes", integer(c->bytes));
 	return root;
-}
-
-static json_t *path_json(const char *path)
-{
-	struct bytes quoted = {0};
-	json_t *text;
-
-	document_path(&quoted, path);
-	text = api_text(quoted.data, quoted.n);
-	bytes_free(&quoted);
-	return text;
 }
 
 json_t *api_files_json(const struct cache_snapshot *s)

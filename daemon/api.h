@@ -88,6 +88,7 @@ struct api_ingest {
 	char *source;              /* absolute */
 	char **exclude, **include; /* globs, NULL-terminated; NULL when there are none */
 	bool full;                 /* sort the documents anew */
+	bool dry_run;              /* count, and compute nothing */
 	char order_from[API_NAME_BYTES]; /* the corpus whose order is followed; "" is its own */
 };
 
@@ -127,6 +128,7 @@ struct api_job {
 	int64_t created_s, started_s, finished_s; /* Unix time; 0: not yet */
 	struct ingest_progress progress;
 	struct err error;                    /* of a failed or cancelled one */
+	char *report;                        /* JSON of api_report_format; NULL until there is one */
 };
 
 /* "j-41" or "41"; ERR_USAGE for anything else. */
@@ -134,6 +136,13 @@ int api_job_id_parse(int64_t *id, const char *text, struct err *err);
 json_t *api_job_json(const struct api_job *job);
 int api_job_parse(struct api_job *job, const json_t *json, struct err *err);
 void api_job_clear(struct api_job *job);
+
+/* What an ingest is about to do: {"documents", "kept_documents", "skipped", "read_bytes", "tokens", "kept_tokens",
+ * "new_tokens", "new_bytes", "skips": [{"reason", "files", "examples"}]}. free() it. */
+char *api_report_format(const struct ingest_counts *counts, const struct ingest_skip_kind *kinds, size_t n_kinds);
+
+/* The same report with "seconds", unless the speed is 0: not known. free() it. */
+char *api_report_estimate(const char *report, double tokens_per_s);
 
 /* What an answer cost. Tokens: prompt = cached + prefilled; cached ones came from the store or from a session that
  * still held them. */

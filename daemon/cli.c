@@ -31,6 +31,7 @@ enum option_id {
 	OPTION_INCLUDE,
 	OPTION_FULL,
 	OPTION_ORDER_FROM,
+	OPTION_DRY_RUN,
 	OPTION_DETACH,
 	OPTION_SKIPPED,
 	OPTION_THINK,
@@ -54,6 +55,7 @@ static const struct {
 	[OPTION_INCLUDE] = {"include", "GLOB", "take these files whatever would leave them out (may be given again)"},
 	[OPTION_FULL] = {"full", NULL, "sort the documents anew, though less can be kept of what is computed"},
 	[OPTION_ORDER_FROM] = {"order-from", "NAME", "put the documents in the order of another corpus"},
+	[OPTION_DRY_RUN] = {"dry-run", NULL, "count what would be read, skipped, kept and computed, and do none of it"},
 	[OPTION_DETACH] = {"detach", NULL, "print the job and leave it to the daemon"},
 	[OPTION_SKIPPED] = {"skipped", NULL, "what was left out, and why"},
 	[OPTION_THINK] = {"think", NULL, "let the model think before it answers"},
@@ -240,7 +242,9 @@ static int print_outcome(struct cli *c, const struct api_job *job)
 			err_wrap(&c->err, "job j-%lld", (long long)job->id);
 		return -1;
 	}
-	if (!c->given[OPTION_JSON])
+	if (!c->given[OPTION_JSON] && job->request.dry_run)
+		show_report(job);
+	else if (!c->given[OPTION_JSON])
 		printf("%s: %s tokens of %s files (%s skipped), %s tokens reused, job j-%lld\n", job->request.corpus,
 		       print_count(tokens, p->n_tokens), print_count(files, p->n_files),
 		       print_count(skipped, p->n_skipped), print_count(reused, p->reused_tokens), (long long)job->id);
@@ -304,6 +308,7 @@ static int submit_ingest(struct cli *c, struct client *client, struct api_job *j
 	request.exclude = values_of(c, OPTION_EXCLUDE);
 	request.include = values_of(c, OPTION_INCLUDE);
 	request.full = c->given[OPTION_FULL];
+	request.dry_run = c->given[OPTION_DRY_RUN];
 	if (c->given[OPTION_ORDER_FROM])
 		snprintf(request.order_from, sizeof request.order_from, "%s", value_of(c, OPTION_ORDER_FROM));
 	body = api_ingest_format(&request);
@@ -669,7 +674,7 @@ static int run_model(struct cli *c)
 static const struct verb verbs[] = {
 	{"ingest", "DIR --as NAME", "read a directory and keep what the model computes from it", 1, 1,
 	 BIT(OPTION_AS) | BIT(OPTION_EXCLUDE) | BIT(OPTION_INCLUDE) | BIT(OPTION_FULL) |
-	 BIT(OPTION_ORDER_FROM) | BIT(OPTION_DETACH), run_ingest},
+	 BIT(OPTION_ORDER_FROM) | BIT(OPTION_DRY_RUN) | BIT(OPTION_DETACH), run_ingest},
 	{"ask", "NAME QUESTION", "answer a question about a corpus", 2, 2, NUMBERS | BIT(OPTION_THINK), run_ask},
 	{"corpora", "", "what has been read", 0, 0, 0, run_corpora},
 	{"files", "NAME", "the files of a corpus in its order; with --skipped, those left out and why", 1, 1,

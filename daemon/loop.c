@@ -209,6 +209,23 @@ static void on_progress(struct loop *l, const struct message *m)
 		complain(&err);
 }
 
+/* What a job is about to do, with the time that it will take as far as the last one tells. */
+static void on_counted(struct loop *l, const struct message *m)
+{
+	double tokens_per_s = 0;
+	struct err err;
+
+	if (m->id != l->running.id)
+		return;
+	if (jobs_speed(l->jobs, &tokens_per_s, &err))
+		complain(&err);
+	free(l->running.report);
+	l->running.report = api_report_estimate(m->report, tokens_per_s);
+	if (jobs_report(l->jobs, m->id, l->running.report, &err))
+		complain(&err);
+	tell_watchers(l, &l->running);
+}
+
 static void on_ingested(struct loop *l, const struct message *m)
 {
 	int64_t id = l->running.id;
@@ -645,6 +662,9 @@ static void on_message(struct loop *l, struct message *m)
 		break;
 	case MESSAGE_PROGRESS:
 		on_progress(l, m);
+		break;
+	case MESSAGE_COUNTED:
+		on_counted(l, m);
 		break;
 	case MESSAGE_INGESTED:
 		on_ingested(l, m);

@@ -31,6 +31,9 @@ void message_free(void *message)
 		cache_free_snapshot(m->ingest.order_from);
 		api_ingest_clear(&m->ingest.request);
 		break;
+	case MESSAGE_COUNTED:
+		free(m->report);
+		break;
 	case MESSAGE_TOKEN:
 		free(m->token.text);
 		break;

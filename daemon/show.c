@@ -50,6 +50,44 @@ void show_files(const json_t *reply, bool skipped, bool json)
 	}
 }
 
+static void show_skips(const json_t *skips)
+{
+	char count[PRINT_BYTES];
+	json_t *kind, *example;
+	size_t i, e;
+
+	json_array_foreach(skips, i, kind) {
+		printf("%-11s %9s %s: ", i ? "" : "skipped", print_count(count, get_integer(kind, "files")),
+		       get_string(kind, "reason"));
+		json_array_foreach(json_object_get(kind, "examples"), e, example) {
+			fputs(e ? ", " : "", stdout);
+			print_line(stdout, json_string_value(example));
+		}
+		puts(get_integer(kind, "files") > (int64_t)e ? ", ..." : "");
+	}
+}
+
+void show_report(const struct api_job *job)
+{
+	json_t *r = json_loads(job->report ? job->report : "{}", 0, NULL);
+	int64_t documents = get_integer(r, "documents"), kept = get_integer(r, "kept_documents");
+	char a[PRINT_BYTES], b[PRINT_BYTES], s[PRINT_BYTES];
+
+	printf("%s: nothing was computed\n", job->request.corpus);
+	printf("%-11s %9s documents %12s tokens, %s read\n", "read", print_count(a, documents),
+	       print_count(b, get_integer(r, "tokens")), print_size(s, get_integer(r, "read_bytes")));
+	printf("%-11s %9s documents %12s tokens\n", "kept", print_count(a, kept),
+	       print_count(b, get_integer(r, "kept_tokens")));
+	printf("%-11s %9s documents %12s tokens, %s more in the store, ", "to compute", print_count(a, documents - kept),
+	       print_count(b, get_integer(r, "new_tokens")), print_size(s, get_integer(r, "new_bytes")));
+	if (json_is_number(json_object_get(r, "seconds")))
+		printf("about %s s\n", print_count(a, (int64_t)(json_number_value(json_object_get(r, "seconds")) + 0.5)));
+	else
+		puts("time unknown until something has been computed");
+	show_skips(json_object_get(r, "skips"));
+	json_decref(r);
+}
+
 static void print_model_status(const json_t *m)
 {
 	char a[PRINT_BYTES], b[PRINT_BYTES], s[PRINT_BYTES];

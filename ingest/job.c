@@ -12,13 +12,14 @@
 #include "config/mem.h"
 #include "engine/recall.h"
 #include "engine/render.h"
+#include "ingest/count.h"
 #include "ingest/document.h"
 #include "ingest/order.h"
 #include "ingest/text.h"
 #include "ingest/walk.h"
 
 /* A step is at most this many spans: what a kill -9 costs, and what a question waits for. */
-enum { STEP_SPANS = 4, RECALL_SPANS = 16, N_LARGEST = 5 };
+enum { STEP_SPANS = 4, RECALL_SPANS = 16 };
 
 /* A document while its place is not known yet. */
 struct draft {
@@ -33,6 +34,7 @@ struct ingest {
 	struct ids ids;
 	struct cache_document *documents;
 	int32_t n_documents;
+	int32_t n_kept_documents;       /* at the beginning, as they were */
 	struct ingest_progress progress;
 
 	/* The engine thread's. */
@@ -144,139 +146,37 @@ static int read_documents(struct ingest *in, struct draft **out, size_t *n, cons
 	return 0;
 }
 
-/*
- * Too large: say what takes the room, and what to leave out
- */
-
-/* A directory (path ends in a slash) with all that is below it, or a file at the root. */
-struct share {
-	const char *path;
-	size_t path_bytes;
-	int64_t n_tokens;
-	bool at_root;
-	size_t above;                   /* the share of the directory that this one is in, plus 1; 0: the root */
-};
-
-static int by_tokens(const void *a, const void *b)
+/* Too large: say what takes the room, and what to leave out. */
+static int too_large(const struct ingest *in, const struct draft *drafts, size_t n, int64_t limit, struct err *err)
 {
-	const struct share *x = a, *y = b;
+	struct count_document *documents = xmalloc(n, sizeof *documents);
 
-	return x->n_tokens != y->n_tokens ? (x->n_tokens > y->n_tokens ? -1 : 1) : strcmp(x->path, y->path);
-}
-
-static bool is_below(const char *path, const struct share *s)
-{
-	return !strncmp(path, s->path, s->path_bytes);
-}
-
-/* The largest first. Drafts come in the order of their paths, so that a directory's are together. */
-static struct share *shares_of(const struct draft *drafts, size_t n_drafts, size_t *n)
-{
-	struct share *list = NULL;
-	size_t room = 0, top = 0; /* the directory we are in, plus 1 */
-
-	*n = 0;
-	for (size_t i = 0; i < n_drafts; i++) {
-		const struct cache_document *d = &drafts[i].document;
-		const char *slash;
-
-		while (top && !is_below(d->path, &list[top - 1]))
-			top = list[top - 1].above;
-		slash = strchr(d->path + (top ? list[top - 1].path_bytes : 0), '/');
-		for (; slash || (!top && !strchr(d->path, '/')); slash = strchr(slash + 1, '/')) {
-			struct share s = {d->path, slash ? (size_t)(slash - d->path) + 1 : strlen(d->path),
-					  slash ? 0 : d->n_tokens, !top, top};
-
-			if (*n == room)
-				list = xrealloc(list, room = room ? 2 * room : 64, sizeof *list);
-			list[(*n)++] = s;
-			if (!slash)
-				break;
-			top = *n;
-		}
-		for (size_t up = top; up; up = list[up - 1].above)
-			list[up - 1].n_tokens += d->n_tokens;
-	}
-	if (*n)
-		qsort(list, *n, sizeof *list, by_tokens);
-	return list;
-}
-
-/* --exclude '/PATH', which the shell and the glob both read as the path itself. */
-static void append_exclude(struct bytes *out, const struct share *s)
-{
-	bytes_append(out, " --exclude '/", 13);
-	for (size_t i = 0; i < s->path_bytes; i++) {
-		if (s->path[i] == '\'')
-			bytes_append(out, "'\\'", 3);
-		else if (strchr("*?[\\", s->path[i]))
-			bytes_append(out, "\\", 1);
-		bytes_append(out, s->path + i, 1);
-	}
-	bytes_append(out, "'", 1);
-}
-
-static int too_large(const struct ingest *in, const struct draft *drafts, size_t n_drafts, int64_t limit,
-		     struct err *err)
-{
-	int64_t n_tokens = in->progress.n_tokens, left = n_tokens;
-	struct bytes largest = {0}, exclude = {0};
-	const struct share *enough = NULL;
-	size_t n, shown = 0;
-	struct share *shares = shares_of(drafts, n_drafts, &n);
-
-	for (size_t i = 0; i < n; i++) {
-		/* The smallest that makes room by itself, as long as something remains. */
-		if (n_tokens - shares[i].n_tokens <= limit && shares[i].n_tokens < n_tokens)
-			enough = &shares[i];
-		if (shares[i].at_root && shown++ < N_LARGEST) {
-			char *entry = xasprintf("%s%.*s %" PRId64, largest.n ? ", " : "", (int)shares[i].path_bytes,
-						shares[i].path, shares[i].n_tokens);
-
-			bytes_append(&largest, entry, strlen(entry));
-			free(entry);
-		}
-	}
-	if (enough) {
-		append_exclude(&exclude, enough);
-		left -= enough->n_tokens;
-	}
-	for (size_t i = 0; i < n && left > limit; i++) {
-		if (!shares[i].at_root || shares[i].n_tokens == left)
-			continue;
-		append_exclude(&exclude, &shares[i]);
-		left -= shares[i].n_tokens;
-	}
-	free(shares);
-	bytes_append(&largest, "", 1);
-	bytes_append(&exclude, "", 1);
-	if (left <= limit)
-		err_set(err, ERR_TOO_LARGE, "%s has %" PRId64 " tokens, the context %" PRId64 "; largest: %s; with%s it has "
-			"%" PRId64, in->source, n_tokens, limit, largest.data, exclude.data, left);
-	else
-		err_set(err, ERR_TOO_LARGE, "%s has %" PRId64 " tokens, the context %" PRId64 "; largest: %s; ingest a part "
-			"of it", in->source, n_tokens, limit, largest.data);
-	bytes_free(&largest);
-	bytes_free(&exclude);
+	for (size_t i = 0; i < n; i++)
+		documents[i] = (struct count_document){drafts[i].document.path, drafts[i].document.n_tokens};
+	count_too_large(in->source, documents, n, in->progress.n_tokens, limit, err);
+	free(documents);
 	return -1;
 }
 
-/* Put the drafts in order: after the snapshot to follow, or anew. */
-static void sort_drafts(struct draft *drafts, size_t n, const struct cache_snapshot *follow)
+/* Put the drafts in order: after the snapshot to follow, or anew. Returns how many at the beginning stay. */
+static size_t sort_drafts(struct draft *drafts, size_t n, const struct cache_snapshot *follow)
 {
 	struct order_document *documents = xmalloc(n, sizeof *documents);
 	size_t *order = xmalloc(n, sizeof *order);
 	struct draft *sorted = xmalloc(n, sizeof *sorted);
+	size_t n_kept;
 
 	for (size_t i = 0; i < n; i++)
 		documents[i] = (struct order_document){drafts[i].document.path, drafts[i].document.content_hash, 0};
-	order_documents(order, documents, n, follow ? follow->documents : NULL, follow ? (size_t)follow->n_documents : 0);
+	n_kept = order_documents(order, documents, n, follow ? follow->documents : NULL,
+				 follow ? (size_t)follow->n_documents : 0);
 	for (size_t i = 0; i < n; i++)
 		sorted[i] = drafts[order[i]];
 	memcpy(drafts, sorted, n * sizeof *drafts);
 	free(documents);
 	free(order);
 	free(sorted);
+	return n_kept;
 }
 
 static void join_documents(struct ingest *in, struct draft *drafts, size_t n)
@@ -321,7 +221,8 @@ static int prepare(struct ingest *in, const struct ingest_options *opt, const st
 	if (!rc && in->progress.n_tokens > opt->max_tokens)
 		rc = too_large(in, drafts, n, opt->max_tokens, err);
 	if (!rc) {
-		sort_drafts(drafts, n, opt->order_from ? opt->order_from : opt->full ? NULL : previous);
+		in->n_kept_documents = (int32_t)sort_drafts(drafts, n, opt->order_from ? opt->order_from
+								       : opt->full ? NULL : previous);
 		join_documents(in, drafts, n);
 	}
 	for (size_t i = 0; i < n; i++)
@@ -392,11 +293,10 @@ static void find_missing(struct ingest *in)
 	in->first_missing = 0;
 }
 
-int ingest_begin(struct ingest *in, struct engine *e, const struct model *m, enum latent_format format,
-		 struct cache *c, struct err *err)
+int ingest_bind(struct ingest *in, struct engine *e, const struct model *m, enum latent_format format,
+		struct cache *c, struct err *err)
 {
-	const struct session_options opt = {.latents = format, .keep_records = true};
-	int64_t n = (int64_t)in->ids.n, known;
+	int64_t n = (int64_t)in->ids.n;
 
 	assert(!in->engine && format != LATENTS_F32);
 	if (n > m->config.max_positions)
@@ -407,9 +307,6 @@ int ingest_begin(struct ingest *in, struct engine *e, const struct model *m, enu
 	in->format = format;
 	in->cache = c;
 	engine_identity(e, m, format, in->identity);
-	if (cache_begin_ingest(c, in->corpus, in->identity, in->ids.id, n, &known, err) ||
-	    session_new(&in->session, e, m, &opt, err))
-		return err_wrap(err, "ingest corpus '%s'", in->corpus);
 	in->n_spans = (int32_t)((n + CACHE_SPAN_TOKENS - 1) / CACHE_SPAN_TOKENS);
 	in->keys = xmalloc((size_t)in->n_spans, sizeof *in->keys);
 	in->missing = xcalloc((size_t)in->n_spans, sizeof *in->missing);
@@ -417,6 +314,51 @@ int ingest_begin(struct ingest *in, struct engine *e, const struct model *m, enu
 		span_key_make(&in->keys[i], in->identity, i ? &in->keys[i - 1] : NULL,
 			      in->ids.id + (int64_t)i * CACHE_SPAN_TOKENS, span_end(in, i) - i * CACHE_SPAN_TOKENS);
 	find_missing(in);
+	return 0;
+}
+
+void ingest_count(const struct ingest *in, struct ingest_counts *counts)
+{
+	struct layout *l = layout_new(&in->model->config, in->format);
+	int32_t run = 0;
+
+	*counts = (struct ingest_counts){
+		.n_documents = in->n_documents, .n_kept_documents = in->n_kept_documents,
+		.n_skipped = in->progress.n_skipped, .read_bytes = in->progress.read_bytes,
+		.n_tokens = (int64_t)in->ids.n,
+	};
+	/* In the runs in which they will be written. */
+	for (int32_t i = 0; i < in->n_spans; i++) {
+		run += in->missing[i];
+		if (run && (run == STEP_SPANS || i + 1 == in->n_spans || !in->missing[i + 1])) {
+			int32_t n = span_end(in, i) - (i + 1 - run) * CACHE_SPAN_TOKENS;
+
+			counts->new_tokens += n;
+			counts->new_bytes += count_run_bytes(l, n);
+			run = 0;
+		}
+	}
+	counts->kept_tokens = counts->n_tokens - counts->new_tokens;
+	layout_free(l);
+}
+
+struct ingest_skip_kind *ingest_skip_kinds(const struct ingest *in, size_t *n)
+{
+	size_t n_skipped;
+	const struct cache_skipped *skipped = walk_skipped(in->walk, &n_skipped);
+
+	return count_skip_kinds(skipped, n_skipped, n);
+}
+
+int ingest_begin(struct ingest *in, struct err *err)
+{
+	const struct session_options opt = {.latents = in->format, .keep_records = true};
+	int64_t known;
+
+	assert(in->engine && !in->session);
+	if (cache_begin_ingest(in->cache, in->corpus, in->identity, in->ids.id, (int64_t)in->ids.n, &known, err) ||
+	    session_new(&in->session, in->engine, in->model, &opt, err))
+		return err_wrap(err, "ingest corpus '%s'", in->corpus);
 	in->progress.phase = INGEST_PREFILL;
 	in->progress.reused_tokens = in->progress.done_tokens = known;
 	return 0;
@@ -528,7 +470,7 @@ int ingest_step(struct ingest *in, struct ingest_progress *progress, struct err 
 {
 	int rc;
 
-	assert(in->engine && in->progress.phase != INGEST_DONE);
+	assert(in->session && in->progress.phase != INGEST_DONE);
 	while (in->first_missing < in->n_spans && !in->missing[in->first_missing])
 		in->first_missing++;
 	if (in->first_missing == in->n_spans)

@@ -130,7 +130,7 @@ static struct ingest_progress ingest(const struct place *p, struct cache *c, con
 	int rc = 1;
 
 	if (ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err) ||
-	    ingest_begin(in, tiny.engine, tiny.model, format, c, &err))
+	    ingest_bind(in, tiny.engine, tiny.model, format, c, &err) || ingest_begin(in, &err))
 		fail_msg("%s", err.text);
 	while (rc > 0 && n_steps--)
 		rc = ingest_step(in, &progress, &err);
@@ -450,7 +450,7 @@ static struct cache_snapshot *ingest_with(struct cache *c, const struct ingest_o
 	int rc = 1;
 
 	if (ingest_prepare(&in, opt, tiny.tokenizer, NULL, NULL, NULL, &err) ||
-	    ingest_begin(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err))
+	    ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err) || ingest_begin(in, &err))
 		fail_msg("%s", err.text);
 	while (rc > 0)
 		rc = ingest_step(in, NULL, &err);
@@ -490,6 +490,60 @@ static void the_order_can_be_made_anew_or_taken_from_another_snapshot(void **sta
 	cache_free_snapshot(second);
 	cache_free_snapshot(anew);
 	cache_free_snapshot(followed);
+	cache_close(c);
+}
+
+static void what_there_is_to_do_is_counted_and_counting_changes_nothing(void **state)
+{
+	const struct place *p = *state;
+	struct cache *c = store_open(p->store);
+	struct ingest_options opt = options(p, NULL);
+	struct ingest_counts counts;
+	struct ingest_skip_kind *kinds;
+	struct cache_stats stats, after;
+	struct cache_snapshot *s;
+	struct ingest *in;
+	struct err err;
+	size_t n;
+
+	lines_at(p, "a.c", "alpha", 20);
+	lines_at(p, "b.c", "beta", 20);
+	text_at(p, ".env", "secret");
+	text_at(p, "x.min.js", "x");
+	cache_stats(c, &stats);
+	assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), 0);
+	assert_int_equal(ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err), 0);
+	ingest_count(in, &counts);
+	cache_stats(c, &after);
+	assert_int_equal(after.n_spans, 0);
+	assert_int_equal(counts.n_documents, 2);
+	assert_int_equal(counts.n_kept_documents, 0);
+	assert_int_equal(counts.n_skipped, 2);
+	assert_int_equal(counts.kept_tokens, 0);
+	assert_int_equal(counts.new_tokens, counts.n_tokens);
+	kinds = ingest_skip_kinds(in, &n);
+	assert_int_equal(n, 2);
+	assert_string_equal(kinds[0].kind, "generated");
+	assert_string_equal(kinds[0].examples[0], "x.min.js");
+	free(kinds);
+	ingest_free(in);
+
+	/* What was counted is what it takes. */
+	ingest_all(p, c, NULL);
+	cache_stats(c, &after);
+	assert_int_equal(after.used_bytes - stats.used_bytes, counts.new_bytes);
+
+	s = load(c);
+	lines_at(p, "c.c", "gamma", 1);
+	opt = options(p, s);
+	assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), 0);
+	assert_int_equal(ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err), 0);
+	ingest_count(in, &counts);
+	assert_int_equal(counts.n_kept_documents, 2);
+	assert_int_equal(counts.kept_tokens, s->n_tokens / 64 * 64);
+	assert_int_equal(counts.kept_tokens + counts.new_tokens, counts.n_tokens);
+	ingest_free(in);
+	cache_free_snapshot(s);
 	cache_close(c);
 }
 
@@ -585,6 +639,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			after_a_change_only_what_follows_it_is_computed_and_equals_a_cold_ingest, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(the_order_can_be_made_anew_or_taken_from_another_snapshot, set_up,
+						tear_down),
+		cmocka_unit_test_setup_teardown(what_there_is_to_do_is_counted_and_counting_changes_nothing, set_up,
 						tear_down),
 		cmocka_unit_test_setup_teardown(a_corpus_that_cannot_fit_is_refused_with_an_exclude_that_does, set_up,
 						tear_down),

@@ -36,4 +36,18 @@ says err "words"
 run 0 ingest "$T/source" --as words --include gen.c --include 'vendor/'
 run 0 files words --skipped
 [ "$(cat "$T/out")" = ".env: may hold secrets" ] || fail "included files are still left out"
+
+# A dry run counts and changes nothing.
+text "$T/source/new.txt" 20 3
+quire --json corpora >"$T/before"
+run 0 ingest "$T/source" --as words --dry-run --include gen.c --include 'vendor/'
+says out "words: nothing was computed"
+says out "1 may hold secrets: .env"
+grep -q '^kept  *4 documents' "$T/out" || fail "the four documents before the new one are not kept"
+grep -q '^to compute  *1 documents .* more in the store, about ' "$T/out" || fail "no estimate"
+quire --json corpora >"$T/after"
+cmp -s "$T/before" "$T/after" || fail "a dry run changed the corpus"
+run 0 --json ingest "$T/source" --as other --dry-run
+says out '"new_tokens":'
+run 4 files other
 stop_daemon
