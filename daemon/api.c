@@ -321,6 +321,8 @@ static int ingest_field(struct api_ingest *in, const char *key, const json_t *va
 {
 	if (!strcmp(key, "source"))
 		return read_string(&in->source, key, value, err);
+	if (!strcmp(key, "ref"))
+		return read_string(&in->ref, key, value, err);
 	if (!strcmp(key, "exclude"))
 		return read_globs(&in->exclude, key, value, err);
 	if (!strcmp(key, "include"))
@@ -331,7 +333,7 @@ static int ingest_field(struct api_ingest *in, const char *key, const json_t *va
 		return read_corpus_name(in->order_from, key, value, err);
 	if (!strcmp(key, "dry_run"))
 		return read_boolean(&in->dry_run, key, value, err);
-	return unknown_field(key, "source, exclude, include, full, order_from and dry_run", err);
+	return unknown_field(key, "source, ref, exclude, include, full, order_from and dry_run", err);
 }
 
 int api_ingest_parse(struct api_ingest *in, const char *corpus, const char *body, size_t bytes, struct err *err)
@@ -366,6 +368,8 @@ static json_t *globs_json(char *const *globs)
 static void set_ingest(json_t *root, const struct api_ingest *in)
 {
 	json_object_set_new(root, "source", api_text(in->source, strlen(in->source)));
+	if (in->ref)
+		json_object_set_new(root, "ref", api_text(in->ref, strlen(in->ref)));
 	if (in->exclude)
 		json_object_set_new(root, "exclude", globs_json(in->exclude));
 	if (in->include)
@@ -389,6 +393,7 @@ char *api_ingest_format(const struct api_ingest *in)
 void api_ingest_clear(struct api_ingest *in)
 {
 	free(in->source);
+	free(in->ref);
 	free_globs(in->exclude);
 	free_globs(in->include);
 	*in = (struct api_ingest){0};
@@ -413,6 +418,7 @@ void api_ingest_copy(struct api_ingest *to, const struct api_ingest *from)
 {
 	*to = *from;
 	to->source = from->source ? xstrdup(from->source) : NULL;
+	to->ref = from->ref ? xstrdup(from->ref) : NULL;
 	to->exclude = copy_globs(from->exclude);
 	to->include = copy_globs(from->include);
 }
@@ -427,8 +433,15 @@ static bool globs_equal(char *const *a, char *const *b)
 	return !*a && !*b;
 }
 
+char *api_ingest_source(const struct api_ingest *in)
+{
+	return in->ref ? xasprintf("%s@%s", in->source, in->ref) : xstrdup(in->source);
+}
+
 bool api_ingest_equal(const struct api_ingest *a, const struct api_ingest *b)
 {
+	if (!a->ref != !b->ref || (a->ref && strcmp(a->ref, b->ref)))
+		return false;
 	return !strcmp(a->corpus, b->corpus) && !strcmp(a->source, b->source) && globs_equal(a->exclude, b->exclude) &&
 	       globs_equal(a->include, b->include) && a->full == b->full && a->dry_run == b->dry_run &&
 	       !strcmp(a->order_from, b->order_from);
@@ -534,6 +547,10 @@ char *api_report_format(const struct ingest_counts *counts, const struct ingest_
 	json_object_set_new(root, "kept_tokens", integer(counts->kept_tokens));
 	json_object_set_new(root, "new_tokens", integer(counts->new_tokens));
 	json_object_set_new(root, "new_bytes", integer(counts->new_bytes));
+	if (*counts->commit)
+		json_object_set_new(root, "commit", json_string(counts->commit));
+	if (counts->history)
+		json_object_set_new(root, "history", api_text(counts->history, strlen(counts->history)));
 	for (size_t i = 0; i < n_kinds; i++) {
 		json_t *o = json_object(), *examples = json_array();
 
@@ -585,6 +602,8 @@ int api_job_parse(struct api_job *job, const json_t *json, struct err *err)
 	job->progress.done_tokens = get_integer(progress, "done_tokens");
 	error_from_json(&job->error, json_object_get(json, "error"));
 	job->request.dry_run = json_is_true(json_object_get(json, "dry_run"));
+	if (json_is_string(json_object_get(json, "ref")))
+		job->request.ref = xstrdup(json_string_value(json_object_get(json, "ref")));
 	report = json_object_get(json, "report");
 	if (json_is_object(report))
 		job->report = api_dump(json_incref((json_t *)report));

@@ -86,6 +86,7 @@ struct api_ask {
 struct api_ingest {
 	char corpus[API_NAME_BYTES];
 	char *source;              /* absolute */
+	char *ref;                 /* of the repository there: its files are read, not those on disk; NULL: those on disk */
 	char **exclude, **include; /* globs, NULL-terminated; NULL when there are none */
 	bool full;                 /* sort the documents anew */
 	bool dry_run;              /* count, and compute nothing */
@@ -100,6 +101,8 @@ int api_ingest_parse(struct api_ingest *in, const char *corpus, const char *body
 char *api_ingest_format(const struct api_ingest *in);
 void api_ingest_clear(struct api_ingest *in);
 void api_ingest_copy(struct api_ingest *to, const struct api_ingest *from);
+/* What the corpus will be said to be made from: SOURCE or SOURCE@REF; free() it. */
+char *api_ingest_source(const struct api_ingest *in);
 bool api_ingest_equal(const struct api_ingest *a, const struct api_ingest *b);
 
 enum job_state {
@@ -138,7 +141,8 @@ int api_job_parse(struct api_job *job, const json_t *json, struct err *err);
 void api_job_clear(struct api_job *job);
 
 /* What an ingest is about to do: {"documents", "kept_documents", "skipped", "read_bytes", "tokens", "kept_tokens",
- * "new_tokens", "new_bytes", "skips": [{"reason", "files", "examples"}]}. free() it. */
+ * "new_tokens", "new_bytes", "commit" and "history" where there are, "skips": [{"reason", "files", "examples"}]}. free()
+ * it. */
 char *api_report_format(const struct ingest_counts *counts, const struct ingest_skip_kind *kinds, size_t n_kinds);
 
 /* The same report with "seconds", unless the speed is 0: not known. free() it. */

@@ -27,6 +27,7 @@ enum { MAX_VALUES = 2 * API_MAX_GLOBS, MAX_ARGUMENTS = 2 };
 /* The options of all verbs; a verb lists those it takes. The first N_API_NUMBERS are those of api_numbers. */
 enum option_id {
 	OPTION_AS = N_API_NUMBERS,
+	OPTION_REF,
 	OPTION_EXCLUDE,
 	OPTION_INCLUDE,
 	OPTION_FULL,
@@ -51,6 +52,7 @@ static const struct {
 	const char *name, *value, *help;
 } options[N_OPTIONS] = {
 	[OPTION_AS] = {"as", "NAME", "the name of the corpus"},
+	[OPTION_REF] = {"ref", "REF", "the files of this branch, tag or commit, not those on disk; DIR@REF says the same"},
 	[OPTION_EXCLUDE] = {"exclude", "GLOB", "leave these files out (may be given again)"},
 	[OPTION_INCLUDE] = {"include", "GLOB", "take these files whatever would leave them out (may be given again)"},
 	[OPTION_FULL] = {"full", NULL, "sort the documents anew, though less can be kept of what is computed"},
@@ -294,6 +296,23 @@ static char *absolute_directory(const char *path, struct err *err)
 	return whole;
 }
 
+/* DIR, or DIR@REF where there is no directory of the whole name. */
+static int read_source(struct cli *c, struct api_ingest *request)
+{
+	char *argument = c->arguments[0], *at = strrchr(argument, '@');
+	const char *ref = value_of(c, OPTION_REF);
+	struct stat st;
+
+	if (!ref && at && at[1] && at != argument && stat(argument, &st)) {
+		*at = '\0';
+		ref = at + 1;
+	}
+	request->source = absolute_directory(argument, &c->err);
+	if (request->source && ref)
+		request->ref = xstrdup(ref);
+	return request->source ? 0 : -1;
+}
+
 static int submit_ingest(struct cli *c, struct client *client, struct api_job *job)
 {
 	struct api_ingest request = {0};
@@ -302,8 +321,7 @@ static int submit_ingest(struct cli *c, struct client *client, struct api_job *j
 	int failed;
 
 	snprintf(request.corpus, sizeof request.corpus, "%s", value_of(c, OPTION_AS));
-	request.source = absolute_directory(c->arguments[0], &c->err);
-	if (!request.source)
+	if (read_source(c, &request))
 		return -1;
 	request.exclude = values_of(c, OPTION_EXCLUDE);
 	request.include = values_of(c, OPTION_INCLUDE);
@@ -319,6 +337,7 @@ static int submit_ingest(struct cli *c, struct client *client, struct api_job *j
 	json_decref(reply);
 	free(body);
 	free(request.source);
+	free(request.ref);
 	free(request.exclude);
 	free(request.include);
 	return failed ? -1 : 0;
@@ -367,12 +386,13 @@ static void print_job_row(const struct api_job *job)
 
 static void print_job(const struct api_job *job)
 {
-	char when[PRINT_BYTES], line[160];
+	char when[PRINT_BYTES], line[160], *source = api_ingest_source(&job->request);
 	double share;
 
 	printf("job       j-%lld\nstate     %s\ncorpus    %s\nsource    ", (long long)job->id, job_state_name(job->state),
 	       job->request.corpus);
-	print_line(stdout, job->request.source);
+	print_line(stdout, source);
+	free(source);
 	printf("\naccepted  %s\n", print_time(when, job->created_s));
 	printf("begun     %s (attempt %d)\n", print_time(when, job->started_s), job->attempts);
 	printf("ended     %s\n", print_time(when, job->finished_s));
@@ -672,8 +692,8 @@ static int run_model(struct cli *c)
 }
 
 static const struct verb verbs[] = {
-	{"ingest", "DIR --as NAME", "read a directory and keep what the model computes from it", 1, 1,
-	 BIT(OPTION_AS) | BIT(OPTION_EXCLUDE) | BIT(OPTION_INCLUDE) | BIT(OPTION_FULL) |
+	{"ingest", "DIR[@REF] --as NAME", "read a directory and keep what the model computes from it", 1, 1,
+	 BIT(OPTION_AS) | BIT(OPTION_REF) | BIT(OPTION_EXCLUDE) | BIT(OPTION_INCLUDE) | BIT(OPTION_FULL) |
 	 BIT(OPTION_ORDER_FROM) | BIT(OPTION_DRY_RUN) | BIT(OPTION_DETACH), run_ingest},
 	{"ask", "NAME QUESTION", "answer a question about a corpus", 2, 2, NUMBERS | BIT(OPTION_THINK), run_ask},
 	{"corpora", "", "what has been read", 0, 0, 0, run_corpora},

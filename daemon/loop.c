@@ -274,9 +274,7 @@ static int open_reader(struct loop *l, struct err *err)
 
 static int find_corpus(struct loop *l, const char *name, struct cache_corpus **all, size_t *n, struct err *err)
 {
-	if (open_reader(l, err))
-		return -1;
-	if (cache_list(l->reader, all, n, err))
+	if (open_reader(l, err) || cache_list(l->reader, all, n, err))
 		return -1;
 	for (size_t i = 0; name && i < *n; i++)
 		if (!strcmp((*all)[i].name, name))
@@ -287,16 +285,17 @@ static int find_corpus(struct loop *l, const char *name, struct cache_corpus **a
 /* A corpus keeps its source: another directory under the same name would replace what somebody relies on. */
 static int check_source(struct loop *l, const struct api_ingest *request, struct err *err)
 {
+	char *source = api_ingest_source(request);
 	struct cache_corpus *all;
 	size_t n;
-	int i = find_corpus(l, request->corpus, &all, &n, err), result = 0;
+	int i = find_corpus(l, request->corpus, &all, &n, err), result = i < 0 ? -1 : 0;
 
-	if (i < 0)
-		return -1;
-	if ((size_t)i < n && strcmp(all[i].source, request->source))
+	if (i >= 0 && (size_t)i < n && strcmp(all[i].source, source))
 		result = err_set(err, ERR_MISMATCH, "corpus %s was read from %s, not from %s: give the new one another name "
-				 "with --as", request->corpus, all[i].source, request->source);
-	cache_free_corpora(all, n);
+				 "with --as", request->corpus, all[i].source, source);
+	if (i >= 0)
+		cache_free_corpora(all, n);
+	free(source);
 	return result;
 }
 

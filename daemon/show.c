@@ -85,6 +85,13 @@ void show_report(const struct api_job *job)
 	else
 		puts("time unknown until something has been computed");
 	show_skips(json_object_get(r, "skips"));
+	if (json_is_string(json_object_get(r, "commit")))
+		printf("commit      %s\n", get_string(r, "commit"));
+	if (json_is_string(json_object_get(r, "history"))) {
+		fputs("history     ", stdout);
+		print_line(stdout, get_string(r, "history"));
+		putchar('\n');
+	}
 	json_decref(r);
 }
 

@@ -117,6 +117,7 @@ static void prepare(struct worker *w, struct message *m)
 	struct ingest_options opt = {
 		.corpus = m->ingest.request.corpus,
 		.source = m->ingest.request.source,
+		.ref = m->ingest.request.ref,
 		.max_file_bytes = w->config->ingest.max_file_bytes,
 		.max_tokens = w->context_tokens,
 		.exclude = (const char *const *)exclude,
@@ -177,6 +178,7 @@ static int begin_job(struct worker *w, struct message *job, struct err *err)
 	const struct api_ingest *request = &job->ingest.request;
 	struct cache_snapshot *previous = NULL, *order_from = NULL;
 	struct message *m;
+	char *source;
 
 	if (w->no_model.code) {
 		*err = w->no_model;
@@ -184,12 +186,15 @@ static int begin_job(struct worker *w, struct message *job, struct err *err)
 	}
 	if (cache_load_snapshot(w->cache, request->corpus, &previous, err) && err->code != ERR_NOT_FOUND)
 		return -1;
-	if (previous && strcmp(previous->source, request->source)) {
+	source = api_ingest_source(request);
+	if (previous && strcmp(previous->source, source)) {
 		err_set(err, ERR_MISMATCH, "corpus %s was read from %s, not from %s: give the new one another name with "
-			"--as", request->corpus, previous->source, request->source);
+			"--as", request->corpus, previous->source, source);
+		free(source);
 		cache_free_snapshot(previous);
 		return -1;
 	}
+	free(source);
 	if (*request->order_from && cache_load_snapshot(w->cache, request->order_from, &order_from, err)) {
 		cache_free_snapshot(previous);
 		return err_wrap(err, "the order to follow");

@@ -21,6 +21,8 @@
 struct ingest_options {
 	const char *corpus;
 	const char *source;             /* directory, absolute */
+	const char *ref;                /* read the files of this branch, tag or commit of the repository there, not those
+	                                   on disk; NULL: those on disk. The corpus's source is then DIRECTORY@REF */
 	int64_t max_file_bytes;         /* larger files are skipped, with the reason */
 	int64_t max_tokens;             /* of the context: more is refused (ERR_TOO_LARGE) before anything is computed,
 	                                   with the largest directories and an --exclude that would fit */
@@ -60,6 +62,9 @@ struct ingest_counts {
 	int64_t kept_tokens;            /* in the store already */
 	int64_t new_tokens;             /* to be computed */
 	int64_t new_bytes;              /* that these will take in the store */
+	/* What is read, or what is checked out where it is read: 40 hex digits, "" where there is no repository. */
+	char commit[41];
+	const char *history;            /* why the numbers of changes are not all; NULL; valid until ingest_free */
 };
 
 enum { INGEST_EXAMPLES = 3 };

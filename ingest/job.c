@@ -15,21 +15,30 @@
 #include "ingest/count.h"
 #include "ingest/document.h"
 #include "ingest/order.h"
+#include "ingest/repo.h"
 #include "ingest/text.h"
 #include "ingest/walk.h"
 
 /* A step is at most this many spans: what a kill -9 costs, and what a question waits for. */
 enum { STEP_SPANS = 4, RECALL_SPANS = 16 };
 
+/* Enough history to tell what changes often from what does not. */
+enum { HISTORY_COMMITS = 50000, HISTORY_MS = 20000 };
+
 /* A document while its place is not known yet. */
 struct draft {
 	struct cache_document document; /* all but first_token */
+	int64_t n_changes;
 	struct ids ids;                 /* dropped once the corpus is too large: from then on tokens are only counted */
 };
 
 struct ingest {
 	struct arena *arena;
 	struct walk *walk;
+	struct repo *repo;              /* while documents are read; NULL: none, or none that is read */
+	char *no_history;               /* why */
+	const char *history_note;
+	char commit[41];
 	char *corpus, *source;
 	struct ids ids;
 	struct cache_document *documents;
@@ -131,6 +140,7 @@ static int read_documents(struct ingest *in, struct draft **out, size_t *n, cons
 			continue;
 		}
 		++*n;
+		d->n_changes = files[i].n_changes;
 		rc = make_document(in, d, t, files[i].path, text, bytes, err);
 		free(text);
 		if (rc)
@@ -167,7 +177,8 @@ static size_t sort_drafts(struct draft *drafts, size_t n, const struct cache_sna
 	size_t n_kept;
 
 	for (size_t i = 0; i < n; i++)
-		documents[i] = (struct order_document){drafts[i].document.path, drafts[i].document.content_hash, 0};
+		documents[i] = (struct order_document){drafts[i].document.path, drafts[i].document.content_hash,
+							drafts[i].n_changes};
 	n_kept = order_documents(order, documents, n, follow ? follow->documents : NULL,
 				 follow ? (size_t)follow->n_documents : 0);
 	for (size_t i = 0; i < n; i++)
@@ -192,22 +203,49 @@ static void join_documents(struct ingest *in, struct draft *drafts, size_t n)
 	}
 }
 
+/* The repository that the source is or lies in, and its history. Only a ref needs one. */
+static int open_history(struct ingest *in, const struct ingest_options *opt, const atomic_bool *cancel, struct err *err)
+{
+	const struct repo_limits limits = {HISTORY_COMMITS, HISTORY_MS};
+	struct err why;
+
+	if (repo_open(&in->repo, opt->source, opt->ref, opt->ref ? err : &why)) {
+		in->repo = NULL;
+		if (opt->ref)
+			return -1;
+		if (why.code != ERR_NOT_FOUND) {
+			log_info("the history of %s does not help to order it: %s", opt->source, why.text);
+			in->no_history = xstrdup(why.text);
+		}
+		return 0;
+	}
+	if (repo_count_changes(in->repo, &limits, cancel, &in->history_note, err))
+		return -1;
+	memcpy(in->commit, repo_commit(in->repo), sizeof in->commit);
+	if (in->history_note)
+		log_info("%s: %s", opt->source, in->history_note);
+	return 0;
+}
+
 static int prepare(struct ingest *in, const struct ingest_options *opt, const struct tokenizer *t,
 		   const atomic_bool *cancel, void (*report)(void *ctx, const struct ingest_progress *p), void *ctx,
 		   struct err *err)
 {
-	const struct walk_options walk = {.root = opt->source, .max_file_bytes = opt->max_file_bytes,
-					  .exclude = opt->exclude, .include = opt->include};
+	struct walk_options walk = {.root = opt->source, .max_file_bytes = opt->max_file_bytes, .exclude = opt->exclude,
+				    .include = opt->include, .from_commit = opt->ref};
 	const struct cache_snapshot *previous = opt->previous;
 	struct draft *drafts = NULL;
 	size_t n = 0, n_skipped;
 	int rc;
 
-	if (previous && strcmp(previous->source, opt->source))
+	if (previous && strcmp(previous->source, in->source))
 		return err_set(err, ERR_MISMATCH, "corpus '%s' was made from %s, not from %s: choose another name",
-			       opt->corpus, previous->source, opt->source);
+			       opt->corpus, previous->source, in->source);
 	if (report)
 		report(ctx, &in->progress);
+	if (open_history(in, opt, cancel, err))
+		return -1;
+	walk.repo = in->repo;
 	if (walk_new(&in->walk, &walk, cancel, err))
 		return -1;
 	walk_skipped(in->walk, &n_skipped);
@@ -215,9 +253,11 @@ static int prepare(struct ingest *in, const struct ingest_options *opt, const st
 	render_opening(t, &in->ids);
 	in->progress.n_tokens = (int64_t)in->ids.n;
 	rc = read_documents(in, &drafts, &n, opt, t, cancel, report, ctx, err);
+	repo_close(in->repo); /* packs of it may be mapped */
+	in->repo = NULL;
 	if (!rc && !n)
 		rc = err_set(err, ERR_USAGE, "nothing to read in %s: %" PRId64 " files and directories were skipped",
-			     opt->source, in->progress.n_skipped);
+			     in->source, in->progress.n_skipped);
 	if (!rc && in->progress.n_tokens > opt->max_tokens)
 		rc = too_large(in, drafts, n, opt->max_tokens, err);
 	if (!rc) {
@@ -239,7 +279,7 @@ int ingest_prepare(struct ingest **out, const struct ingest_options *opt, const 
 
 	in->arena = arena_new();
 	in->corpus = xstrdup(opt->corpus);
-	in->source = xstrdup(opt->source);
+	in->source = opt->ref ? xasprintf("%s@%s", opt->source, opt->ref) : xstrdup(opt->source);
 	if (prepare(in, opt, t, cancel, report, ctx, err)) {
 		ingest_free(in);
 		return -1;
@@ -263,6 +303,8 @@ void ingest_free(struct ingest *in)
 		return;
 	session_free(in->session);
 	walk_free(in->walk);
+	repo_close(in->repo);
+	free(in->no_history);
 	ids_free(&in->ids);
 	arena_free(in->arena);
 	free(in->corpus);
@@ -327,6 +369,8 @@ void ingest_count(const struct ingest *in, struct ingest_counts *counts)
 		.n_skipped = in->progress.n_skipped, .read_bytes = in->progress.read_bytes,
 		.n_tokens = (int64_t)in->ids.n,
 	};
+	counts->history = in->no_history ? in->no_history : in->history_note;
+	memcpy(counts->commit, in->commit, sizeof counts->commit);
 	/* In the runs in which they will be written. */
 	for (int32_t i = 0; i < in->n_spans; i++) {
 		run += in->missing[i];

@@ -14,7 +14,9 @@
  *   too large            it has more than ingest.max_file bytes
  *   not a regular file   a FIFO, a socket, a device; they are not opened
  *   symbolic link        they are not followed: what one leads to inside the tree has a name of its own
+ *   another repository   a submodule, in a commit
  *   outside the tree     it became a link while we looked
+ *   path too long        of more than 4096 bytes, in a commit
  *   unreadable           with the system's reason
  *   unstable             it changed during each of three reads
  */

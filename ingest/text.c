@@ -107,6 +107,8 @@ static int read_once(int fd, int64_t most, char **text, size_t *bytes, char reas
 static int read_file(const struct walk *w, const char *path, int64_t most, char **text, size_t *bytes,
 		     char reason[SKIP_REASON_BYTES])
 {
+	if (walk_commit(w))
+		return repo_read(walk_commit(w), path, most, text, bytes, reason);
 	for (int try = 0; try < N_TRIES; try++) {
 		int fd = walk_open(w, path), rc;
 

@@ -22,6 +22,7 @@ enum { IGNORE_BYTES = 1 << 20, PIECE_BYTES = 4000 };
 /* The ignore files that hold in a directory: its own, and those of the directories above it. */
 struct ignore {
 	const struct ignore *above;
+	const char *prefix;     /* what these globs see before a path; from above the root, else NULL */
 	size_t base;            /* where in a path below this directory the part begins that its globs see */
 	struct globs globs;
 };
@@ -169,48 +170,78 @@ static void push(struct walk *w, struct pending p)
 	w->stack[w->n_stack++] = p;
 }
 
+/* What a directory holds. */
+struct entry {
+	const char *name;
+	mode_t kind;            /* S_IFREG, ...; 0: another repository */
+	int64_t bytes;
+	int number;             /* errno, if it could not be looked at */
+};
+
 static int by_name(const void *a, const void *b)
 {
-	return strcmp(*(char *const *)a, *(char *const *)b);
+	return strcmp(((const struct entry *)a)->name, ((const struct entry *)b)->name);
 }
 
-/* The names in a directory, sorted. Returns NULL with errno when it cannot be read. */
-static char **list(int fd, struct arena *names, size_t *n)
+/* The entries of a directory on disk, in any order. -1: errno. */
+static int list_directory(const struct walk *w, const char *path, struct arena *a, struct entry **out, size_t *n)
 {
-	DIR *d = fdopendir(fd);
-	char **out = NULL;
+	int fd = open_beneath(w, path, O_RDONLY | O_DIRECTORY), number;
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	struct entry *list = NULL;
 	size_t room = 0;
+	struct dirent *e;
 
 	*n = 0;
 	if (!d) {
-		close(fd);
-		return NULL;
+		number = errno;
+		if (fd >= 0)
+			close(fd);
+		errno = number;
+		return -1;
 	}
-	for (;;) {
-		struct dirent *e;
+	while ((errno = 0, e = readdir(d))) {
+		struct entry entry = {0};
+		struct stat st;
 
-		errno = 0;
-		e = readdir(d);
-		if (!e)
-			break;
 		if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
 			continue;
+		if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW)) {
+			if (errno == ENOENT)
+				continue;
+			entry.number = errno;
+		} else {
+			entry.kind = st.st_mode & S_IFMT;
+			entry.bytes = st.st_size;
+		}
+		entry.name = arena_strndup(a, e->d_name, strlen(e->d_name));
 		if (*n == room)
-			out = xrealloc(out, room = room ? 2 * room : 64, sizeof *out);
-		out[(*n)++] = arena_strndup(names, e->d_name, strlen(e->d_name));
+			list = xrealloc(list, room = room ? 2 * room : 64, sizeof *list);
+		list[(*n)++] = entry;
 	}
-	if (errno) {
-		int number = errno;
-
-		free(out);
-		closedir(d);
-		errno = number;
-		return NULL;
-	}
+	number = errno;
 	closedir(d);
-	if (*n)
-		qsort(out, *n, sizeof *out, by_name);
-	return out ? out : xcalloc(1, sizeof *out);
+	if (number) {
+		free(list);
+		errno = number;
+		return -1;
+	}
+	*out = list;
+	return 0;
+}
+
+/* The same of the commit. -1: *reason. */
+static int list_tree(const struct walk *w, const char *path, struct arena *a, struct entry **out, size_t *n,
+		     const char **reason)
+{
+	struct repo_entry *entries;
+
+	if (repo_list(w->opt.repo, path, a, &entries, n, reason))
+		return -1;
+	*out = xmalloc(*n, sizeof **out);
+	for (size_t i = 0; i < *n; i++)
+		(*out)[i] = (struct entry){entries[i].name, entries[i].kind, entries[i].bytes, 0};
+	return 0;
 }
 
 static char *join(const char *directory, const char *name)
@@ -221,12 +252,15 @@ static char *join(const char *directory, const char *name)
 /* Add the globs of an ignore file, if it is a regular file of a sensible size. */
 static void read_ignore(struct walk *w, struct globs *globs, const char *directory, const char *name)
 {
-	char *path = join(directory, name), *text = NULL;
-	int fd = walk_open(w, path);
+	char *path = join(directory, name), *text = NULL, reason[SKIP_REASON_BYTES];
+	int fd = w->opt.from_commit ? -1 : walk_open(w, path);
+	size_t bytes = 0;
 	struct stat st;
 
-	if (fd >= 0 && !fstat(fd, &st) && S_ISREG(st.st_mode) && st.st_size <= IGNORE_BYTES) {
-		size_t bytes = 0;
+	if (w->opt.from_commit) {
+		if (repo_read(w->opt.repo, path, IGNORE_BYTES, &text, &bytes, reason))
+			globs_parse(globs, w->arena, text, bytes);
+	} else if (fd >= 0 && !fstat(fd, &st) && S_ISREG(st.st_mode) && st.st_size <= IGNORE_BYTES) {
 		ssize_t n;
 
 		text = xmalloc((size_t)st.st_size + 1, 1);
@@ -241,14 +275,17 @@ static void read_ignore(struct walk *w, struct globs *globs, const char *directo
 	free(path);
 }
 
-static const struct ignore *ignore_of(struct walk *w, const struct pending *p, char *const *names, size_t n)
+static const struct ignore *ignore_of(struct walk *w, const struct pending *p, const struct entry *entries, size_t n)
 {
 	static const char *const files[] = {".gitignore", ".quireignore"};
 	struct ignore own = {.above = p->ignore, .base = *p->path ? strlen(p->path) + 1 : 0}, *out;
 
-	for (size_t i = 0; i < sizeof files / sizeof *files; i++)
-		if (n && bsearch(&files[i], names, n, sizeof *names, by_name))
+	for (size_t i = w->opt.from_commit; i < sizeof files / sizeof *files; i++) {
+		const struct entry key = {files[i], 0, 0, 0};
+
+		if (n && bsearch(&key, entries, n, sizeof *entries, by_name))
 			read_ignore(w, &own.globs, p->path, files[i]);
+	}
 	if (!own.globs.n)
 		return p->ignore;
 	out = arena_alloc(w->arena, 1, sizeof *out);
@@ -256,11 +293,30 @@ static const struct ignore *ignore_of(struct walk *w, const struct pending *p, c
 	return out;
 }
 
+/* What holds from above the root. */
+static const struct ignore *ignore_from_above(struct walk *w)
+{
+	const struct ignore *above = NULL;
+	size_t n = 0;
+	const struct repo_ignore *list = w->opt.repo && !w->opt.from_commit ? repo_ignores(w->opt.repo, &n) : NULL;
+
+	for (size_t i = 0; i < n; i++) {
+		struct ignore *own = arena_alloc(w->arena, 1, sizeof *own);
+
+		*own = (struct ignore){.above = above, .prefix = list[i].prefix};
+		globs_parse(&own->globs, w->arena, list[i].text, list[i].bytes);
+		above = own;
+	}
+	return above;
+}
+
 static bool is_ignored(const struct ignore *i, const char *path, bool is_directory)
 {
 	for (; i; i = i->above) {
-		enum glob_verdict v = globs_match(&i->globs, path + i->base, is_directory);
+		char *whole = i->prefix ? xasprintf("%s%s", i->prefix, path) : NULL;
+		enum glob_verdict v = globs_match(&i->globs, whole ? whole : path + i->base, is_directory);
 
+		free(whole);
 		if (v != GLOB_SILENT)
 			return v == GLOB_MATCHES;
 	}
@@ -300,7 +356,7 @@ static void see_directory(struct walk *w, const struct pending *parent, const st
 }
 
 static void see_file(struct walk *w, const struct pending *parent, const struct ignore *ignore, const char *path,
-		     bool included, const struct stat *st)
+		     bool included, const struct entry *e)
 {
 	const char *reason = NULL;
 	char *kept;
@@ -310,11 +366,11 @@ static void see_file(struct walk *w, const struct pending *parent, const struct 
 	if (!included)
 		reason = reason_of(w, ignore, path, false);
 	kept = arena_strndup(w->arena, path, strlen(path));
-	if (!S_ISREG(st->st_mode)) {
-		walk_skip(w, kept, S_ISLNK(st->st_mode) ? "symbolic link" : "not a regular file");
+	if (e->kind != S_IFREG) {
+		walk_skip(w, kept, e->kind == S_IFLNK ? "symbolic link" : e->kind ? "not a regular file" : "another repository");
 		return;
 	}
-	if (!reason && st->st_size > text_most_bytes(path, included, w->opt.max_file_bytes))
+	if (!reason && e->bytes > text_most_bytes(path, included, w->opt.max_file_bytes))
 		reason = "too large";
 	if (reason) {
 		walk_skip(w, kept, reason);
@@ -322,48 +378,54 @@ static void see_file(struct walk *w, const struct pending *parent, const struct 
 	}
 	if (w->n_files == w->files_room)
 		w->files = xrealloc(w->files, w->files_room = w->files_room ? 2 * w->files_room : 64, sizeof *w->files);
-	w->files[w->n_files++] = (struct walk_file){kept, st->st_size, included};
+	w->files[w->n_files++] = (struct walk_file){
+		kept, e->bytes, included, w->opt.repo ? repo_n_changes(w->opt.repo, kept) : 0,
+	};
+}
+
+static void see_entry(struct walk *w, const struct pending *p, const struct ignore *ignore, const struct entry *e)
+{
+	char *path = join(p->path, e->name);
+	bool is_directory = e->kind == S_IFDIR;
+	bool included = p->included || globs_match(&w->include, path, is_directory) == GLOB_MATCHES;
+
+	if (e->number) {
+		skip_errno(w, arena_strndup(w->arena, path, strlen(path)), e->number);
+	} else if (is_directory) {
+		see_directory(w, p, ignore, path, included);
+		return;
+	} else {
+		see_file(w, p, ignore, path, included, e);
+	}
+	free(path);
 }
 
 static void read_directory(struct walk *w, const struct pending *p)
 {
-	struct arena *names_arena = arena_new();
-	int fd = open_beneath(w, p->path, O_RDONLY | O_DIRECTORY), dir = fd < 0 ? -1 : dup(fd);
-	size_t n = 0;
-	char **names = dir < 0 ? NULL : list(fd, names_arena, &n);
+	struct arena *a = arena_new();
+	struct entry *entries = NULL;
 	const struct ignore *ignore;
+	const char *reason = NULL;
+	size_t n = 0;
+	int rc = w->opt.from_commit ? list_tree(w, p->path, a, &entries, &n, &reason)
+				    : list_directory(w, p->path, a, &entries, &n);
 
-	if (!names) {
-		skip_errno(w, arena_strndup(w->arena, p->path, strlen(p->path)), errno);
-		if (dir < 0 && fd >= 0)
-			close(fd);
+	if (rc) {
+		const char *path = arena_strndup(w->arena, p->path, strlen(p->path));
+
+		if (reason)
+			walk_skip(w, path, reason);
+		else
+			skip_errno(w, path, errno);
 	} else {
-		ignore = ignore_of(w, p, names, n);
-		for (size_t i = 0; i < n; i++) {
-			char *path = join(p->path, names[i]);
-			struct stat st;
-			bool is_directory, included;
-
-			if (fstatat(dir, names[i], &st, AT_SYMLINK_NOFOLLOW)) {
-				if (errno != ENOENT)
-					skip_errno(w, arena_strndup(w->arena, path, strlen(path)), errno);
-				free(path);
-				continue;
-			}
-			is_directory = S_ISDIR(st.st_mode);
-			included = p->included || globs_match(&w->include, path, is_directory) == GLOB_MATCHES;
-			if (is_directory) {
-				see_directory(w, p, ignore, path, included);
-			} else {
-				see_file(w, p, ignore, path, included, &st);
-				free(path);
-			}
-		}
-		free(names);
+		if (n)
+			qsort(entries, n, sizeof *entries, by_name);
+		ignore = ignore_of(w, p, entries, n);
+		for (size_t i = 0; i < n; i++)
+			see_entry(w, p, ignore, &entries[i]);
 	}
-	if (dir >= 0)
-		close(dir);
-	arena_free(names_arena);
+	free(entries);
+	arena_free(a);
 }
 
 static void parse_options(struct walk *w, struct globs *globs, const char *const *patterns)
@@ -382,27 +444,40 @@ static int by_skipped_path(const void *a, const void *b)
 	return strcmp(((const struct cache_skipped *)a)->path, ((const struct cache_skipped *)b)->path);
 }
 
+static int open_root(struct walk *w, struct err *err)
+{
+	int probe;
+
+	w->root = open(w->opt.root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (w->root < 0)
+		return err_errno(err, errno, "open directory %s", w->opt.root);
+	probe = open_piece(w->root, ".", O_RDONLY | O_DIRECTORY);
+	w->plain_openat = w->opt.without_openat2 || (probe < 0 && (errno == ENOSYS || errno == EPERM));
+	if (probe >= 0)
+		close(probe);
+	return 0;
+}
+
+struct repo *walk_commit(const struct walk *w)
+{
+	return w->opt.from_commit ? w->opt.repo : NULL;
+}
+
 int walk_new(struct walk **out, const struct walk_options *opt, const atomic_bool *cancel, struct err *err)
 {
 	struct walk *w = xcalloc(1, sizeof *w);
-	int probe;
 
 	w->arena = arena_new();
 	w->opt = *opt;
-	w->root = open(opt->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (w->root < 0) {
-		err_errno(err, errno, "open directory %s", opt->root);
+	w->root = -1;
+	if (!opt->from_commit && open_root(w, err)) {
 		walk_free(w);
 		return -1;
 	}
-	probe = open_piece(w->root, ".", O_RDONLY | O_DIRECTORY);
-	w->plain_openat = opt->without_openat2 || (probe < 0 && (errno == ENOSYS || errno == EPERM));
-	if (probe >= 0)
-		close(probe);
 	skip_names_init(&w->names, w->arena);
 	parse_options(w, &w->exclude, opt->exclude);
 	parse_options(w, &w->include, opt->include);
-	push(w, (struct pending){.path = xstrdup("")});
+	push(w, (struct pending){.path = xstrdup(""), .ignore = ignore_from_above(w)});
 	while (w->n_stack) {
 		struct pending p = w->stack[--w->n_stack];
 

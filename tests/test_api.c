@@ -180,16 +180,19 @@ static void json_that_is_nested_too_deep_is_refused(void **state)
 static void an_ingest_reads_back_and_compares_equal(void **state)
 {
 	char *exclude[] = {"*.o", "build/**", NULL};
-	struct api_ingest a = {.corpus = "linux", .source = "/src/linux", .exclude = exclude, .full = true,
+	struct api_ingest a = {.corpus = "linux", .source = "/src/linux", .exclude = exclude, .ref = "v1", .full = true,
 			      .dry_run = true, .order_from = "old"}, b, copy;
 	struct err err;
-	char *body = api_ingest_format(&a);
+	char *body = api_ingest_format(&a), *source;
 
 	(void)state;
 	assert_int_equal(parse_ingest(&b, "linux", body, &err), 0);
 	assert_true(api_ingest_equal(&a, &b));
 	assert_string_equal(b.exclude[1], "build/**");
 	assert_null(b.include);
+	source = api_ingest_source(&b);
+	assert_string_equal(source, "/src/linux@v1");
+	free(source);
 	api_ingest_copy(&copy, &b);
 	assert_true(api_ingest_equal(&copy, &b));
 	free(copy.exclude[1]);

@@ -15,6 +15,7 @@
 #include "engine/recall.h"
 #include "ingest/document.h"
 #include "ingest/ingest.h"
+#include "tests/support/make_repo.h"
 #include "tests/support/temp_dir.h"
 
 /* A tiny checkpoint with random weights: what it says means nothing, and has to be the same every time. */
@@ -493,6 +494,57 @@ static void the_order_can_be_made_anew_or_taken_from_another_snapshot(void **sta
 	cache_close(c);
 }
 
+static void in_a_repository_what_rarely_changes_stands_first_and_a_ref_is_a_source(void **state)
+{
+	const struct place *p = *state;
+	struct cache *c = store_open(p->store);
+	struct ingest_options opt = options(p, NULL);
+	struct cache_snapshot *on_disk, *of_ref;
+	struct ingest_counts counts;
+	struct made_repo made;
+	struct ingest *in;
+	struct err err;
+	char *source;
+
+	made_repo_init(&made, p->source, p->dir);
+	made_repo_text(&made, "a.c", "int a;\n");
+	made_repo_text(&made, "b.c", "int b;\n");
+	made_repo_text(&made, "a.c", "int aa;\n");
+	text_at(p, "c.c", "int c;\n"); /* never committed */
+
+	on_disk = ingest_with(c, &opt);
+	assert_order(on_disk, "c.c b.c a.c");
+
+	opt.ref = "HEAD";
+	opt.corpus = "ref";
+	assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), 0);
+	assert_int_equal(ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err), 0);
+	ingest_count(in, &counts);
+	assert_string_equal(counts.commit, git_oid_tostr_s(&made.head));
+	assert_null(counts.history);
+	assert_int_equal(ingest_begin(in, &err), 0);
+	while (ingest_step(in, NULL, &err) > 0)
+		;
+	ingest_free(in);
+	assert_int_equal(cache_load_snapshot(c, "ref", &of_ref, &err), 0);
+	assert_order(of_ref, "b.c a.c");
+	source = xasprintf("%s@HEAD", p->source);
+	assert_string_equal(of_ref->source, source);
+	opt.ref = NULL;
+	opt.previous = of_ref;
+	assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), -1);
+	assert_int_equal(err.code, ERR_MISMATCH);
+	opt.ref = "nowhere";
+	opt.previous = NULL;
+	assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), -1);
+	assert_int_equal(err.code, ERR_NOT_FOUND);
+	free(source);
+	cache_free_snapshot(on_disk);
+	cache_free_snapshot(of_ref);
+	made_repo_end(&made);
+	cache_close(c);
+}
+
 static void what_there_is_to_do_is_counted_and_counting_changes_nothing(void **state)
 {
 	const struct place *p = *state;
@@ -640,6 +692,8 @@ int main(void)
 			after_a_change_only_what_follows_it_is_computed_and_equals_a_cold_ingest, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(the_order_can_be_made_anew_or_taken_from_another_snapshot, set_up,
 						tear_down),
+		cmocka_unit_test_setup_teardown(
+			in_a_repository_what_rarely_changes_stands_first_and_a_ref_is_a_source, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(what_there_is_to_do_is_counted_and_counting_changes_nothing, set_up,
 						tear_down),
 		cmocka_unit_test_setup_teardown(a_corpus_that_cannot_fit_is_refused_with_an_exclude_that_does, set_up,
