@@ -97,7 +97,7 @@ static int find_lines(struct ingest *in, struct draft *d, const struct tokenizer
 
 /* Render and tokenize one document by itself: nothing before it changes its ids. */
 static int make_document(struct ingest *in, struct draft *d, const struct tokenizer *t, const char *path,
-			 const char *text, size_t bytes, struct err *err)
+			 const char *text, size_t bytes, bool only_count, struct err *err)
 {
 	struct bytes rendered = {0};
 	size_t header_bytes;
@@ -107,8 +107,9 @@ static int make_document(struct ingest *in, struct draft *d, const struct tokeni
 	crypto_generichash(d->document.content_hash, sizeof d->document.content_hash, (const unsigned char *)text, bytes,
 			   NULL, 0);
 	header_bytes = document_render(&rendered, path, text, bytes);
+	/* Where it is too large already tokens are only counted. */
 	rc = tokenizer_encode(t, &d->ids, rendered.data, rendered.n, 0, err) ||
-	     find_lines(in, d, t, text, bytes, header_bytes, rendered.n, err) ? -1 : 0;
+	     (!only_count && find_lines(in, d, t, text, bytes, header_bytes, rendered.n, err)) ? -1 : 0;
 	d->document.n_tokens = (int64_t)d->ids.n;
 	bytes_free(&rendered);
 	return rc;
@@ -141,7 +142,7 @@ static int read_documents(struct ingest *in, struct draft **out, size_t *n, cons
 		}
 		++*n;
 		d->n_changes = files[i].n_changes;
-		rc = make_document(in, d, t, files[i].path, text, bytes, err);
+		rc = make_document(in, d, t, files[i].path, text, bytes, p->n_tokens > opt->max_tokens, err);
 		free(text);
 		if (rc)
 			return -1;

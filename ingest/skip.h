@@ -16,7 +16,7 @@
  *   symbolic link        they are not followed: what one leads to inside the tree has a name of its own
  *   another repository   a submodule, in a commit
  *   outside the tree     it became a link while we looked
- *   path too long        of more than 4096 bytes, in a commit
+ *   path too long        of more than 256 KiB, in a commit of more than 4 KiB
  *   unreadable           with the system's reason
  *   unstable             it changed during each of three reads
  */

@@ -104,7 +104,7 @@ static int read_once(int fd, int64_t most, char **text, size_t *bytes, char reas
 }
 
 /* One version of the file, as it is on disk. */
-static int read_file(const struct walk *w, const char *path, int64_t most, char **text, size_t *bytes,
+static int read_file(struct walk *w, const char *path, int64_t most, char **text, size_t *bytes,
 		     char reason[SKIP_REASON_BYTES])
 {
 	if (walk_commit(w))
@@ -152,7 +152,7 @@ static int extract(const struct walk_file *f, const struct text_options *opt, ch
 	return f->included || !skip_by_text(*text, *bytes, reason);
 }
 
-int text_read(const struct walk *w, const struct walk_file *f, const struct text_options *opt, char **text,
+int text_read(struct walk *w, const struct walk_file *f, const struct text_options *opt, char **text,
 	      size_t *bytes, char reason[SKIP_REASON_BYTES])
 {
 	int64_t most = text_most_bytes(f->path, f->included, opt->max_bytes);

@@ -22,7 +22,7 @@ int64_t text_most_bytes(const char *path, bool included, int64_t max_bytes);
  * says which it is. 1: *text (to be freed) is one version of it, whole, in UTF-8; 0: it is left out, and reason says
  * why (ingest/skip.h). A file that the caller included is binary to nobody: what is not text is given as it is. The
  * file is never waited for. */
-int text_read(const struct walk *w, const struct walk_file *f, const struct text_options *opt, char **text,
+int text_read(struct walk *w, const struct walk_file *f, const struct text_options *opt, char **text,
 	      size_t *bytes, char reason[SKIP_REASON_BYTES]);
 
 #endif

@@ -3,21 +3,20 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <linux/openat2.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "config/mem.h"
+#include "ingest/beneath.h"
 #include "ingest/glob.h"
 #include "ingest/skip.h"
 #include "ingest/text.h"
 
-/* An ignore file larger than this is not one. PIECE is what one system call is given of a deep path. */
-enum { IGNORE_BYTES = 1 << 20, PIECE_BYTES = 4000 };
+/* An ignore file larger than this is not one. A context has room for fewer documents than LISTED, since each takes a few
+ * tokens; with the bytes of their paths it is what bounds our memory, whatever the tree. */
+enum { IGNORE_BYTES = 1 << 20, PATH_BYTES = 1 << 18, LISTED = 4 << 20, LISTED_BYTES = 1 << 30 };
 
 /* The ignore files that hold in a directory: its own, and those of the directories above it. */
 struct ignore {
@@ -38,102 +37,22 @@ struct pending {
 struct walk {
 	struct arena *arena;
 	struct walk_options opt;
-	int root;
-	bool plain_openat;      /* no openat2 here */
+	struct beneath *beneath; /* NULL: a commit is read */
 	struct skip_names names;
 	struct globs exclude, include;
 	struct pending *stack;
-	size_t n_stack, stack_room;
+	size_t n_stack, stack_room, stack_bytes; /* bytes: of the paths */
 	struct walk_file *files;
 	size_t n_files, files_room;
 	struct cache_skipped *skipped;
 	size_t n_skipped, skipped_room;
 	bool sorted;
+	const char *last_reason; /* of skipped: there are many files and few reasons */
 };
 
-/* One piece of a path, beneath dir, no link followed. */
-static int open_piece(int dir, const char *path, int flags)
+int walk_open(struct walk *w, const char *path)
 {
-	struct open_how how = {.flags = (uint64_t)(flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY),
-			       .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
-	int fd;
-
-	do
-		fd = (int)syscall(SYS_openat2, dir, path, &how, sizeof how);
-	while (fd < 0 && (errno == EAGAIN || errno == EINTR)); /* somebody renames just now */
-	return fd;
-}
-
-/* The same without openat2: name after name. Names come from readdir, so none of them is "..". */
-static int open_names(int dir, const char *path, int flags)
-{
-	int at = dir, fd = -1;
-
-	for (const char *next = path; next; ) {
-		const char *slash = strchr(next, '/');
-		char name[NAME_MAX + 1];
-		size_t n = slash ? (size_t)(slash - next) : strlen(next);
-
-		if (n > NAME_MAX) {
-			errno = ENAMETOOLONG;
-			fd = -1;
-		} else {
-			memcpy(name, next, n);
-			name[n] = '\0';
-			fd = openat(at, name, (slash ? O_RDONLY | O_DIRECTORY : flags) | O_CLOEXEC | O_NOFOLLOW |
-				    O_NONBLOCK | O_NOCTTY);
-		}
-		if (at != dir)
-			close(at);
-		if (fd < 0)
-			return -1;
-		at = fd;
-		next = slash ? slash + 1 : NULL;
-	}
-	return fd;
-}
-
-/* Open any path beneath the root, however deep: the kernel takes at most PATH_MAX at once. */
-static int open_beneath(const struct walk *w, const char *path, int flags)
-{
-	int at = w->root, fd;
-
-	if (!*path)
-		return openat(w->root, ".", flags | O_CLOEXEC);
-	if (w->plain_openat)
-		return open_names(w->root, path, flags);
-	while (strlen(path) > PIECE_BYTES) {
-		char piece[PIECE_BYTES + 1];
-		const char *slash = memrchr(path, '/', PIECE_BYTES); /* names have at most 255 bytes */
-		int next = -1;
-
-		if (slash) {
-			memcpy(piece, path, (size_t)(slash - path));
-			piece[slash - path] = '\0';
-			next = open_piece(at, piece, O_RDONLY | O_DIRECTORY);
-			path = slash + 1;
-		} else {
-			errno = ENAMETOOLONG;
-		}
-		if (at != w->root)
-			close(at);
-		if (next < 0)
-			return -1;
-		at = next;
-	}
-	fd = open_piece(at, path, flags);
-	if (at != w->root) {
-		int number = errno;
-
-		close(at);
-		errno = number;
-	}
-	return fd;
-}
-
-int walk_open(const struct walk *w, const char *path)
-{
-	return open_beneath(w, path, O_RDONLY);
+	return beneath_open(w->beneath, path, O_RDONLY);
 }
 
 void walk_skip(struct walk *w, const char *path, const char *reason)
@@ -141,7 +60,9 @@ void walk_skip(struct walk *w, const char *path, const char *reason)
 	if (w->n_skipped == w->skipped_room)
 		w->skipped = xrealloc(w->skipped, w->skipped_room = w->skipped_room ? 2 * w->skipped_room : 64,
 				      sizeof *w->skipped);
-	w->skipped[w->n_skipped++] = (struct cache_skipped){path, arena_strndup(w->arena, reason, strlen(reason))};
+	if (!w->last_reason || strcmp(w->last_reason, reason))
+		w->last_reason = arena_strndup(w->arena, reason, strlen(reason));
+	w->skipped[w->n_skipped++] = (struct cache_skipped){path, w->last_reason};
 	w->sorted = false;
 }
 
@@ -165,6 +86,7 @@ static void skip_errno(struct walk *w, const char *path, int number)
 
 static void push(struct walk *w, struct pending p)
 {
+	w->stack_bytes += strlen(p.path);
 	if (w->n_stack == w->stack_room)
 		w->stack = xrealloc(w->stack, w->stack_room = w->stack_room ? 2 * w->stack_room : 64, sizeof *w->stack);
 	w->stack[w->n_stack++] = p;
@@ -184,9 +106,11 @@ static int by_name(const void *a, const void *b)
 }
 
 /* The entries of a directory on disk, in any order. -1: errno. */
-static int list_directory(const struct walk *w, const char *path, struct arena *a, struct entry **out, size_t *n)
+static int list_directory(struct walk *w, const char *path, struct arena *a, struct entry **out, size_t *n)
 {
-	int fd = open_beneath(w, path, O_RDONLY | O_DIRECTORY), number;
+	int held = beneath_directory(w->beneath, path), number;
+	/* One that has an offset of its own. */
+	int fd = held < 0 ? -1 : openat(held, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *d = fd < 0 ? NULL : fdopendir(fd);
 	struct entry *list = NULL;
 	size_t room = 0;
@@ -200,7 +124,8 @@ static int list_directory(const struct walk *w, const char *path, struct arena *
 		errno = number;
 		return -1;
 	}
-	while ((errno = 0, e = readdir(d))) {
+	/* One more than there may be, so that it is seen to be too much. */
+	while (*n <= LISTED && (errno = 0, e = readdir(d))) {
 		struct entry entry = {0};
 		struct stat st;
 
@@ -219,7 +144,7 @@ static int list_directory(const struct walk *w, const char *path, struct arena *
 			list = xrealloc(list, room = room ? 2 * room : 64, sizeof *list);
 		list[(*n)++] = entry;
 	}
-	number = errno;
+	number = *n <= LISTED ? errno : 0;
 	closedir(d);
 	if (number) {
 		free(list);
@@ -386,10 +311,13 @@ static void see_file(struct walk *w, const struct pending *parent, const struct 
 static void see_entry(struct walk *w, const struct pending *p, const struct ignore *ignore, const struct entry *e)
 {
 	char *path = join(p->path, e->name);
+	bool too_long = strlen(path) > PATH_BYTES;
 	bool is_directory = e->kind == S_IFDIR;
 	bool included = p->included || globs_match(&w->include, path, is_directory) == GLOB_MATCHES;
 
-	if (e->number) {
+	if (too_long) {
+		walk_skip(w, arena_strndup(w->arena, path, strlen(path)), "path too long");
+	} else if (e->number) {
 		skip_errno(w, arena_strndup(w->arena, path, strlen(path)), e->number);
 	} else if (is_directory) {
 		see_directory(w, p, ignore, path, included);
@@ -398,6 +326,11 @@ static void see_entry(struct walk *w, const struct pending *p, const struct igno
 		see_file(w, p, ignore, path, included, e);
 	}
 	free(path);
+}
+
+static bool is_too_much(const struct walk *w)
+{
+	return w->n_files + w->n_skipped + w->n_stack > LISTED || arena_bytes(w->arena) + w->stack_bytes > LISTED_BYTES;
 }
 
 static void read_directory(struct walk *w, const struct pending *p)
@@ -421,7 +354,7 @@ static void read_directory(struct walk *w, const struct pending *p)
 		if (n)
 			qsort(entries, n, sizeof *entries, by_name);
 		ignore = ignore_of(w, p, entries, n);
-		for (size_t i = 0; i < n; i++)
+		for (size_t i = 0; i < n && !is_too_much(w); i++)
 			see_entry(w, p, ignore, &entries[i]);
 	}
 	free(entries);
@@ -444,20 +377,6 @@ static int by_skipped_path(const void *a, const void *b)
 	return strcmp(((const struct cache_skipped *)a)->path, ((const struct cache_skipped *)b)->path);
 }
 
-static int open_root(struct walk *w, struct err *err)
-{
-	int probe;
-
-	w->root = open(w->opt.root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (w->root < 0)
-		return err_errno(err, errno, "open directory %s", w->opt.root);
-	probe = open_piece(w->root, ".", O_RDONLY | O_DIRECTORY);
-	w->plain_openat = w->opt.without_openat2 || (probe < 0 && (errno == ENOSYS || errno == EPERM));
-	if (probe >= 0)
-		close(probe);
-	return 0;
-}
-
 struct repo *walk_commit(const struct walk *w)
 {
 	return w->opt.from_commit ? w->opt.repo : NULL;
@@ -469,8 +388,7 @@ int walk_new(struct walk **out, const struct walk_options *opt, const atomic_boo
 
 	w->arena = arena_new();
 	w->opt = *opt;
-	w->root = -1;
-	if (!opt->from_commit && open_root(w, err)) {
+	if (!opt->from_commit && beneath_new(&w->beneath, opt->root, opt->without_openat2, err)) {
 		walk_free(w);
 		return -1;
 	}
@@ -481,6 +399,7 @@ int walk_new(struct walk **out, const struct walk_options *opt, const atomic_boo
 	while (w->n_stack) {
 		struct pending p = w->stack[--w->n_stack];
 
+		w->stack_bytes -= strlen(p.path);
 		if (cancel && atomic_load(cancel)) {
 			free(p.path);
 			walk_free(w);
@@ -488,6 +407,11 @@ int walk_new(struct walk **out, const struct walk_options *opt, const atomic_boo
 		}
 		read_directory(w, &p);
 		free(p.path);
+		if (is_too_much(w)) {
+			walk_free(w);
+			return err_set(err, ERR_TOO_LARGE, "%s has more than %d files, or paths of more than %d bytes "
+				       "together: leave out directories with --exclude", opt->root, LISTED, LISTED_BYTES);
+		}
 	}
 	if (w->n_files)
 		qsort(w->files, w->n_files, sizeof *w->files, by_file_path);
@@ -501,8 +425,7 @@ void walk_free(struct walk *w)
 		return;
 	while (w->n_stack)
 		free(w->stack[--w->n_stack].path);
-	if (w->root >= 0)
-		close(w->root);
+	beneath_free(w->beneath);
 	free(w->stack);
 	free(w->files);
 	free(w->skipped);

@@ -40,7 +40,7 @@ struct walk_file {
 
 struct walk;
 
-/* ERR_NOT_FOUND, ERR_PERMISSION: the root. Anything below that cannot be read is only skipped. */
+/* ERR_NOT_FOUND, ERR_PERMISSION: the root. ERR_TOO_LARGE: more files than any context has room for. Anything below that cannot be read is only skipped. */
 int walk_new(struct walk **out, const struct walk_options *opt, const atomic_bool *cancel, struct err *err);
 /* Takes NULL. */
 void walk_free(struct walk *w);
@@ -56,6 +56,6 @@ void walk_skip(struct walk *w, const char *path, const char *reason);
 struct repo *walk_commit(const struct walk *w);
 
 /* Open a file beneath the root for reading, never blocking; -1 and errno. */
-int walk_open(const struct walk *w, const char *path);
+int walk_open(struct walk *w, const char *path);
 
 #endif

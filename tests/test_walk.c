@@ -12,11 +12,13 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "config/clock.h"
 #include "config/mem.h"
 #include "ingest/glob.h"
 #include "ingest/text.h"
@@ -70,7 +72,7 @@ static const char *reason_for(struct walk *w, const char *path)
 }
 
 /* What reading a listed file says; "" when it was read. */
-static const char *reading(const struct walk *w, const char *path)
+static const char *reading(struct walk *w, const char *path)
 {
 	static char reason[SKIP_REASON_BYTES];
 	const struct walk_file f = {path, 0, false};
@@ -441,22 +443,182 @@ static void remove_deep(const char *root, int depth)
 	close(at);
 }
 
-static void a_tree_deeper_than_any_path_is_walked_to_its_end(void **state)
+static void a_tree_deeper_than_any_path_is_walked_to_its_end_with_openat2_and_without(void **state)
 {
-	enum { DEPTH = 2000 };
+	enum { DEPTH = 10000 };
+
+	make_deep(*state, DEPTH);
+	for (int plain = 0; plain < 2; plain++) {
+		struct walk *w = walk_with(*state, NULL, NULL, plain);
+		size_t n;
+		const struct walk_file *files = walk_files(w, &n);
+
+		assert_int_equal(n, 1);
+		assert_int_equal(strlen(files[0].path), DEPTH * 5 + 3);
+		assert_string_equal(reading(w, files[0].path), "");
+		walk_free(w);
+	}
+	remove_deep(*state, DEPTH);
+}
+
+/* A deep tree with a branch at each level, so that a walk has to come back to every one of them, from below. Walking
+ * down from the root each time would open n^2 / 2 directories, 8 million here. */
+static void a_deep_tree_with_branches_does_not_take_its_square(void **state)
+{
+	enum { DEPTH = 4000 };
+	int at = open(*state, O_RDONLY | O_DIRECTORY);
+
+	for (int i = 0; i < DEPTH; i++) {
+		int next, fd;
+
+		assert_int_equal(mkdirat(at, "deep", 0700), 0);
+		assert_int_equal(mkdirat(at, "a", 0700), 0);
+		fd = openat(at, "a/x.c", O_WRONLY | O_CREAT, 0600);
+		assert_true(fd >= 0);
+		close(fd);
+		next = openat(at, "deep", O_RDONLY | O_DIRECTORY);
+		close(at);
+		at = next;
+	}
+	close(at);
+	for (int plain = 0; plain < 2; plain++) {
+		int64_t began = clock_now_ms();
+		struct walk *w = walk_with(*state, NULL, NULL, plain);
+		size_t n;
+
+		walk_files(w, &n);
+		assert_int_equal(n, DEPTH);
+		walk_free(w);
+		if (clock_now_ms() - began > 20000)
+			fail_msg("%d levels take %d ms", DEPTH, (int)(clock_now_ms() - began));
+	}
+	at = open(*state, O_RDONLY | O_DIRECTORY);
+	for (int i = 0; i < DEPTH; i++) {
+		int next = openat(at, "deep", O_RDONLY | O_DIRECTORY);
+
+		unlinkat(at, "a/x.c", 0);
+		unlinkat(at, "a", AT_REMOVEDIR);
+		close(at);
+		at = next;
+	}
+	for (int i = 0; i < DEPTH; i++) {
+		int next = openat(at, "..", O_RDONLY | O_DIRECTORY);
+
+		close(at);
+		at = next;
+		unlinkat(at, "deep", AT_REMOVEDIR);
+	}
+	close(at);
+}
+
+static void a_path_that_is_too_long_is_said_to_be(void **state)
+{
+	enum { DEPTH = 1100 };
+	char name[251];
+	int at = open(*state, O_RDONLY | O_DIRECTORY);
+	const struct cache_skipped *skipped;
+	struct walk *w;
+	size_t n;
+
+	memset(name, 'd', sizeof name - 1);
+	name[sizeof name - 1] = '\0';
+	for (int i = 0; i < DEPTH; i++) {
+		int next;
+
+		assert_int_equal(mkdirat(at, name, 0700), 0);
+		next = openat(at, name, O_RDONLY | O_DIRECTORY);
+		close(at);
+		at = next;
+	}
+
+	w = walk_of(*state);
+
+	skipped = walk_skipped(w, &n);
+	assert_int_equal(n, 1);
+	assert_string_equal(skipped[0].reason, "path too long");
+	assert_true(strlen(skipped[0].path) > 1 << 18);
+	walk_free(w);
+	for (int i = 0; i < DEPTH; i++) {
+		int next = openat(at, "..", O_RDONLY | O_DIRECTORY);
+
+		close(at);
+		at = next;
+		unlinkat(at, name, AT_REMOVEDIR);
+	}
+	close(at);
+}
+
+static void twenty_thousand_files_are_listed_and_read(void **state)
+{
+	enum { DIRECTORIES = 100, FILES = 200 };
+	int root = open(*state, O_RDONLY | O_DIRECTORY);
 	const struct walk_file *files;
 	struct walk *w;
 	size_t n;
 
-	make_deep(*state, DEPTH);
-	w = walk_of(*state);
-	files = walk_files(w, &n);
+	for (int d = 0; d < DIRECTORIES; d++) {
+		char name[16];
+		int dir;
 
-	assert_int_equal(n, 1);
-	assert_int_equal(strlen(files[0].path), DEPTH * 5 + 3);
-	assert_string_equal(reading(w, files[0].path), "");
+		snprintf(name, sizeof name, "d%03d", d);
+		assert_int_equal(mkdirat(root, name, 0700), 0);
+		dir = openat(root, name, O_RDONLY | O_DIRECTORY);
+		for (int f = 0; f < FILES; f++) {
+			int fd;
+
+			snprintf(name, sizeof name, "f%03d.c", f);
+			fd = openat(dir, name, O_WRONLY | O_CREAT, 0600);
+			assert_int_equal(write(fd, "int a;\n", 7), 7);
+			close(fd);
+		}
+		close(dir);
+	}
+	close(root);
+
+	w = walk_of(*state);
+
+	files = walk_files(w, &n);
+	assert_int_equal(n, DIRECTORIES * FILES);
+	for (size_t i = 0; i < n; i++) {
+		assert_true(!i || strcmp(files[i - 1].path, files[i].path) < 0);
+		assert_string_equal(reading(w, files[i].path), "");
+	}
 	walk_free(w);
-	remove_deep(*state, DEPTH);
+}
+
+static void a_device_is_not_opened(void **state)
+{
+	char *device = temp_path(*state, "zero");
+	struct walk *w;
+
+	if (mknod(device, S_IFCHR | 0600, makedev(1, 5))) {
+		puts("skipped: only root makes devices");
+		free(device);
+		skip();
+	}
+	w = walk_of(*state);
+	assert_string_equal(reason_for(w, "zero"), "not a regular file");
+	assert_string_equal(reading(w, "zero"), "not a regular file");
+	walk_free(w);
+	free(device);
+}
+
+/* The directory that was read last is held open; what takes its place is seen all the same. */
+static void a_directory_that_is_replaced_between_two_files_is_read_anew(void **state)
+{
+	char *dir = temp_path(*state, "dir"), *old = temp_path(*state, "old");
+	struct walk *w;
+
+	text_at(*state, "dir/a.c", "x");
+	w = walk_of(*state);
+	assert_string_equal(reading(w, "dir/a.c"), "");
+	assert_int_equal(rename(dir, old), 0);
+	text_at(*state, "dir/b.c", "x");
+	assert_string_equal(reading(w, "dir/b.c"), "");
+	assert_string_equal(reading(w, "dir/a.c"), "unreadable: No such file or directory");
+	walk_free(w);
+	free(dir);
+	free(old);
 }
 
 static void without_openat2_the_same_files_are_found_and_links_are_refused(void **state)
@@ -592,7 +754,14 @@ int main(void)
 						tear_down),
 		cmocka_unit_test_setup_teardown(what_an_ordinary_user_cannot_read_is_skipped_with_the_reason, set_up,
 						tear_down),
-		cmocka_unit_test_setup_teardown(a_tree_deeper_than_any_path_is_walked_to_its_end, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			a_tree_deeper_than_any_path_is_walked_to_its_end_with_openat2_and_without, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_deep_tree_with_branches_does_not_take_its_square, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_path_that_is_too_long_is_said_to_be, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(twenty_thousand_files_are_listed_and_read, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_device_is_not_opened, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_directory_that_is_replaced_between_two_files_is_read_anew, set_up,
+						tear_down),
 		cmocka_unit_test_setup_teardown(without_openat2_the_same_files_are_found_and_links_are_refused, set_up,
 						tear_down),
 		cmocka_unit_test_setup_teardown(a_file_that_changes_while_it_is_read_is_one_version_or_none, set_up,
