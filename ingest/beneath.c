@@ -18,6 +18,7 @@ enum { HELD = 64, PIECE_BYTES = 4000 };
 struct beneath {
 	int root;
 	bool plain;             /* no openat2 here */
+	int64_t n_opens;
 	char *path;             /* of the deepest directory that is held */
 	struct {
 		int fd;
@@ -35,7 +36,7 @@ static void close_keeping_errno(int fd)
 }
 
 /* `n` bytes of a path, beneath dir. */
-static int open_piece(const struct beneath *b, int dir, const char *path, size_t n, int flags)
+static int open_piece(struct beneath *b, int dir, const char *path, size_t n, int flags)
 {
 	struct open_how how = {.flags = (uint64_t)(flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY),
 			       .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
@@ -46,6 +47,7 @@ static int open_piece(const struct beneath *b, int dir, const char *path, size_t
 		errno = ENAMETOOLONG;
 		return -1;
 	}
+	b->n_opens++;
 	memcpy(piece, path, n);
 	piece[n] = '\0';
 	if (b->plain) {
@@ -190,4 +192,9 @@ int beneath_open(struct beneath *b, const char *path, int flags)
 	}
 	free(directory);
 	return fd;
+}
+
+int64_t beneath_n_opens(const struct beneath *b)
+{
+	return b->n_opens;
 }

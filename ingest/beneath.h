@@ -10,6 +10,7 @@
 #define QUIRE_INGEST_BENEATH_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "config/err.h"
 
@@ -26,5 +27,8 @@ int beneath_directory(struct beneath *b, const char *path);
 
 /* A descriptor of the caller's own; flags as of open, O_NOFOLLOW, O_NONBLOCK and O_CLOEXEC are added. -1 and errno. */
 int beneath_open(struct beneath *b, const char *path, int flags);
+
+/* How many system calls have opened something so far: what must not grow as the square of a tree's depth. */
+int64_t beneath_n_opens(const struct beneath *b);
 
 #endif

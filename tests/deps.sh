@@ -20,6 +20,7 @@ test  clang                 a second compiler, and the fuzzers
 test  libclang-rt-14-dev    sanitizers and libFuzzer of clang
 test  valgrind              memcheck of one end-to-end run
 test  curl                  requests that no client of ours would make
+test  git                   a repository for an end-to-end test; quire itself never runs it
 test  poppler-utils         pdftotext, which makes text of PDF
 "
 

@@ -18,7 +18,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "config/clock.h"
 #include "config/mem.h"
 #include "ingest/glob.h"
 #include "ingest/text.h"
@@ -461,56 +460,6 @@ static void a_tree_deeper_than_any_path_is_walked_to_its_end_with_openat2_and_wi
 	remove_deep(*state, DEPTH);
 }
 
-/* A deep tree with a branch at each level, so that a walk has to come back to every one of them, from below. Walking
- * down from the root each time would open n^2 / 2 directories, 8 million here. */
-static void a_deep_tree_with_branches_does_not_take_its_square(void **state)
-{
-	enum { DEPTH = 4000 };
-	int at = open(*state, O_RDONLY | O_DIRECTORY);
-
-	for (int i = 0; i < DEPTH; i++) {
-		int next, fd;
-
-		assert_int_equal(mkdirat(at, "deep", 0700), 0);
-		assert_int_equal(mkdirat(at, "a", 0700), 0);
-		fd = openat(at, "a/x.c", O_WRONLY | O_CREAT, 0600);
-		assert_true(fd >= 0);
-		close(fd);
-		next = openat(at, "deep", O_RDONLY | O_DIRECTORY);
-		close(at);
-		at = next;
-	}
-	close(at);
-	for (int plain = 0; plain < 2; plain++) {
-		int64_t began = clock_now_ms();
-		struct walk *w = walk_with(*state, NULL, NULL, plain);
-		size_t n;
-
-		walk_files(w, &n);
-		assert_int_equal(n, DEPTH);
-		walk_free(w);
-		if (clock_now_ms() - began > 20000)
-			fail_msg("%d levels take %d ms", DEPTH, (int)(clock_now_ms() - began));
-	}
-	at = open(*state, O_RDONLY | O_DIRECTORY);
-	for (int i = 0; i < DEPTH; i++) {
-		int next = openat(at, "deep", O_RDONLY | O_DIRECTORY);
-
-		unlinkat(at, "a/x.c", 0);
-		unlinkat(at, "a", AT_REMOVEDIR);
-		close(at);
-		at = next;
-	}
-	for (int i = 0; i < DEPTH; i++) {
-		int next = openat(at, "..", O_RDONLY | O_DIRECTORY);
-
-		close(at);
-		at = next;
-		unlinkat(at, "deep", AT_REMOVEDIR);
-	}
-	close(at);
-}
-
 static void a_path_that_is_too_long_is_said_to_be(void **state)
 {
 	enum { DEPTH = 1100 };
@@ -756,7 +705,6 @@ int main(void)
 						tear_down),
 		cmocka_unit_test_setup_teardown(
 			a_tree_deeper_than_any_path_is_walked_to_its_end_with_openat2_and_without, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(a_deep_tree_with_branches_does_not_take_its_square, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_path_that_is_too_long_is_said_to_be, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(twenty_thousand_files_are_listed_and_read, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_device_is_not_opened, set_up, tear_down),
