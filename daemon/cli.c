@@ -403,6 +403,8 @@ static void print_job(const struct api_job *job)
 		print_line(stdout, job->error.text);
 		putchar('\n');
 	}
+	if (job->request.dry_run && job->report)
+		show_report(job);
 }
 
 static int show_job(struct cli *c, const json_t *json, bool whole)

@@ -13,8 +13,8 @@ build libjansson-dev        JSON: checkpoints, tokenizers, the API
 build libpcre2-dev          the pattern that cuts text before it is tokenized
 build libsodium-dev         BLAKE2b: identities of models, texts and spans
 build libxxhash-dev         checksums of the store
-build libxml2-dev          HTML to text
-build libgit2-dev          git: work trees, refs, history
+build libxml2-dev           HTML to text
+build libgit2-dev           git: work trees, refs, history
 build libcmocka-dev         the tests' frame
 test  clang                 a second compiler, and the fuzzers
 test  libclang-rt-14-dev    sanitizers and libFuzzer of clang

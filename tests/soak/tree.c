@@ -18,7 +18,7 @@
 #include "ingest/walk.h"
 #include "tests/support/temp_dir.h"
 
-enum { PER_DIRECTORY = 1000, DEPTH = 10000, ODD_EVERY = 100, RSS_BYTES_A_FILE = 512, RSS_BYTES = 64 << 20 };
+enum { PER_DIRECTORY = 1000, DEPTH = 10000, ODD_EVERY = 100, RSS_BYTES_A_FILE = 192, RSS_BYTES = 16 << 20 };
 
 static void must(int ok, const char *what)
 {
