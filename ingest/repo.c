@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -108,25 +109,32 @@ static int check_below(struct check *c, int fd, int depth)
 	return rc;
 }
 
-/* Text of a small file; "" when it is not there. */
-static char *small_file(const char *dir, const char *name)
+/* Text of a small file; "" when it is not there. `bytes` may be NULL. */
+static char *small_file(const char *dir, const char *name, size_t *bytes)
 {
 	char *path = xasprintf("%s/%s", dir, name), *text;
-	size_t bytes;
+	size_t n;
 
-	if (file_read(&text, &bytes, path, MAX_CONFIG_BYTES, NULL))
+	if (file_read(&text, &n, path, MAX_CONFIG_BYTES, NULL)) {
 		text = xstrdup("");
+		n = 0;
+	}
 	free(path);
+	if (bytes)
+		*bytes = n;
 	return text;
 }
 
 static int check_config(const char *dir, const char *name, struct err *err)
 {
-	char *text = small_file(dir, name);
+	size_t n;
+	char *text = small_file(dir, name, &n), *end = text + n;
 	int rc = 0;
 
-	if (strcasestr(text, "include"))
-		rc = err_set(err, ERR_FORMAT, "%s/%s is not read: it may include other files", dir, name);
+	/* [include] and [includeIf ...], wherever they stand. */
+	for (char *p = text; !rc && (p = memchr(p, '[', (size_t)(end - p))); p++)
+		if (end - p > 7 && !strncasecmp(p + 1, "include", 7))
+			rc = err_set(err, ERR_FORMAT, "%s/%s is not read: it includes other files", dir, name);
 	free(text);
 	return rc;
 }
@@ -152,7 +160,7 @@ static int check_repository(const char *dir, struct err *err)
 	}
 	if (check_below(&c, fd, 0) || check_config(dir, "config", err) || check_config(dir, "config.worktree", err))
 		return -1;
-	alternates = small_file(dir, "objects/info/alternates");
+	alternates = small_file(dir, "objects/info/alternates", NULL);
 	if (*alternates)
 		rc = err_set(err, ERR_FORMAT, "%s is not read: it borrows objects from elsewhere", dir);
 	free(alternates);
@@ -176,17 +184,17 @@ static char *resolve(const char *dir, const char *path)
 /* A work tree added by `git worktree`: .git is a file that names a directory of the repository, which names the file. */
 static int follow_git_file(struct repo *r, const char *file, struct err *err)
 {
-	char *text = small_file(r->root, ".git"), *back = NULL, *link = NULL, *common = NULL, *backlink;
+	char *text = small_file(r->root, ".git", NULL), *back = NULL, *link = NULL, *common = NULL, *backlink;
 	int rc = 0;
 
 	trim(text);
 	if (!strncmp(text, "gitdir: ", 8))
 		r->git_dir = resolve(r->root, text + 8);
 	if (r->git_dir) {
-		back = small_file(r->git_dir, "gitdir");
+		back = small_file(r->git_dir, "gitdir", NULL);
 		trim(back);
 		link = *back ? resolve(r->git_dir, back) : NULL;
-		common = small_file(r->git_dir, "commondir");
+		common = small_file(r->git_dir, "commondir", NULL);
 		trim(common);
 		r->common_dir = *common ? resolve(r->git_dir, common) : NULL;
 	}

@@ -218,7 +218,22 @@ static const struct ignore *ignore_of(struct walk *w, const struct pending *p, c
 	return out;
 }
 
-/* What holds from above the root. */
+/* Whether patterns from above leave out the root, or a directory that leads to it. */
+static bool leave_out_root(const struct ignore *own)
+{
+	char *path = xstrdup(own->prefix);
+	bool out = false;
+
+	for (char *slash = path; !out && (slash = strchr(slash, '/')); slash++) {
+		*slash = '\0';
+		out = globs_match(&own->globs, path, true) == GLOB_MATCHES;
+		*slash = '/';
+	}
+	free(path);
+	return out;
+}
+
+/* What holds from above the root. Nothing does if it leaves out the root itself, which the caller has named. */
 static const struct ignore *ignore_from_above(struct walk *w)
 {
 	const struct ignore *above = NULL;
@@ -230,6 +245,8 @@ static const struct ignore *ignore_from_above(struct walk *w)
 
 		*own = (struct ignore){.above = above, .prefix = list[i].prefix};
 		globs_parse(&own->globs, w->arena, list[i].text, list[i].bytes);
+		if (leave_out_root(own))
+			return NULL;
 		above = own;
 	}
 	return above;

@@ -191,13 +191,12 @@ static void a_history_that_is_cut_says_so(void **state)
 	free(object);
 }
 
-static struct walk *walk_of(const struct place *p, const char *root, struct repo *r, bool from_commit)
+static struct walk *walk_of(const char *root, struct repo *r, bool from_commit)
 {
 	const struct walk_options opt = {.root = root, .max_file_bytes = 1000, .repo = r, .from_commit = from_commit};
 	struct walk *w;
 	struct err err;
 
-	(void)p;
 	if (walk_new(&w, &opt, NULL, &err))
 		fail_msg("%s", err.text);
 	return w;
@@ -250,7 +249,7 @@ static void the_files_of_a_ref_are_read_and_not_those_on_disk(void **state)
 	text_at(p, "sub/a.c", "on disk");
 
 	r = open_at(p->work, "v1");
-	w = walk_of(p, p->work, r, true);
+	w = walk_of(p->work, r, true);
 	assert_files(w, "sub/a.c");
 	assert_int_equal(text_read(w, &f, &how, &text, &bytes, reason), 1);
 	assert_int_equal(bytes, 3);
@@ -260,7 +259,7 @@ static void the_files_of_a_ref_are_read_and_not_those_on_disk(void **state)
 	repo_close(r);
 
 	r = open_at(p->work, git_oid_tostr_s(&p->made.head));
-	w = walk_of(p, p->work, r, true);
+	w = walk_of(p->work, r, true);
 	assert_files(w, ".gitignore .quireignore sub/a.c");
 	assert_int_equal(text_read(w, &f, &how, &text, &bytes, reason), 1);
 	assert_memory_equal(text, "new", 3);
@@ -284,7 +283,7 @@ static void the_files_of_a_ref_are_read_and_not_those_on_disk(void **state)
 	/* A bare repository has no files but those. */
 	bare = temp_path(p->work, ".git");
 	r = open_at(bare, "HEAD");
-	w = walk_of(p, bare, r, true);
+	w = walk_of(bare, r, true);
 	assert_files(w, ".gitignore .quireignore sub/a.c");
 	walk_free(w);
 	repo_close(r);
@@ -322,8 +321,27 @@ static void what_git_ignores_from_above_is_ignored_and_the_nearest_wins(void **s
 	}
 
 	r = open_at(sub, NULL);
-	w = walk_of(p, sub, r, false);
+	w = walk_of(sub, r, false);
 	assert_files(w, ".gitignore a.both a.sub c.c keep.user");
+	walk_free(w);
+	repo_close(r);
+	free(sub);
+}
+
+static void a_directory_that_is_ignored_is_read_when_it_is_asked_for(void **state)
+{
+	struct place *p = *state;
+	char *sub = temp_path(p->work, "build/out");
+	struct walk *w;
+	struct repo *r;
+
+	commit_text(p, ".gitignore", "build/\n*.c\n");
+	text_at(p, "build/out/a.c", "x");
+	text_at(p, "build/out/.gitignore", "b.*\n");
+	text_at(p, "build/out/b.c", "x");
+	r = open_at(sub, NULL);
+	w = walk_of(sub, r, false);
+	assert_files(w, ".gitignore a.c"); /* its own rules hold */
 	walk_free(w);
 	repo_close(r);
 	free(sub);
@@ -352,7 +370,11 @@ static void a_repository_that_could_hang_or_lead_elsewhere_is_not_opened(void **
 	free(path);
 
 	text_at(p, ".git/config.worktree", "[Include]\n\tpath = /dev/zero\n");
-	assert_refused(p->work, "it may include other files");
+	assert_refused(p->work, "config.worktree is not read: it includes other files");
+	text_at(p, ".git/config.worktree", "[core] [includeIf \"onbranch:main\"] path = /dev/zero\n");
+	assert_refused(p->work, "it includes other files");
+	text_at(p, ".git/config.worktree", "[remote \"x\"]\n\turl = https://example.org/include.git\n");
+	assert_string_equal(refusal(p->work, NULL, &err), "opened");
 	text_at(p, ".git/config.worktree", "");
 	text_at(p, ".git/objects/info/alternates", "/elsewhere\n");
 	assert_refused(p->work, "borrows objects from elsewhere");
@@ -433,7 +455,7 @@ static void hostile_objects_end_in_a_reason(void **state)
 	free(path);
 	text_at(p, object, "this is not what zlib writes");
 	r = open_at(p->work, "HEAD");
-	w = walk_of(p, p->work, r, true);
+	w = walk_of(p->work, r, true);
 	assert_int_equal(text_read(w, &f, &how, &text, &bytes, reason), 0);
 	assert_memory_equal(reason, "unreadable: ", 12);
 	walk_free(w);
@@ -450,6 +472,7 @@ int main(void)
 		CASE(a_history_that_is_cut_says_so),
 		CASE(the_files_of_a_ref_are_read_and_not_those_on_disk),
 		CASE(what_git_ignores_from_above_is_ignored_and_the_nearest_wins),
+		CASE(a_directory_that_is_ignored_is_read_when_it_is_asked_for),
 		CASE(a_repository_that_could_hang_or_lead_elsewhere_is_not_opened),
 		CASE(a_work_tree_that_its_repository_knows_is_read),
 		CASE(somebody_elses_repository_is_not_opened),
