@@ -5,7 +5,7 @@
  * has. Tokens come in spans of 64; a span is named by a key that chains over all tokens before it, so equal
  * beginnings are shared between snapshots and corpora and nothing can be reused where it does not belong.
  *
- * On disk (format 1): segment files, preallocated and written once; index.sqlite (WAL, synchronous=FULL) names what
+ * On disk (format 2): segment files, preallocated and written once; index.sqlite (WAL, synchronous=FULL) names what
  * exists. Spans written together are a run: one extent for each group (its blocks, packed), one for each index layer
  * (its keys), and one with all their checksums, 64 for each block and one for each span of an index layer. Extents
  * begin and end on 4 KiB. Order of a write: data written, data synced, then one transaction; a crash leaves space to
@@ -103,6 +103,7 @@ struct cache_skipped {
 struct cache_snapshot {
 	int64_t id;
 	const char *corpus, *source;
+	const char *revision;           /* the commit of the repository there, 40 hex digits; "" or NULL: none is known */
 	const uint8_t *identity;        /* [32] */
 	int64_t created_s;              /* Unix time */
 	int64_t n_tokens;
@@ -126,6 +127,7 @@ void cache_free_snapshot(struct cache_snapshot *s);
 struct cache_corpus {
 	char name[128];
 	char *source;
+	char revision[41];              /* as of the snapshot */
 	uint8_t identity[32];
 	int64_t snapshot_id, created_s;
 	int64_t n_tokens, n_documents, n_skipped;

@@ -24,7 +24,7 @@
 #include "cache/key.h"
 #include "cache/segment.h"
 
-enum { INDEX_FORMAT = 1 };
+enum { INDEX_FORMAT = 2 };
 
 struct index;
 

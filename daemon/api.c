@@ -738,6 +738,8 @@ json_t *api_corpus_json(const struct cache_corpus *c)
 		sprintf(identity + 2 * i, "%02x", c->identity[i]);
 	json_object_set_new(root, "name", api_text(c->name, strlen(c->name)));
 	json_object_set_new(root, "source", text_or_null(c->source));
+	if (*c->revision)
+		json_object_set_new(root, "commit", json_string(c->revision));
 	json_object_set_new(root, "snapshot", integer(c->snapshot_id));
 	json_object_set_new(root, "created_s", integer(c->created_s));
 	json_object_set_new(root, "identity", json_string(identity));

@@ -505,6 +505,8 @@ static int run_corpora(struct cli *c)
 		       print_count(documents, get_integer(corpus, "documents")),
 		       print_size(size, get_integer(corpus, "bytes")), print_time(when, get_integer(corpus, "created_s")));
 		print_line(stdout, get_string(corpus, "source"));
+		if (json_is_string(json_object_get(corpus, "commit")))
+			printf("  commit %.12s", get_string(corpus, "commit"));
 		putchar('\n');
 	}
 	json_decref(reply);

@@ -491,7 +491,7 @@ static int compute_spans(struct ingest *in, struct err *err)
 static int commit(struct ingest *in, struct err *err)
 {
 	struct cache_snapshot s = {
-		.corpus = in->corpus, .source = in->source, .identity = in->identity, .created_s = (int64_t)time(NULL),
+		.corpus = in->corpus, .source = in->source, .revision = in->commit, .identity = in->identity, .created_s = (int64_t)time(NULL),
 		.n_tokens = (int64_t)in->ids.n, .ids = in->ids.id,
 		.n_documents = in->n_documents, .documents = in->documents,
 	};

@@ -530,6 +530,8 @@ static void in_a_repository_what_rarely_changes_stands_first_and_a_ref_is_a_sour
 	assert_order(of_ref, "b.c a.c");
 	source = xasprintf("%s@HEAD", p->source);
 	assert_string_equal(of_ref->source, source);
+	assert_string_equal(of_ref->revision, git_oid_tostr_s(&made.head));
+	assert_string_equal(on_disk->revision, git_oid_tostr_s(&made.head));
 	opt.ref = NULL;
 	opt.previous = of_ref;
 	assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), -1);

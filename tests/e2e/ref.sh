@@ -23,7 +23,7 @@ run 0 ingest "$T/source@v1" --as old
 run 0 files old
 says out "b.txt"
 run 0 corpora
-says out "$T/source@v1"
+says out "$T/source@v1  commit $(git -C "$T/source" rev-parse v1 | head -c 12)"
 
 text "$T/source/c.txt" 5 7
 run 0 ingest "$T/source" --as new --dry-run
