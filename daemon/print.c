@@ -39,6 +39,21 @@ void print_text(FILE *f, const char *text, size_t bytes)
 	}
 }
 
+void print_json(FILE *f, const char *type, json_t *fields)
+{
+	json_t *line = json_object();
+	char *text;
+
+	json_object_set_new(line, "type", json_string(type));
+	json_object_set_new(line, "v", json_integer(1));
+	json_object_update_missing(line, fields);
+	json_decref(fields);
+	text = api_dump(line);
+	fprintf(f, "%s\n", text);
+	fflush(f);
+	free(text);
+}
+
 const char *print_count(char out[PRINT_BYTES], int64_t n)
 {
 	char digits[24];
@@ -113,19 +128,4 @@ void print_progress_end(struct print_progress *p)
 		fputs("\r\033[K", p->file);
 	fflush(p->file);
 	p->last_head[0] = '\0';
-}
-
-void print_json(FILE *f, const char *type, json_t *fields)
-{
-	json_t *line = json_object();
-	char *text;
-
-	json_object_set_new(line, "type", json_string(type));
-	json_object_set_new(line, "v", json_integer(1));
-	json_object_update_missing(line, fields);
-	json_decref(fields);
-	text = api_dump(line);
-	fprintf(f, "%s\n", text);
-	fflush(f);
-	free(text);
 }

@@ -15,6 +15,9 @@ void print_line(FILE *f, const char *text);
 /* Text that may have lines of its own: line feeds and tabs stand. */
 void print_text(FILE *f, const char *text, size_t bytes);
 
+/* One line for a program: "type" and "v" come first. Takes the reference to `fields`. */
+void print_json(FILE *f, const char *type, json_t *fields);
+
 enum { PRINT_BYTES = 32 };
 /* 81,204 */
 const char *print_count(char out[PRINT_BYTES], int64_t n);
@@ -22,9 +25,6 @@ const char *print_count(char out[PRINT_BYTES], int64_t n);
 const char *print_size(char out[PRINT_BYTES], int64_t bytes);
 /* 2026-11-24 09:41, local time; "-" for 0 */
 const char *print_time(char out[PRINT_BYTES], int64_t unix_s);
-
-/* One line for a program: type and v come first. Takes the reference to `fields`. */
-void print_json(FILE *f, const char *type, json_t *fields);
 
 struct print_progress {
 	FILE *file;

@@ -9,17 +9,9 @@
  * it does not matter in how many calls tokens arrive.
  */
 #include "engine/internal.h"
+#include "engine/numeric.h"
 
 enum { HEAD_ROWS = 64 }; /* logits are the widest rows there are: this many at a time */
-
-static bool all_finite(const float *x, int64_t n)
-{
-	float zero = 0;
-
-	for (int64_t i = 0; i < n; i++)
-		zero += x[i] * 0.0f;
-	return zero == 0;
-}
 
 static int head(struct pass *p, float *last_logits, struct err *err)
 {
@@ -41,7 +33,7 @@ static int head(struct pass *p, float *last_logits, struct err *err)
 		for (int64_t k = 0; k < n; k++) {
 			const float *row = logits + k * c->vocab;
 
-			if (!all_finite(row, c->vocab))
+			if (!num_all_finite(row, c->vocab))
 				return err_set(err, ERR_FORMAT,
 					       "position %lld: the logits are not finite; the weights are damaged, or "
 					       "not those of this architecture",

@@ -10,16 +10,20 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "config/log.h"
 #include "config/mem.h"
 
 enum {
+	HUGE_PAGE = 2 << 20,
 	SPINS = 4000,      /* some ten microseconds: shorter than a sleep and a wake-up */
 	LEAST_WORK = 1 << 16, /* operations: some microseconds, what a barrier costs */
 };
@@ -34,6 +38,10 @@ struct pool {
 	void *arg;
 	int64_t n_items;
 	bool stop;
+	struct scratch {
+		_Alignas(64) void *memory; /* a line each: threads write their own */
+		size_t bytes;
+	} *scratch;                        /* [n_threads + 1] */
 	struct worker {
 		struct pool *pool;
 		int index;
@@ -129,14 +137,27 @@ void pool_run(struct pool *p, pool_fn *fn, void *arg, int64_t n_items, int64_t i
 
 int pool_default_threads(void)
 {
-	cpu_set_t set;
+	struct numa *numa = numa_read("/sys", NULL);
+	int n = numa->n_cpus;
 
-	if (sched_getaffinity(0, sizeof set, &set))
-		return (int)sysconf(_SC_NPROCESSORS_ONLN);
-	return CPU_COUNT(&set);
+	numa_free(numa);
+	return n;
 }
 
-int pool_new(struct pool **out, int n_threads, struct err *err)
+/* An unbound thread is slower and no less right: a cpuset that changed under us must not keep the engine from opening. */
+static void bind_worker(const struct worker *w, const struct numa *numa, int n_threads)
+{
+	const struct numa_node *node = &numa->nodes[numa_node_of_thread(numa, w->index, n_threads)];
+	int e;
+
+	if (numa->n_nodes == 1)
+		return;
+	e = pthread_setaffinity_np(w->thread, NUMA_SET_BYTES, node->cpus);
+	if (e)
+		log_warn("compute thread %d is not bound to NUMA node %d: %s", w->index, node->id, strerror(e));
+}
+
+int pool_new_on(struct pool **out, int n_threads, const struct numa *numa, struct err *err)
 {
 	struct pool *p;
 
@@ -145,6 +166,12 @@ int pool_new(struct pool **out, int n_threads, struct err *err)
 	if (!p)
 		return -1;
 	*p = (struct pool){.n_threads = n_threads};
+	p->scratch = mem_try((size_t)n_threads + 1, sizeof *p->scratch, "compute pool", err);
+	if (!p->scratch) {
+		free(p);
+		return -1;
+	}
+	memset(p->scratch, 0, ((size_t)n_threads + 1) * sizeof *p->scratch);
 	for (int i = 1; i < n_threads; i++) {
 		struct worker *w = &p->workers[i];
 		int e;
@@ -157,9 +184,22 @@ int pool_new(struct pool **out, int n_threads, struct err *err)
 			return err_errno(err, e, "start compute thread %d of %d", i, n_threads);
 		}
 		p->n_started++;
+		bind_worker(w, numa, n_threads);
 	}
 	*out = p;
 	return 0;
+}
+
+int pool_new(struct pool **out, int n_threads, struct err *err)
+{
+	struct numa *numa = numa_read("/sys", NULL);
+	int failed;
+
+	if (numa->trouble.code)
+		log_warn("all processors count as one NUMA node: %s", numa->trouble.text);
+	failed = pool_new_on(out, n_threads, numa, err);
+	numa_free(numa);
+	return failed;
 }
 
 void pool_free(struct pool *p)
@@ -170,7 +210,29 @@ void pool_free(struct pool *p)
 	start_turn(p);
 	for (int i = 1; i <= p->n_started; i++)
 		pthread_join(p->workers[i].thread, NULL);
+	for (int i = 0; i <= p->n_threads; i++)
+		free(p->scratch[i].memory);
+	free(p->scratch);
 	free(p);
+}
+
+void *pool_scratch(struct pool *p, int slot, size_t bytes)
+{
+	struct scratch *s = &p->scratch[slot];
+
+	assert(slot >= 0 && slot <= p->n_threads);
+	if (bytes > s->bytes) {
+		bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+		free(s->memory);
+		s->memory = aligned_alloc(HUGE_PAGE, bytes);
+		if (!s->memory) {
+			fprintf(stderr, "quire: out of memory: %zu bytes for a compute thread\n", bytes);
+			abort();
+		}
+		madvise(s->memory, bytes, MADV_HUGEPAGE); /* fewer misses of the TLB; only advice */
+		s->bytes = bytes;
+	}
+	return s->memory;
 }
 
 int pool_n_threads(const struct pool *p)

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/numeric.h"
 #include "engine/sample.h"
 
 /* How often each of n ids is drawn in `draws` draws. */
@@ -235,6 +236,150 @@ static void no_draw_leaves_what_top_k_and_top_p_keep(void **state)
 	}
 }
 
+/*
+ * The plain way, in full: what a seed means. Candidates in a textbook heap by (logit, id), each taken off the top to the
+ * place where the heap ended; sums in the order of that array, draws from its end.
+ */
+struct plain {
+	float logit, weight;
+	int32_t id;
+};
+
+static void plain_sift(struct plain *c, int n, int i)
+{
+	for (int child; (child = 2 * i + 1) < n; i = child) {
+		struct plain swap = c[i];
+
+		if (child + 1 < n && (c[child + 1].logit > c[child].logit ||
+				      (c[child + 1].logit == c[child].logit && c[child + 1].id < c[child].id)))
+			child++;
+		if (swap.logit > c[child].logit || (swap.logit == c[child].logit && swap.id < c[child].id))
+			return;
+		c[i] = c[child];
+		c[child] = swap;
+	}
+}
+
+static void plain_take(struct plain *c, int *heap_n)
+{
+	struct plain first = c[0];
+
+	c[0] = c[--*heap_n];
+	plain_sift(c, *heap_n, 0);
+	c[*heap_n] = first;
+}
+
+/* The counter-based generator of draws, restated. */
+static double plain_draw(uint64_t seed, uint64_t nth)
+{
+	uint64_t x = seed * 0xd1342543de82ef95u + nth + 0x2545f4914f6cdd1du;
+
+	for (int round = 0; round < 3; round++)
+		x = (x ^ x >> 32) * 0xe9846af9b1a615du;
+	return (double)((x ^ x >> 29) >> 11) * 0x1p-53;
+}
+
+static int32_t plain_next(const float *logits, int n, const struct sample_options *opt, uint64_t nth)
+{
+	static struct plain c[6000];
+	int first = 0, heap_n = n, best = 0;
+	double sum = 0, left;
+
+	for (int i = 0; i < n; i++)
+		best = logits[i] > logits[best] ? i : best;
+	if (!(opt->temperature > 0))
+		return best;
+	for (int i = 0; i < n; i++)
+		c[i] = (struct plain){(logits[i] - logits[best]) / opt->temperature, 0, i};
+	for (int i = n; i-- > 0;)
+		plain_sift(c, n, i);
+	if (opt->top_k > 0 && opt->top_k < n) {
+		while (n - heap_n < opt->top_k)
+			plain_take(c, &heap_n);
+		first = heap_n;
+		heap_n = 0;
+	}
+	for (int i = first; i < n; i++)
+		sum += (double)(c[i].weight = num_exp(c[i].logit));
+	if (opt->top_p < 1) {
+		double enough = sum * (double)(opt->top_p > 0 ? opt->top_p : 0);
+		int at = n;
+
+		sum = 0;
+		do {
+			at--;
+			if (heap_n)
+				plain_take(c, &heap_n);
+			sum += (double)c[at].weight;
+		} while (sum < enough && at > first);
+		first = at;
+	}
+	for (int i = first; opt->min_p > 0 && i < n; i++)
+		if (c[i].weight < (opt->min_p < 1 ? opt->min_p : 1))
+			c[i].weight = 0;
+	if (opt->min_p > 0) {
+		sum = 0;
+		for (int i = first; i < n; i++)
+			sum += (double)c[i].weight;
+	}
+	left = plain_draw(opt->seed, nth) * sum;
+	for (int i = n; i-- > first;)
+		if ((left -= (double)c[i].weight) < 0)
+			return c[i].id;
+	while (!(c[first].weight > 0))
+		first++;
+	return c[first].id;
+}
+
+/* Spread, in steps that tie, all equal, signed zeros, and so far apart that weights are 0 or distances infinite. */
+static void some_logits(float *x, int n, int kind, uint32_t *state)
+{
+	for (int i = 0; i < n; i++) {
+		*state = *state * 1664525 + 1013904223;
+		x[i] = (float)(int32_t)*state * 0x1p-28f;
+		if (kind == 1)
+			x[i] = floorf(x[i] * 2);
+		else if (kind == 2)
+			x[i] = 3;
+		else if (kind == 3)
+			x[i] = *state >> 30 ? -0.0f : 0.0f;
+		else if (kind == 4)
+			x[i] *= *state >> 20 & 3 ? 20.0f : 0x1p124f;
+		else if (kind == 5)
+			x[i] = x[i] < 7.9f ? x[i] : x[i] * 4;
+	}
+}
+
+static void ids_are_those_of_the_plain_way_for_all_options(void **state)
+{
+	static const int sizes[] = {1, 2, 3, 7, 16, 17, 100, 1023, 1024, 5801};
+	static const float temperatures[] = {0, 0.01f, 0.6f, 1, 2, 100}, top_ps[] = {0, 0.1f, 0.95f, 0.999f, 1}, min_ps[] = {0, 0.05f, 1};
+	static const int32_t top_ks[] = {0, 1, 40, 3000};
+	static float logits[5801];
+	uint32_t random = 3;
+	int n_cases = 0;
+
+	(void)state;
+	for (size_t z = 0; z < sizeof sizes / sizeof sizes[0]; z++)
+		for (int o = 0; o < 6 * 5 * 3 * 4; o++) {
+			struct sample_options opt = {.temperature = temperatures[o % 6], .top_p = top_ps[o / 6 % 5],
+						     .min_p = min_ps[o / 30 % 3], .top_k = top_ks[o / 90], .seed = (uint64_t)o};
+			struct sampler *s = sampler_new(&opt, NULL, sizes[z]);
+
+			for (int nth = 0; nth < 6; nth++) {
+				int32_t id;
+				struct err err;
+
+				some_logits(logits, sizes[z], nth, &random);
+				assert_int_equal(sampler_next(s, logits, &id, &err), 0);
+				assert_int_equal(id, plain_next(logits, sizes[z], &opt, (uint64_t)nth));
+				n_cases++;
+			}
+			sampler_free(s);
+		}
+	assert_int_equal(n_cases, 10 * 360 * 6);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -247,6 +392,7 @@ int main(void)
 		cmocka_unit_test(an_id_without_a_token_string_is_never_chosen),
 		cmocka_unit_test(a_logit_that_is_not_finite_is_an_error_that_names_it),
 		cmocka_unit_test(no_draw_leaves_what_top_k_and_top_p_keep),
+		cmocka_unit_test(ids_are_those_of_the_plain_way_for_all_options),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,33 +4,10 @@
 struct job {
 	float *out;
 	const float *x;
-	const struct weight *w;
 	const int32_t *rows;
 	const float *weights;
 	int32_t dim;
 };
-
-static void embed_rows(void *arg, int64_t first, int64_t end, int thread)
-{
-	const struct job *j = arg;
-
-	(void)thread;
-	for (int64_t i = first; i < end; i++) {
-		float *out = j->out + i * j->dim;
-
-		widen(out, j->w->dtype, j->w->data, (int64_t)j->rows[i] * j->dim, j->dim);
-		if (j->w->scale)
-			for (int32_t k = 0; k < j->dim; k++)
-				out[k] *= weight_scale(j->w, j->rows[i], k);
-	}
-}
-
-void CPU(embed)(struct device *dev, float *out, const struct weight *w, const int32_t *ids, int64_t n)
-{
-	struct job j = {.out = out, .w = w, .rows = ids, .dim = w->cols};
-
-	pool_run(dev->queue, embed_rows, &j, n, w->cols);
-}
 
 static void swiglu_rows(void *arg, int64_t first, int64_t end, int thread)
 {
@@ -85,4 +62,10 @@ void CPU(add_scaled)(struct device *dev, float *h, const float *x, const int32_t
 	struct job j = {.out = h, .x = x, .rows = rows, .weights = weights, .dim = dim};
 
 	pool_run(dev->queue, add_rows, &j, n, dim);
+}
+
+void CPU(exp)(float *out, const float *x, int64_t n)
+{
+	for (int64_t i = 0; i < n; i++)
+		out[i] = num_exp(x[i]);
 }

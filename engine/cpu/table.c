@@ -8,6 +8,7 @@ const struct ops CPU(ops) = {
 	.matmul = CPU(matmul),
 	.rope = CPU(rope),
 	.absorb_query = CPU(absorb_query),
+	.expand_values = CPU(expand_values),
 	.attend = CPU(attend),
 	.index_scores = CPU(index_scores),
 	.topk_positions = CPU(topk_positions),
@@ -15,4 +16,8 @@ const struct ops CPU(ops) = {
 	.swiglu = CPU(swiglu),
 	.gather = CPU(gather),
 	.add_scaled = CPU(add_scaled),
+	.exp = CPU(exp),
+	.to_bf16 = CPU(to_bf16),
+	.latent_pack = CPU(latent_pack),
+	.latent_unpack = CPU(latent_unpack),
 };
