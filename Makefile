@@ -28,7 +28,7 @@ comma   = ,
 space   = $() $()
 
 # Where a library is not found, tests/deps.sh knows the package.
-LIBS    = sqlite3 yaml-0.1 libmicrohttpd jansson libpcre2-8 libsodium libxxhash libcurl
+LIBS    = sqlite3 yaml-0.1 libmicrohttpd jansson libpcre2-8 libsodium libxxhash libcurl libxml-2.0 libgit2
 
 # -ffp-contract=off: every fused multiply-add is written out, so that the bits do not depend on the compiler.
 # -fno-math-errno lets sqrtf be the instruction; it is the only float function the numeric code uses.

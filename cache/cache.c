@@ -560,6 +560,11 @@ int cache_list(struct cache_reader *r, struct cache_corpus **out, size_t *n, str
 	return index_list(r->index, out, n, err);
 }
 
+int cache_files(struct cache_reader *r, const char *corpus, struct cache_snapshot **out, struct err *err)
+{
+	return index_load_files(r->index, corpus, out, err);
+}
+
 void cache_free_corpora(struct cache_corpus *corpora, size_t n)
 {
 	for (size_t i = 0; i < n; i++)

@@ -5,7 +5,7 @@
  * has. Tokens come in spans of 64; a span is named by a key that chains over all tokens before it, so equal
  * beginnings are shared between snapshots and corpora and nothing can be reused where it does not belong.
  *
- * On disk (format 1): segment files, preallocated and written once; index.sqlite (WAL, synchronous=FULL) names what
+ * On disk (format 2): segment files, preallocated and written once; index.sqlite (WAL, synchronous=FULL) names what
  * exists. Spans written together are a run: one extent for each group (its blocks, packed), one for each index layer
  * (its keys), and one with all their checksums, 64 for each block and one for each span of an index layer. Extents
  * begin and end on 4 KiB. Order of a write: data written, data synced, then one transaction; a crash leaves space to
@@ -107,6 +107,7 @@ struct cache_skipped {
 struct cache_snapshot {
 	int64_t id;
 	const char *corpus, *source;
+	const char *revision;           /* the commit of the repository there, 40 hex digits; "" or NULL: none is known */
 	const uint8_t *identity;        /* [32] */
 	int64_t created_s;              /* Unix time */
 	int64_t n_tokens;
@@ -130,6 +131,7 @@ void cache_free_snapshot(struct cache_snapshot *s);
 struct cache_corpus {
 	char name[128];
 	char *source;
+	char revision[41];              /* as of the snapshot */
 	uint8_t identity[32];
 	int64_t snapshot_id, created_s;
 	int64_t n_tokens, n_documents, n_skipped;
@@ -142,6 +144,9 @@ int cache_reader_open(struct cache_reader **out, const char *dir, struct err *er
 void cache_reader_close(struct cache_reader *r);
 /* All corpora by name, in an array to be freed with cache_free_corpora. */
 int cache_list(struct cache_reader *r, struct cache_corpus **out, size_t *n, struct err *err);
+/* The current snapshot of a corpus without its tokens (ids is NULL), for cache_free_snapshot: its documents, and what
+ * was skipped. ERR_NOT_FOUND names the nearest corpus. */
+int cache_files(struct cache_reader *r, const char *corpus, struct cache_snapshot **out, struct err *err);
 void cache_free_corpora(struct cache_corpus *corpora, size_t n);
 
 struct cache_stats {

@@ -38,7 +38,8 @@ static const char schema[] =
 	"CREATE TABLE snapshot ("
 	"  id INTEGER PRIMARY KEY AUTOINCREMENT, corpus TEXT NOT NULL UNIQUE, source BLOB NOT NULL,"
 	"  layout INTEGER NOT NULL REFERENCES layout(id), created_s INTEGER NOT NULL,"
-	"  n_tokens INTEGER NOT NULL, tip INTEGER NOT NULL REFERENCES span(id)) STRICT;"
+	"  n_tokens INTEGER NOT NULL, tip INTEGER NOT NULL REFERENCES span(id),"
+	"  revision TEXT NOT NULL DEFAULT '') STRICT;"
 	"CREATE INDEX snapshot_tip ON snapshot(tip);"
 	"CREATE TABLE document ("
 	"  snapshot INTEGER NOT NULL REFERENCES snapshot(id) ON DELETE CASCADE, place INTEGER NOT NULL,"
@@ -50,6 +51,11 @@ static const char schema[] =
 	"  path BLOB NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (snapshot, place)) STRICT;"
 	"CREATE TABLE pending (corpus TEXT PRIMARY KEY, tip INTEGER NOT NULL REFERENCES span(id)) STRICT;"
 	"CREATE INDEX pending_tip ON pending(tip);";
+
+/* What each format lacks of the next one. */
+static const char *const upgrades[INDEX_FORMAT] = {
+	[1] = "ALTER TABLE snapshot ADD COLUMN revision TEXT NOT NULL DEFAULT ''; PRAGMA user_version = 2;",
+};
 
 enum query {
 	EACH_EXTENT,
@@ -91,11 +97,11 @@ static const char *const sql[N_QUERIES] = {
 	[FIND_PENDING] = "SELECT tip FROM pending WHERE corpus = ?",
 	[DROP_PENDING] = "DELETE FROM pending WHERE corpus = ?",
 	[ADD_PENDING] = "INSERT INTO pending (corpus, tip) VALUES (?, ?)",
-	[FIND_SNAPSHOT] = "SELECT snapshot.id, tip, source, identity, created_s, n_tokens"
+	[FIND_SNAPSHOT] = "SELECT snapshot.id, tip, source, identity, created_s, n_tokens, revision"
 			  " FROM snapshot JOIN layout ON layout.id = layout WHERE corpus = ?",
 	[DROP_SNAPSHOT] = "DELETE FROM snapshot WHERE id = ?",
-	[ADD_SNAPSHOT] = "INSERT INTO snapshot (corpus, source, layout, created_s, n_tokens, tip)"
-			 " VALUES (?, ?, ?, ?, ?, ?)",
+	[ADD_SNAPSHOT] = "INSERT INTO snapshot (corpus, source, layout, created_s, n_tokens, tip, revision)"
+			 " VALUES (?, ?, ?, ?, ?, ?, ?)",
 	[ADD_DOCUMENT] = "INSERT INTO document VALUES (?, ?, ?, ?, ?, ?, ?)",
 	[ADD_SKIPPED] = "INSERT INTO skipped VALUES (?, ?, ?, ?)",
 	[CHAIN] = "SELECT key, parent, n_tokens, ids FROM span WHERE id = ?",
@@ -107,7 +113,7 @@ static const char *const sql[N_QUERIES] = {
 	[LIST] = "SELECT corpus, source, identity, snapshot.id, created_s, n_tokens,"
 		 "  (SELECT count(*) FROM document WHERE snapshot = snapshot.id),"
 		 "  (SELECT count(*) FROM skipped WHERE snapshot = snapshot.id),"
-		 "  n_index_layers, index_key_bytes, record_bytes"
+		 "  n_index_layers, index_key_bytes, record_bytes, revision"
 		 " FROM snapshot JOIN layout ON layout.id = layout ORDER BY corpus",
 	[COUNT] = "SELECT (SELECT count(*) FROM snapshot), (SELECT count(*) FROM span)",
 };
@@ -263,7 +269,7 @@ static int pragma(struct index *x, const char *statement, int64_t *out, struct e
 	return 0;
 }
 
-/* Make the tables of a new store; refuse one that is not ours, or of a format we do not know. */
+/* Make the tables of a new store, bring those of an older format up to date; refuse one that is not ours, or of a format we do not know. */
 static int index_settle(struct index *x, bool writer, struct err *err)
 {
 	int64_t application, format, n_tables;
@@ -274,12 +280,18 @@ static int index_settle(struct index *x, bool writer, struct err *err)
 	if (writer && !application && !format && !n_tables)
 		return execute(x, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; BEGIN IMMEDIATE;", err) ||
 		       execute(x, schema, err) ||
-		       execute(x, "PRAGMA application_id = 0x71756972; PRAGMA user_version = 1; COMMIT;", err) ? -1 : 0;
+		       execute(x, "PRAGMA application_id = 0x71756972; PRAGMA user_version = 2; COMMIT;", err) ? -1 : 0;
 	if (application != APPLICATION)
 		return err_set(err, ERR_FORMAT, "%s is not the index of a quire store", x->path);
 	if (format > INDEX_FORMAT)
 		return err_set(err, ERR_MISMATCH, "%s has format %" PRId64 ", this quire knows formats up to %d: use the "
 			       "quire that made it, or another store", x->path, format, INDEX_FORMAT);
+	if (format < 1 || (format < INDEX_FORMAT && !writer))
+		return err_set(err, ERR_MISMATCH, "%s has format %" PRId64 ", this quire reads format %d: start quired, which "
+			       "brings it up to date", x->path, format, INDEX_FORMAT);
+	for (; format < INDEX_FORMAT; format++)
+		if (execute(x, "BEGIN IMMEDIATE", err) || execute(x, upgrades[format], err) || execute(x, "COMMIT", err))
+			return -1;
 	return execute(x, "PRAGMA journal_mode = WAL;", err);
 }
 
@@ -571,8 +583,8 @@ int index_add_snapshot(struct index *x, const struct cache_snapshot *s, int64_t 
 	done(x, FIND_SNAPSHOT);
 	/* The new name first: what both snapshots share never goes. */
 	if (refer(x, tip, 1, err) || (former && ask(x, DROP_SNAPSHOT, err, "i", former)) ||
-	    ask(x, ADD_SNAPSHOT, err, "tbiiii", s->corpus, s->source, strlen(s->source), layout, s->created_s,
-		s->n_tokens, tip) < 0)
+	    ask(x, ADD_SNAPSHOT, err, "tbiiiit", s->corpus, s->source, strlen(s->source), layout, s->created_s,
+		s->n_tokens, tip, s->revision ? s->revision : "") < 0)
 		return -1;
 	*id = sqlite3_last_insert_rowid(x->db);
 	return add_documents(x, s, *id, err) || release(x, former_tip, err) ||
@@ -738,7 +750,8 @@ static int load_documents(struct index *x, struct loaded *l, struct err *err)
 	return rc;
 }
 
-int index_load_snapshot(struct index *x, const char *corpus, struct cache_snapshot **out, struct err *err)
+static int load_snapshot(struct index *x, const char *corpus, bool with_ids, struct cache_snapshot **out,
+			 struct err *err)
 {
 	int rc = ask(x, FIND_SNAPSHOT, err, "t", corpus);
 	struct cache_snapshot *s;
@@ -759,13 +772,24 @@ int index_load_snapshot(struct index *x, const char *corpus, struct cache_snapsh
 	rc = blob(x, FIND_SNAPSHOT, 3, identity, 32, err);
 	s->created_s = integer(x, FIND_SNAPSHOT, 4);
 	s->n_tokens = integer(x, FIND_SNAPSHOT, 5);
+	s->revision = string(l->arena, x, FIND_SNAPSHOT, 6);
 	done(x, FIND_SNAPSHOT);
-	if (rc || load_chain(x, l, tip, err) || load_documents(x, l, err)) {
+	if (rc || (with_ids && load_chain(x, l, tip, err)) || load_documents(x, l, err)) {
 		cache_free_snapshot(s);
 		return -1;
 	}
 	*out = s;
 	return 0;
+}
+
+int index_load_snapshot(struct index *x, const char *corpus, struct cache_snapshot **out, struct err *err)
+{
+	return load_snapshot(x, corpus, true, out, err);
+}
+
+int index_load_files(struct index *x, const char *corpus, struct cache_snapshot **out, struct err *err)
+{
+	return load_snapshot(x, corpus, false, out, err);
 }
 
 /* What a corpus's tokens take: records, index keys, and their sums. */
@@ -790,7 +814,7 @@ int index_list(struct index *x, struct cache_corpus **out, size_t *n, struct err
 	*n = 0;
 	for (rc = ask(x, LIST, err, ""); rc > 0; rc = next(x, LIST, err)) {
 		const char *name = (const char *)sqlite3_column_text(x->statements[LIST], 0);
-		const char *source = sqlite3_column_blob(x->statements[LIST], 1);
+		const char *source = sqlite3_column_blob(x->statements[LIST], 1), *revision;
 		struct cache_corpus *c;
 
 		if (*n == room)
@@ -803,6 +827,8 @@ int index_list(struct index *x, struct cache_corpus **out, size_t *n, struct err
 			.n_skipped = integer(x, LIST, 7), .bytes = corpus_bytes(x, integer(x, LIST, 5)),
 		};
 		strncpy(c->name, name ? name : "", sizeof c->name - 1);
+		revision = (const char *)sqlite3_column_text(x->statements[LIST], 11);
+		strncpy(c->revision, revision ? revision : "", sizeof c->revision - 1);
 		if (blob(x, LIST, 2, c->identity, sizeof c->identity, err)) {
 			done(x, LIST);
 			rc = -1;

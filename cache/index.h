@@ -24,7 +24,7 @@
 #include "cache/key.h"
 #include "cache/segment.h"
 
-enum { INDEX_FORMAT = 1 };
+enum { INDEX_FORMAT = 2 };
 
 struct index;
 
@@ -78,6 +78,8 @@ int index_add_snapshot(struct index *x, const struct cache_snapshot *s, int64_t 
 const struct extent *index_freed(const struct index *x, size_t *n);
 
 int index_load_snapshot(struct index *x, const char *corpus, struct cache_snapshot **out, struct err *err);
+/* The same without ids. */
+int index_load_files(struct index *x, const char *corpus, struct cache_snapshot **out, struct err *err);
 int index_list(struct index *x, struct cache_corpus **out, size_t *n, struct err *err);
 int index_count(struct index *x, int64_t *n_corpora, int64_t *n_spans, struct err *err);
 

@@ -7,6 +7,7 @@
 
 #include "config/json.h"
 #include "config/mem.h"
+#include "ingest/document.h"
 
 /* '*' stands for the one open part of a path. */
 static const struct {
@@ -14,6 +15,7 @@ static const struct {
 } routes[N_API_ROUTES] = {
 	[API_INGEST] = {"POST", "/api/v1/corpora/*/ingest"},
 	[API_CORPORA] = {"GET", "/api/v1/corpora"},
+	[API_FILES] = {"GET", "/api/v1/corpora/*/files"},
 	[API_JOBS] = {"GET", "/api/v1/jobs"},
 	[API_JOB] = {"GET", "/api/v1/jobs/*"},
 	[API_JOB_EVENTS] = {"GET", "/api/v1/jobs/*/events"},
@@ -232,25 +234,33 @@ static int unknown_field(const char *key, const char *known, struct err *err)
 	return err_set(err, ERR_USAGE, "unknown field \"%.64s\": there are %s", key, known);
 }
 
+static int read_boolean(bool *out, const char *key, const json_t *value, struct err *err)
+{
+	if (!json_is_boolean(value))
+		return err_set(err, ERR_USAGE, "%s: true or false is needed", key);
+	*out = json_is_true(value);
+	return 0;
+}
+
+static int read_corpus_name(char out[API_NAME_BYTES], const char *key, const json_t *value, struct err *err)
+{
+	char *name = NULL;
+	int failed = read_string(&name, key, value, err) || api_check_corpus_name(name, err);
+
+	if (!failed)
+		memcpy(out, name, strlen(name) + 1);
+	free(name);
+	return failed ? -1 : 0;
+}
+
 static int ask_field(struct api_ask *ask, const char *key, const json_t *value, struct err *err)
 {
 	if (!strcmp(key, "question"))
 		return read_string(&ask->question, key, value, err);
-	if (!strcmp(key, "corpus")) {
-		char *name = NULL;
-		int failed = read_string(&name, key, value, err) || api_check_corpus_name(name, err);
-
-		if (!failed)
-			memcpy(ask->corpus, name, strlen(name) + 1);
-		free(name);
-		return failed ? -1 : 0;
-	}
-	if (!strcmp(key, "think")) {
-		if (!json_is_boolean(value))
-			return err_set(err, ERR_USAGE, "think: true or false is needed");
-		ask->think = json_is_true(value);
-		return 0;
-	}
+	if (!strcmp(key, "corpus"))
+		return read_corpus_name(ask->corpus, key, value, err);
+	if (!strcmp(key, "think"))
+		return read_boolean(&ask->think, key, value, err);
 	for (int i = 0; i < N_API_NUMBERS; i++) {
 		if (strcmp(key, api_numbers[i].field))
 			continue;
@@ -311,11 +321,19 @@ static int ingest_field(struct api_ingest *in, const char *key, const json_t *va
 {
 	if (!strcmp(key, "source"))
 		return read_string(&in->source, key, value, err);
+	if (!strcmp(key, "ref"))
+		return read_string(&in->ref, key, value, err);
 	if (!strcmp(key, "exclude"))
 		return read_globs(&in->exclude, key, value, err);
 	if (!strcmp(key, "include"))
 		return read_globs(&in->include, key, value, err);
-	return unknown_field(key, "source, exclude and include", err);
+	if (!strcmp(key, "full"))
+		return read_boolean(&in->full, key, value, err);
+	if (!strcmp(key, "order_from"))
+		return read_corpus_name(in->order_from, key, value, err);
+	if (!strcmp(key, "dry_run"))
+		return read_boolean(&in->dry_run, key, value, err);
+	return unknown_field(key, "source, ref, exclude, include, full, order_from and dry_run", err);
 }
 
 int api_ingest_parse(struct api_ingest *in, const char *corpus, const char *body, size_t bytes, struct err *err)
@@ -350,10 +368,18 @@ static json_t *globs_json(char *const *globs)
 static void set_ingest(json_t *root, const struct api_ingest *in)
 {
 	json_object_set_new(root, "source", api_text(in->source, strlen(in->source)));
+	if (in->ref)
+		json_object_set_new(root, "ref", api_text(in->ref, strlen(in->ref)));
 	if (in->exclude)
 		json_object_set_new(root, "exclude", globs_json(in->exclude));
 	if (in->include)
 		json_object_set_new(root, "include", globs_json(in->include));
+	if (in->full)
+		json_object_set_new(root, "full", json_true());
+	if (in->dry_run)
+		json_object_set_new(root, "dry_run", json_true());
+	if (*in->order_from)
+		json_object_set_new(root, "order_from", json_string(in->order_from));
 }
 
 char *api_ingest_format(const struct api_ingest *in)
@@ -367,6 +393,7 @@ char *api_ingest_format(const struct api_ingest *in)
 void api_ingest_clear(struct api_ingest *in)
 {
 	free(in->source);
+	free(in->ref);
 	free_globs(in->exclude);
 	free_globs(in->include);
 	*in = (struct api_ingest){0};
@@ -391,6 +418,7 @@ void api_ingest_copy(struct api_ingest *to, const struct api_ingest *from)
 {
 	*to = *from;
 	to->source = from->source ? xstrdup(from->source) : NULL;
+	to->ref = from->ref ? xstrdup(from->ref) : NULL;
 	to->exclude = copy_globs(from->exclude);
 	to->include = copy_globs(from->include);
 }
@@ -405,10 +433,18 @@ static bool globs_equal(char *const *a, char *const *b)
 	return !*a && !*b;
 }
 
+char *api_ingest_source(const struct api_ingest *in)
+{
+	return in->ref ? xasprintf("%s@%s", in->source, in->ref) : xstrdup(in->source);
+}
+
 bool api_ingest_equal(const struct api_ingest *a, const struct api_ingest *b)
 {
+	if (!a->ref != !b->ref || (a->ref && strcmp(a->ref, b->ref)))
+		return false;
 	return !strcmp(a->corpus, b->corpus) && !strcmp(a->source, b->source) && globs_equal(a->exclude, b->exclude) &&
-	       globs_equal(a->include, b->include);
+	       globs_equal(a->include, b->include) && a->full == b->full && a->dry_run == b->dry_run &&
+	       !strcmp(a->order_from, b->order_from);
 }
 
 /* Replies. */
@@ -481,9 +517,52 @@ json_t *api_job_json(const struct api_job *job)
 	json_object_set_new(progress, "reused_tokens", integer(p->reused_tokens));
 	json_object_set_new(progress, "done_tokens", integer(p->done_tokens));
 	json_object_set_new(root, "progress", progress);
+	if (job->report)
+		json_object_set_new(root, "report", json_loads(job->report, 0, NULL));
 	if (job->error.code)
 		json_object_set_new(root, "error", error_json(&job->error));
 	return root;
+}
+
+static json_t *path_json(const char *path)
+{
+	struct bytes quoted = {0};
+	json_t *text;
+
+	document_path(&quoted, path);
+	text = api_text(quoted.data, quoted.n);
+	bytes_free(&quoted);
+	return text;
+}
+
+char *api_report_format(const struct ingest_counts *counts, const struct ingest_skip_kind *kinds, size_t n_kinds)
+{
+	json_t *root = json_object(), *skips = json_array();
+
+	json_object_set_new(root, "documents", integer(counts->n_documents));
+	json_object_set_new(root, "kept_documents", integer(counts->n_kept_documents));
+	json_object_set_new(root, "skipped", integer(counts->n_skipped));
+	json_object_set_new(root, "read_bytes", integer(counts->read_bytes));
+	json_object_set_new(root, "tokens", integer(counts->n_tokens));
+	json_object_set_new(root, "kept_tokens", integer(counts->kept_tokens));
+	json_object_set_new(root, "new_tokens", integer(counts->new_tokens));
+	json_object_set_new(root, "new_bytes", integer(counts->new_bytes));
+	if (*counts->commit)
+		json_object_set_new(root, "commit", json_string(counts->commit));
+	if (counts->history)
+		json_object_set_new(root, "history", api_text(counts->history, strlen(counts->history)));
+	for (size_t i = 0; i < n_kinds; i++) {
+		json_t *o = json_object(), *examples = json_array();
+
+		json_object_set_new(o, "reason", json_string(kinds[i].kind));
+		json_object_set_new(o, "files", integer(kinds[i].n));
+		for (int e = 0; e < INGEST_EXAMPLES && kinds[i].examples[e]; e++)
+			json_array_append_new(examples, path_json(kinds[i].examples[e]));
+		json_object_set_new(o, "examples", examples);
+		json_array_append_new(skips, o);
+	}
+	json_object_set_new(root, "skips", skips);
+	return api_dump(root);
 }
 
 static int64_t get_integer(const json_t *object, const char *key)
@@ -499,6 +578,7 @@ int api_job_parse(struct api_job *job, const json_t *json, struct err *err)
 	const char *state = json_string_value(json_object_get(json, "state"));
 	const json_t *progress = json_object_get(json, "progress");
 	const char *phase = json_string_value(json_object_get(progress, "phase"));
+	const json_t *report;
 
 	*job = (struct api_job){0};
 	if (!id || !corpus || !source || !state || job_state_from_name(state) < 0 ||
@@ -521,12 +601,19 @@ int api_job_parse(struct api_job *job, const json_t *json, struct err *err)
 	job->progress.reused_tokens = get_integer(progress, "reused_tokens");
 	job->progress.done_tokens = get_integer(progress, "done_tokens");
 	error_from_json(&job->error, json_object_get(json, "error"));
+	job->request.dry_run = json_is_true(json_object_get(json, "dry_run"));
+	if (json_is_string(json_object_get(json, "ref")))
+		job->request.ref = xstrdup(json_string_value(json_object_get(json, "ref")));
+	report = json_object_get(json, "report");
+	if (json_is_object(report))
+		job->report = api_dump(json_incref((json_t *)report));
 	return 0;
 }
 
 void api_job_clear(struct api_job *job)
 {
 	api_ingest_clear(&job->request);
+	free(job->report);
 	*job = (struct api_job){0};
 }
 
@@ -568,6 +655,15 @@ void api_usage_parse(struct api_usage *usage, const json_t *json)
 	for (int i = 0; i < N_TIMES; i++)
 		*(double *)((char *)usage + usage_times[i].offset) =
 			json_number_value(json_object_get(json, usage_times[i].key));
+}
+
+char *api_report_estimate(const char *report, double tokens_per_s)
+{
+	json_t *root = json_loads(report, 0, NULL);
+
+	if (tokens_per_s > 0)
+		json_object_set_new(root, "seconds", json_real((double)get_integer(root, "new_tokens") / tokens_per_s));
+	return api_dump(root);
 }
 
 static json_t *text_or_null(const char *s)
@@ -642,6 +738,8 @@ json_t *api_corpus_json(const struct cache_corpus *c)
 		sprintf(identity + 2 * i, "%02x", c->identity[i]);
 	json_object_set_new(root, "name", api_text(c->name, strlen(c->name)));
 	json_object_set_new(root, "source", text_or_null(c->source));
+	if (*c->revision)
+		json_object_set_new(root, "commit", json_string(c->revision));
 	json_object_set_new(root, "snapshot", integer(c->snapshot_id));
 	json_object_set_new(root, "created_s", integer(c->created_s));
 	json_object_set_new(root, "identity", json_string(identity));
@@ -649,6 +747,30 @@ json_t *api_corpus_json(const struct cache_corpus *c)
 	json_object_set_new(root, "documents", integer(c->n_documents));
 	json_object_set_new(root, "skipped", integer(c->n_skipped));
 	json_object_set_new(root, "bytes", integer(c->bytes));
+	return root;
+}
+
+json_t *api_files_json(const struct cache_snapshot *s)
+{
+	json_t *root = json_object(), *documents = json_array(), *skipped = json_array();
+
+	for (int32_t i = 0; i < s->n_documents; i++) {
+		json_t *o = json_object();
+
+		json_object_set_new(o, "path", path_json(s->documents[i].path));
+		json_object_set_new(o, "tokens", integer(s->documents[i].n_tokens));
+		json_object_set_new(o, "lines", integer(s->documents[i].n_lines));
+		json_array_append_new(documents, o);
+	}
+	for (int32_t i = 0; i < s->n_skipped; i++) {
+		json_t *o = json_object();
+
+		json_object_set_new(o, "path", path_json(s->skipped[i].path));
+		json_object_set_new(o, "reason", api_text(s->skipped[i].reason, strlen(s->skipped[i].reason)));
+		json_array_append_new(skipped, o);
+	}
+	json_object_set_new(root, "documents", documents);
+	json_object_set_new(root, "skipped", skipped);
 	return root;
 }
 

@@ -29,6 +29,7 @@ enum {
 enum api_route {
 	API_INGEST,     /* POST /api/v1/corpora/{name}/ingest: 202, Location, a job */
 	API_CORPORA,    /* GET  /api/v1/corpora */
+	API_FILES,      /* GET  /api/v1/corpora/{name}/files: what was read, and what was skipped and why */
 	API_JOBS,       /* GET  /api/v1/jobs */
 	API_JOB,        /* GET  /api/v1/jobs/{id} */
 	API_JOB_EVENTS, /* GET  /api/v1/jobs/{id}/events: `job` at each change, until it has ended */
@@ -85,7 +86,11 @@ struct api_ask {
 struct api_ingest {
 	char corpus[API_NAME_BYTES];
 	char *source;              /* absolute */
+	char *ref;                 /* of the repository there: its files are read, not those on disk; NULL: those on disk */
 	char **exclude, **include; /* globs, NULL-terminated; NULL when there are none */
+	bool full;                 /* sort the documents anew */
+	bool dry_run;              /* count, and compute nothing */
+	char order_from[API_NAME_BYTES]; /* the corpus whose order is followed; "" is its own */
 };
 
 /* Requests. Parsing fills a zeroed struct; on error there is nothing to clear. Formatting gives a string to free(). */
@@ -96,6 +101,8 @@ int api_ingest_parse(struct api_ingest *in, const char *corpus, const char *body
 char *api_ingest_format(const struct api_ingest *in);
 void api_ingest_clear(struct api_ingest *in);
 void api_ingest_copy(struct api_ingest *to, const struct api_ingest *from);
+/* What the corpus will be said to be made from: SOURCE or SOURCE@REF; free() it. */
+char *api_ingest_source(const struct api_ingest *in);
 bool api_ingest_equal(const struct api_ingest *a, const struct api_ingest *b);
 
 enum job_state {
@@ -124,6 +131,7 @@ struct api_job {
 	int64_t created_s, started_s, finished_s; /* Unix time; 0: not yet */
 	struct ingest_progress progress;
 	struct err error;                    /* of a failed or cancelled one */
+	char *report;                        /* JSON of api_report_format; NULL until there is one */
 };
 
 /* "j-41" or "41"; ERR_USAGE for anything else. */
@@ -131,6 +139,14 @@ int api_job_id_parse(int64_t *id, const char *text, struct err *err);
 json_t *api_job_json(const struct api_job *job);
 int api_job_parse(struct api_job *job, const json_t *json, struct err *err);
 void api_job_clear(struct api_job *job);
+
+/* What an ingest is about to do: {"documents", "kept_documents", "skipped", "read_bytes", "tokens", "kept_tokens",
+ * "new_tokens", "new_bytes", "commit" and "history" where there are, "skips": [{"reason", "files", "examples"}]}. free()
+ * it. */
+char *api_report_format(const struct ingest_counts *counts, const struct ingest_skip_kind *kinds, size_t n_kinds);
+
+/* The same report with "seconds", unless the speed is 0: not known. free() it. */
+char *api_report_estimate(const char *report, double tokens_per_s);
 
 /* What an answer cost. Tokens: prompt = cached + prefilled; cached ones came from the store or from a session that
  * still held them. */
@@ -188,6 +204,9 @@ struct api_status {
 
 json_t *api_status_json(const struct api_status *status);
 json_t *api_corpus_json(const struct cache_corpus *corpus);
+/* {"documents": [{"path", "tokens", "lines"}], "skipped": [{"path", "reason"}]}; a path with odd bytes is quoted as
+ * in C, as the model reads it. */
+json_t *api_files_json(const struct cache_snapshot *snapshot);
 
 /* {"error": ...}; free() the string. */
 char *api_error_format(const struct err *err);

@@ -21,15 +21,21 @@
 #include "daemon/loop.h"
 #include "daemon/model_verbs.h"
 #include "daemon/print.h"
+#include "daemon/show.h"
 
 enum { MAX_VALUES = 2 * API_MAX_GLOBS, MAX_ARGUMENTS = 2 };
 
 /* The options of all verbs; a verb lists those it takes. The first N_API_NUMBERS are those of api_numbers. */
 enum option_id {
 	OPTION_AS = N_API_NUMBERS,
+	OPTION_REF,
 	OPTION_EXCLUDE,
 	OPTION_INCLUDE,
+	OPTION_FULL,
+	OPTION_ORDER_FROM,
+	OPTION_DRY_RUN,
 	OPTION_DETACH,
+	OPTION_SKIPPED,
 	OPTION_THINK,
 	OPTION_SOCKET,
 	OPTION_CONFIG,
@@ -47,9 +53,14 @@ static const struct {
 	const char *name, *value, *help;
 } options[N_OPTIONS] = {
 	[OPTION_AS] = {"as", "NAME", "the name of the corpus"},
+	[OPTION_REF] = {"ref", "REF", "the files of this branch, tag or commit, not those on disk; DIR@REF says the same"},
 	[OPTION_EXCLUDE] = {"exclude", "GLOB", "leave these files out (may be given again)"},
 	[OPTION_INCLUDE] = {"include", "GLOB", "take these files whatever would leave them out (may be given again)"},
+	[OPTION_FULL] = {"full", NULL, "sort the documents anew, though less can be kept of what is computed"},
+	[OPTION_ORDER_FROM] = {"order-from", "NAME", "put the documents in the order of another corpus"},
+	[OPTION_DRY_RUN] = {"dry-run", NULL, "count what would be read, skipped, kept and computed, and do none of it"},
 	[OPTION_DETACH] = {"detach", NULL, "print the job and leave it to the daemon"},
+	[OPTION_SKIPPED] = {"skipped", NULL, "what was left out, and why"},
 	[OPTION_THINK] = {"think", NULL, "let the model think before it answers"},
 	[OPTION_SOCKET] = {"socket", "PATH", "where the daemon listens (else QUIRE_SOCKET, else the configuration)"},
 	[OPTION_CONFIG] = {"config", "FILE", "the configuration (else ~/.config/quire/quire.yaml)"},
@@ -234,7 +245,9 @@ static int print_outcome(struct cli *c, const struct api_job *job)
 			err_wrap(&c->err, "job j-%lld", (long long)job->id);
 		return -1;
 	}
-	if (!c->given[OPTION_JSON])
+	if (!c->given[OPTION_JSON] && job->request.dry_run)
+		show_report(job);
+	else if (!c->given[OPTION_JSON])
 		printf("%s: %s tokens of %s files (%s skipped), %s tokens reused, job j-%lld\n", job->request.corpus,
 		       print_count(tokens, p->n_tokens), print_count(files, p->n_files),
 		       print_count(skipped, p->n_skipped), print_count(reused, p->reused_tokens), (long long)job->id);
@@ -284,6 +297,23 @@ static char *absolute_directory(const char *path, struct err *err)
 	return whole;
 }
 
+/* DIR, or DIR@REF where there is no directory of the whole name. */
+static int read_source(struct cli *c, struct api_ingest *request)
+{
+	char *argument = c->arguments[0], *at = strrchr(argument, '@');
+	const char *ref = value_of(c, OPTION_REF);
+	struct stat st;
+
+	if (!ref && at && at[1] && at != argument && stat(argument, &st)) {
+		*at = '\0';
+		ref = at + 1;
+	}
+	request->source = absolute_directory(argument, &c->err);
+	if (request->source && ref)
+		request->ref = xstrdup(ref);
+	return request->source ? 0 : -1;
+}
+
 static int submit_ingest(struct cli *c, struct client *client, struct api_job *job)
 {
 	struct api_ingest request = {0};
@@ -292,11 +322,14 @@ static int submit_ingest(struct cli *c, struct client *client, struct api_job *j
 	int failed;
 
 	snprintf(request.corpus, sizeof request.corpus, "%s", value_of(c, OPTION_AS));
-	request.source = absolute_directory(c->arguments[0], &c->err);
-	if (!request.source)
+	if (read_source(c, &request))
 		return -1;
 	request.exclude = values_of(c, OPTION_EXCLUDE);
 	request.include = values_of(c, OPTION_INCLUDE);
+	request.full = c->given[OPTION_FULL];
+	request.dry_run = c->given[OPTION_DRY_RUN];
+	if (c->given[OPTION_ORDER_FROM])
+		snprintf(request.order_from, sizeof request.order_from, "%s", value_of(c, OPTION_ORDER_FROM));
 	body = api_ingest_format(&request);
 	failed = client_request(client, API_INGEST, request.corpus, body, &reply, &c->err) ||
 		 api_job_parse(job, reply, &c->err);
@@ -305,6 +338,7 @@ static int submit_ingest(struct cli *c, struct client *client, struct api_job *j
 	json_decref(reply);
 	free(body);
 	free(request.source);
+	free(request.ref);
 	free(request.exclude);
 	free(request.include);
 	return failed ? -1 : 0;
@@ -318,7 +352,9 @@ static int run_ingest(struct cli *c)
 
 	if (!c->given[OPTION_AS])
 		return err_set(&c->err, ERR_USAGE, "ingest: --as NAME is needed");
-	if (api_check_corpus_name(value_of(c, OPTION_AS), &c->err) || connect_daemon(c, &client))
+	if (api_check_corpus_name(value_of(c, OPTION_AS), &c->err) ||
+	    (c->given[OPTION_ORDER_FROM] && api_check_corpus_name(value_of(c, OPTION_ORDER_FROM), &c->err)) ||
+	    connect_daemon(c, &client))
 		return -1;
 	status = submit_ingest(c, client, &job);
 	if (!status && c->given[OPTION_DETACH]) {
@@ -351,12 +387,13 @@ static void print_job_row(const struct api_job *job)
 
 static void print_job(const struct api_job *job)
 {
-	char when[PRINT_BYTES], line[160];
+	char when[PRINT_BYTES], line[160], *source = api_ingest_source(&job->request);
 	double share;
 
 	printf("job       j-%lld\nstate     %s\ncorpus    %s\nsource    ", (long long)job->id, job_state_name(job->state),
 	       job->request.corpus);
-	print_line(stdout, job->request.source);
+	print_line(stdout, source);
+	free(source);
 	printf("\naccepted  %s\n", print_time(when, job->created_s));
 	printf("begun     %s (attempt %d)\n", print_time(when, job->started_s), job->attempts);
 	printf("ended     %s\n", print_time(when, job->finished_s));
@@ -367,6 +404,8 @@ static void print_job(const struct api_job *job)
 		print_line(stdout, job->error.text);
 		putchar('\n');
 	}
+	if (job->request.dry_run && job->report)
+		show_report(job);
 }
 
 static int show_job(struct cli *c, const json_t *json, bool whole)
@@ -467,46 +506,28 @@ static int run_corpora(struct cli *c)
 		       print_count(documents, get_integer(corpus, "documents")),
 		       print_size(size, get_integer(corpus, "bytes")), print_time(when, get_integer(corpus, "created_s")));
 		print_line(stdout, get_string(corpus, "source"));
+		if (json_is_string(json_object_get(corpus, "commit")))
+			printf("  commit %.12s", get_string(corpus, "commit"));
 		putchar('\n');
 	}
 	json_decref(reply);
 	return 0;
 }
 
-static void print_model_status(const json_t *m)
+static int run_files(struct cli *c)
 {
-	char a[PRINT_BYTES], b[PRINT_BYTES], s[PRINT_BYTES];
-	const char *state = get_string(m, "state");
+	json_t *reply;
 
-	printf("model    %s", state);
-	if (!strcmp(state, "none")) {
-		puts(": set model.path in the configuration");
-		return;
-	}
-	fputs("  ", stdout);
-	print_line(stdout, get_string(m, "path"));
-	if (!strcmp(state, "failed")) {
-		fputs(": ", stdout);
-		print_line(stdout, get_string(m, "error"));
-	}
-	putchar('\n');
-	if (strcmp(state, "ready"))
-		return;
-	printf("         %s, %s parameters, %s in memory, context %s tokens, identity %s\n",
-	       get_string(m, "architecture"), print_count(a, get_integer(m, "parameters")),
-	       print_size(s, get_integer(m, "loaded_bytes")), print_count(b, get_integer(m, "context_tokens")),
-	       get_string(m, "identity"));
-	if (json_is_string(json_object_get(m, "no_renderer"))) {
-		fputs("         no questions: ", stdout);
-		print_line(stdout, get_string(m, "no_renderer"));
-		putchar('\n');
-	}
+	if (api_check_corpus_name(c->arguments[0], &c->err) || !(reply = fetch(c, API_FILES, c->arguments[0], NULL)))
+		return -1;
+	show_files(reply, c->given[OPTION_SKIPPED], c->given[OPTION_JSON]);
+	json_decref(reply);
+	return 0;
 }
 
 static int run_status(struct cli *c)
 {
-	json_t *reply = fetch(c, API_STATUS, NULL, NULL), *o;
-	char a[PRINT_BYTES], b[PRINT_BYTES], d[PRINT_BYTES], e[PRINT_BYTES];
+	json_t *reply = fetch(c, API_STATUS, NULL, NULL);
 
 	if (!reply)
 		return -1;
@@ -514,31 +535,7 @@ static int run_status(struct cli *c)
 		print_json(stdout, "status", reply);
 		return 0;
 	}
-	printf("quired   %s, process %lld, up %s s, ", get_string(reply, "version"), (long long)get_integer(reply, "pid"),
-	       print_count(a, get_integer(reply, "uptime_s")));
-	print_line(stdout, get_string(reply, "socket"));
-	putchar('\n');
-	print_model_status(json_object_get(reply, "model"));
-	o = json_object_get(reply, "engine");
-	if (json_is_string(json_object_get(o, "isa")))
-		printf("engine   cpu, %s, %lld threads, compute %s, latents %s\n", get_string(o, "isa"),
-		       (long long)get_integer(o, "threads"), get_string(o, "compute"), get_string(o, "latents"));
-	o = json_object_get(reply, "store");
-	fputs("store    ", stdout);
-	print_line(stdout, get_string(o, "path"));
-	printf(": %s corpora, %s spans, %s of %s used, %s damaged reads\n", print_count(a, get_integer(o, "corpora")),
-	       print_count(b, get_integer(o, "spans")), print_size(d, get_integer(o, "used_bytes")),
-	       print_size(e, get_integer(o, "file_bytes")), print_count((char[PRINT_BYTES]){0}, get_integer(o, "damaged")));
-	o = json_object_get(reply, "queue");
-	printf("queue    %lld of %lld questions, %lld jobs running, %lld waiting, %lld connections\n",
-	       (long long)get_integer(o, "asks"), (long long)get_integer(o, "max_asks"),
-	       (long long)get_integer(o, "jobs_running"), (long long)get_integer(o, "jobs_queued"),
-	       (long long)get_integer(o, "connections"));
-	o = json_object_get(reply, "total");
-	printf("total    %s answered, %s refused, %s cancelled", print_count(a, get_integer(o, "answered")),
-	       print_count(b, get_integer(o, "refused")), print_count(d, get_integer(o, "cancelled")));
-	printf("; %s prompt tokens, %s of them from the store\n", print_count(a, get_integer(o, "prompt_tokens")),
-	       print_count(b, get_integer(o, "cached_tokens")));
+	show_status(reply);
 	json_decref(reply);
 	return 0;
 }
@@ -707,10 +704,13 @@ static int run_model(struct cli *c)
 }
 
 static const struct verb verbs[] = {
-	{"ingest", "DIR --as NAME", "read a directory and keep what the model computes from it", 1, 1,
-	 BIT(OPTION_AS) | BIT(OPTION_EXCLUDE) | BIT(OPTION_INCLUDE) | BIT(OPTION_DETACH), run_ingest},
+	{"ingest", "DIR[@REF] --as NAME", "read a directory and keep what the model computes from it", 1, 1,
+	 BIT(OPTION_AS) | BIT(OPTION_REF) | BIT(OPTION_EXCLUDE) | BIT(OPTION_INCLUDE) | BIT(OPTION_FULL) |
+	 BIT(OPTION_ORDER_FROM) | BIT(OPTION_DRY_RUN) | BIT(OPTION_DETACH), run_ingest},
 	{"ask", "NAME QUESTION", "answer a question about a corpus", 2, 2, NUMBERS | BIT(OPTION_THINK), run_ask},
 	{"corpora", "", "what has been read", 0, 0, 0, run_corpora},
+	{"files", "NAME", "the files of a corpus in its order; with --skipped, those left out and why", 1, 1,
+	 BIT(OPTION_SKIPPED), run_files},
 	{"jobs", "[JOB]", "ingests, newest first; or one of them", 0, 1, 0, run_jobs},
 	{"cancel", "JOB", "end a job that waits or runs; what it computed is kept", 1, 1, 0, run_cancel},
 	{"status", "", "the daemon, its model, its store and its queue", 0, 0, 0, run_status},

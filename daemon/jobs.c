@@ -8,7 +8,7 @@
 #include "config/log.h"
 #include "config/mem.h"
 
-enum { FORMAT = 1 };
+enum { FORMAT = 2 };
 
 struct jobs {
 	sqlite3 *db;
@@ -31,14 +31,18 @@ static const char schema[] =
 	"  phase integer not null default 0,"
 	"  files integer not null default 0, skipped integer not null default 0, read_bytes integer not null default 0,"
 	"  tokens integer not null default 0, reused_tokens integer not null default 0,"
-	"  done_tokens integer not null default 0"
+	"  done_tokens integer not null default 0,"
+	"  report text"
 	") strict;"
 	"create index job_by_state on job (state, id);"
-	"pragma user_version = 1;";
+	"pragma user_version = 2;";
+
+/* Format 1 had no reports. */
+static const char upgrade_1[] = "alter table job add column report text; pragma user_version = 2;";
 
 #define COLUMNS                                                                                              \
 	"id, corpus, request, state, attempts, created_s, started_s, finished_s, error_code, error, phase, files, "  \
-	"skipped, read_bytes, tokens, reused_tokens, done_tokens"
+	"skipped, read_bytes, tokens, reused_tokens, done_tokens, report"
 
 static int failed(struct jobs *j, struct err *err)
 {
@@ -125,7 +129,8 @@ int jobs_open(struct jobs **out, const char *dir, struct err *err)
 			(long long)version, FORMAT);
 		goto fail;
 	}
-	if (!version && (run(j, "begin immediate", err) || run(j, schema, err) || run(j, "commit", err)))
+	if (version < FORMAT && (run(j, "begin immediate", err) || run(j, version ? upgrade_1 : schema, err) ||
+				 run(j, "commit", err)))
 		goto fail;
 	if (recover(j, err))
 		goto fail;
@@ -173,6 +178,8 @@ static int read_job(struct jobs *j, sqlite3_stmt *s, struct api_job *job, struct
 	p->n_tokens = sqlite3_column_int64(s, 14);
 	p->reused_tokens = sqlite3_column_int64(s, 15);
 	p->done_tokens = sqlite3_column_int64(s, 16);
+	if (sqlite3_column_text(s, 17))
+		job->report = xstrdup((const char *)sqlite3_column_text(s, 17));
 	return 0;
 }
 
@@ -289,6 +296,36 @@ int jobs_progress(struct jobs *j, int64_t id, const struct ingest_progress *prog
 	sqlite3_bind_int64(s, 1, id);
 	bind_progress(s, 2, progress);
 	return finish(j, s, err);
+}
+
+int jobs_report(struct jobs *j, int64_t id, const char *report, struct err *err)
+{
+	sqlite3_stmt *s = prepare(j, "update job set report = ?2 where id = ?1", err);
+
+	if (!s)
+		return -1;
+	sqlite3_bind_int64(s, 1, id);
+	sqlite3_bind_text(s, 2, report, -1, SQLITE_STATIC);
+	return finish(j, s, err);
+}
+
+int jobs_speed(struct jobs *j, double *tokens_per_s, struct err *err)
+{
+	/* A second is as fine as the times are. */
+	sqlite3_stmt *s = prepare(j, "select (tokens - reused_tokens) * 1.0 / max(1, finished_s - started_s) from job"
+				     " where state = 'done' and done_tokens > reused_tokens order by id desc limit 1", err);
+	int step, result = 0;
+
+	if (!s)
+		return -1;
+	*tokens_per_s = 0;
+	step = sqlite3_step(s);
+	if (step == SQLITE_ROW)
+		*tokens_per_s = sqlite3_column_double(s, 0);
+	else if (step != SQLITE_DONE)
+		result = failed(j, err);
+	sqlite3_finalize(s);
+	return result;
 }
 
 int jobs_end(struct jobs *j, int64_t id, const struct ingest_progress *progress, const struct err *error,

@@ -46,6 +46,12 @@ int jobs_end(struct jobs *j, int64_t id, const struct ingest_progress *progress,
 /* Remember how far a running job is, for whoever looks after a crash. */
 int jobs_progress(struct jobs *j, int64_t id, const struct ingest_progress *progress, struct err *err);
 
+/* Keep what a running job is about to do (JSON, as api_job.report). */
+int jobs_report(struct jobs *j, int64_t id, const char *report, struct err *err);
+
+/* How many tokens a second the last ingest computed that computed any, walk and all; 0: none is known. */
+int jobs_speed(struct jobs *j, double *tokens_per_s, struct err *err);
+
 /* ERR_NOT_FOUND when there is no such job. api_job_clear it. */
 int jobs_get(struct jobs *j, int64_t id, struct api_job *job, struct err *err);
 

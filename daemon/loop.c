@@ -209,6 +209,23 @@ static void on_progress(struct loop *l, const struct message *m)
 		complain(&err);
 }
 
+/* What a job is about to do, with the time that it will take as far as the last one tells. */
+static void on_counted(struct loop *l, const struct message *m)
+{
+	double tokens_per_s = 0;
+	struct err err;
+
+	if (m->id != l->running.id)
+		return;
+	if (jobs_speed(l->jobs, &tokens_per_s, &err))
+		complain(&err);
+	free(l->running.report);
+	l->running.report = api_report_estimate(m->report, tokens_per_s);
+	if (jobs_report(l->jobs, m->id, l->running.report, &err))
+		complain(&err);
+	tell_watchers(l, &l->running);
+}
+
 static void on_ingested(struct loop *l, const struct message *m)
 {
 	int64_t id = l->running.id;
@@ -250,11 +267,14 @@ static const struct err *no_model(struct loop *l, struct err *err)
 	return err;
 }
 
+static int open_reader(struct loop *l, struct err *err)
+{
+	return l->reader ? 0 : cache_reader_open(&l->reader, l->config->store.path, err);
+}
+
 static int find_corpus(struct loop *l, const char *name, struct cache_corpus **all, size_t *n, struct err *err)
 {
-	if (!l->reader && cache_reader_open(&l->reader, l->config->store.path, err))
-		return -1;
-	if (cache_list(l->reader, all, n, err))
+	if (open_reader(l, err) || cache_list(l->reader, all, n, err))
 		return -1;
 	for (size_t i = 0; name && i < *n; i++)
 		if (!strcmp((*all)[i].name, name))
@@ -265,16 +285,17 @@ static int find_corpus(struct loop *l, const char *name, struct cache_corpus **a
 /* A corpus keeps its source: another directory under the same name would replace what somebody relies on. */
 static int check_source(struct loop *l, const struct api_ingest *request, struct err *err)
 {
+	char *source = api_ingest_source(request);
 	struct cache_corpus *all;
 	size_t n;
-	int i = find_corpus(l, request->corpus, &all, &n, err), result = 0;
+	int i = find_corpus(l, request->corpus, &all, &n, err), result = i < 0 ? -1 : 0;
 
-	if (i < 0)
-		return -1;
-	if ((size_t)i < n && strcmp(all[i].source, request->source))
+	if (i >= 0 && (size_t)i < n && strcmp(all[i].source, source))
 		result = err_set(err, ERR_MISMATCH, "corpus %s was read from %s, not from %s: give the new one another name "
-				 "with --as", request->corpus, all[i].source, request->source);
-	cache_free_corpora(all, n);
+				 "with --as", request->corpus, all[i].source, source);
+	if (i >= 0)
+		cache_free_corpora(all, n);
+	free(source);
 	return result;
 }
 
@@ -338,6 +359,19 @@ static void get_corpora(struct loop *l, struct exchange *x)
 		json_array_append_new(list, api_corpus_json(&all[i]));
 	cache_free_corpora(all, n);
 	exchange_reply(x, 200, api_dump(root), NULL, NULL);
+}
+
+static void get_files(struct loop *l, struct exchange *x, const char *corpus)
+{
+	struct cache_snapshot *s;
+	struct err err;
+
+	if (open_reader(l, &err) || cache_files(l->reader, corpus, &s, &err)) {
+		exchange_error(x, 0, &err);
+		return;
+	}
+	exchange_reply(x, 200, api_dump(api_files_json(s)), NULL, NULL);
+	cache_free_snapshot(s);
 }
 
 static void get_jobs(struct loop *l, struct exchange *x)
@@ -489,6 +523,9 @@ static void on_request(void *ctx, struct exchange *x)
 	case API_CORPORA:
 		get_corpora(l, x);
 		break;
+	case API_FILES:
+		get_files(l, x, arg);
+		break;
 	case API_JOBS:
 		get_jobs(l, x);
 		break;
@@ -624,6 +661,9 @@ static void on_message(struct loop *l, struct message *m)
 		break;
 	case MESSAGE_PROGRESS:
 		on_progress(l, m);
+		break;
+	case MESSAGE_COUNTED:
+		on_counted(l, m);
 		break;
 	case MESSAGE_INGESTED:
 		on_ingested(l, m);

@@ -28,7 +28,11 @@ void message_free(void *message)
 	case MESSAGE_PREPARED:
 		ingest_free(m->ingest.in);
 		cache_free_snapshot(m->ingest.previous);
+		cache_free_snapshot(m->ingest.order_from);
 		api_ingest_clear(&m->ingest.request);
+		break;
+	case MESSAGE_COUNTED:
+		free(m->report);
 		break;
 	case MESSAGE_TOKEN:
 		free(m->token.text);

@@ -7,7 +7,8 @@
  *     loop ---------------> engine ------------------> ingest
  *       ^                   |    ^                      |  |
  *       |--- STORE, MODEL, -'    '------ PREPARED ------'  |
- *       |    PHASE, TOKEN, ASKED, PROGRESS, INGESTED       |
+ *       |    PHASE, TOKEN, ASKED, COUNTED, PROGRESS,       |
+ *       |    INGESTED                                      |
  *       '------------------- PROGRESS ---------------------'
  *
  * To stop, the loop sets every cancel and closes the engine's queue; the engine ends what it has, closes the ingest
@@ -35,6 +36,7 @@ enum message_kind {
 	MESSAGE_TOKEN,
 	MESSAGE_ASKED,    /* the end of an ask: err.code 0, or why not */
 	MESSAGE_PROGRESS,
+	MESSAGE_COUNTED,  /* what a job is about to do */
 	MESSAGE_INGESTED, /* the end of a job: likewise */
 	MESSAGE_STOPPED,  /* the last one */
 };
@@ -58,9 +60,11 @@ struct message {
 		struct {
 			struct api_ingest request;
 			struct cache_snapshot *previous; /* PREPARE, PREPARED: the corpus as it is, or NULL */
+			struct cache_snapshot *order_from; /* likewise: whose order it follows, if not its own */
 			struct ingest *in;               /* PREPARED */
 		} ingest;
 		struct ingest_progress progress;
+		char *report;                  /* COUNTED: as api_job.report */
 		struct cache_stats store;
 		struct {
 			struct api_model_status model;

@@ -1,9 +1,11 @@
 #include "daemon/worker.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <time.h>
 
 #include "cache/cache.h"
@@ -115,11 +117,14 @@ static void prepare(struct worker *w, struct message *m)
 	struct ingest_options opt = {
 		.corpus = m->ingest.request.corpus,
 		.source = m->ingest.request.source,
+		.ref = m->ingest.request.ref,
 		.max_file_bytes = w->config->ingest.max_file_bytes,
 		.max_tokens = w->context_tokens,
 		.exclude = (const char *const *)exclude,
 		.include = (const char *const *)include,
 		.previous = m->ingest.previous,
+		.full = m->ingest.request.full,
+		.order_from = m->ingest.order_from,
 	};
 	struct report r = {.w = w, .id = m->id};
 
@@ -171,8 +176,9 @@ static void drop_held(struct worker *w)
 static int begin_job(struct worker *w, struct message *job, struct err *err)
 {
 	const struct api_ingest *request = &job->ingest.request;
-	struct cache_snapshot *previous = NULL;
+	struct cache_snapshot *previous = NULL, *order_from = NULL;
 	struct message *m;
+	char *source;
 
 	if (w->no_model.code) {
 		*err = w->no_model;
@@ -180,15 +186,23 @@ static int begin_job(struct worker *w, struct message *job, struct err *err)
 	}
 	if (cache_load_snapshot(w->cache, request->corpus, &previous, err) && err->code != ERR_NOT_FOUND)
 		return -1;
-	if (previous && strcmp(previous->source, request->source)) {
+	source = api_ingest_source(request);
+	if (previous && strcmp(previous->source, source)) {
 		err_set(err, ERR_MISMATCH, "corpus %s was read from %s, not from %s: give the new one another name with "
-			"--as", request->corpus, previous->source, request->source);
+			"--as", request->corpus, previous->source, source);
+		free(source);
 		cache_free_snapshot(previous);
 		return -1;
+	}
+	free(source);
+	if (*request->order_from && cache_load_snapshot(w->cache, request->order_from, &order_from, err)) {
+		cache_free_snapshot(previous);
+		return err_wrap(err, "the order to follow");
 	}
 	m = message_new(MESSAGE_PREPARE, job->id);
 	m->cancel = job->cancel;
 	m->ingest.previous = previous;
+	m->ingest.order_from = order_from;
 	api_ingest_copy(&m->ingest.request, request);
 	if (queue_push(w->to_ingest, m) != QUEUE_OK) {
 		message_free(m);
@@ -209,15 +223,64 @@ static void take_job(struct worker *w, struct message *job)
 		end_job(w, &err);
 }
 
+static void tell_counts(struct worker *w, const struct ingest *in, const struct ingest_counts *counts)
+{
+	struct message *m = message_new(MESSAGE_COUNTED, w->job->id);
+	size_t n;
+	struct ingest_skip_kind *kinds = ingest_skip_kinds(in, &n);
+
+	m->report = api_report_format(counts, kinds, n);
+	free(kinds);
+	tell(w, m);
+}
+
+/* Whether the store has room for what will be computed. What is free inside its files counts too. */
+static int check_disk(struct worker *w, const struct ingest_counts *counts, struct err *err)
+{
+	struct cache_stats stats;
+	struct statvfs fs;
+	int64_t room;
+
+	cache_stats(w->cache, &stats);
+	if (statvfs(w->config->store.path, &fs))
+		return err_errno(err, errno, "look at %s", w->config->store.path);
+	room = stats.file_bytes - stats.used_bytes + (int64_t)(fs.f_bavail * fs.f_frsize);
+	if (counts->new_bytes > room)
+		return err_set(err, ERR_TOO_LARGE, "%lld new tokens take %lld bytes of the store, and %s has room for %lld: "
+			       "free some, or leave out something with --exclude", (long long)counts->new_tokens,
+			       (long long)counts->new_bytes, w->config->store.path, (long long)room);
+	return 0;
+}
+
+/* Counted before anything is computed; a dry run ends there. */
+static int count_job(struct worker *w, struct ingest *in, struct err *err)
+{
+	struct ingest_counts counts;
+	struct message *m;
+
+	if (ingest_bind(in, w->engine, w->model, w->latents, w->cache, err))
+		return -1;
+	ingest_count(in, &counts);
+	m = message_new(MESSAGE_PROGRESS, w->job->id);
+	m->progress = (struct ingest_progress){
+		.phase = INGEST_TOKENIZE, .n_files = counts.n_documents, .n_skipped = counts.n_skipped,
+		.read_bytes = counts.read_bytes, .n_tokens = counts.n_tokens, .reused_tokens = counts.kept_tokens,
+	};
+	tell(w, m);
+	tell_counts(w, in, &counts);
+	return check_disk(w, &counts, err);
+}
+
 static void take_prepared(struct worker *w, struct message *m)
 {
 	struct err err = m->err;
+	bool dry = w->job->ingest.request.dry_run, counted = m->ingest.in && !count_job(w, m->ingest.in, &err);
 
-	if (m->ingest.in && !ingest_begin(m->ingest.in, w->engine, w->model, w->latents, w->cache, &err)) {
+	if (counted && !dry && !ingest_begin(m->ingest.in, &err)) {
 		w->ingest = m->ingest.in;
 		m->ingest.in = NULL;
 	} else {
-		end_job(w, &err);
+		end_job(w, counted && dry ? NULL : &err);
 	}
 	message_free(m);
 }

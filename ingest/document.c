@@ -42,15 +42,20 @@ static void append_quoted(struct bytes *out, const char *path)
 	bytes_append(out, "\"", 1);
 }
 
+void document_path(struct bytes *out, const char *path)
+{
+	if (is_plain(path))
+		bytes_append(out, path, strlen(path));
+	else
+		append_quoted(out, path);
+}
+
 size_t document_render(struct bytes *out, const char *path, const char *text, size_t bytes)
 {
 	size_t start = out->n, header_bytes;
 
 	bytes_append(out, "=== ", 4);
-	if (is_plain(path))
-		bytes_append(out, path, strlen(path));
-	else
-		append_quoted(out, path);
+	document_path(out, path);
 	bytes_append(out, " ===\n", 5);
 	header_bytes = out->n - start;
 	bytes_append(out, text, bytes);

@@ -2,8 +2,8 @@
  * Ingest: a directory becomes a snapshot. Two halves, for two threads.
  *
  * ingest_prepare (ingest thread) walks, reads, orders, renders and tokenizes; it touches neither engine nor store
- * beyond what it is given. The `struct ingest` it makes is then handed to the engine thread, which runs
- * ingest_step until it is done: each step computes at most one chunk of tokens and makes it durable, so a question
+ * beyond what it is given. The `struct ingest` it makes is then handed to the engine thread, which binds it to the
+ * store, may count what there is to do, begins, and runs ingest_step until it is done: each step computes at most one chunk of tokens and makes it durable, so a question
  * can be served between steps, a kill -9 costs one chunk, and an ingest started again goes on where the store ends.
  */
 #ifndef QUIRE_INGEST_INGEST_H
@@ -21,14 +21,19 @@
 struct ingest_options {
 	const char *corpus;
 	const char *source;             /* directory, absolute */
+	const char *ref;                /* read the files of this branch, tag or commit of the repository there, not those
+	                                   on disk; NULL: those on disk. The corpus's source is then DIRECTORY@REF */
 	int64_t max_file_bytes;         /* larger files are skipped, with the reason */
 	int64_t max_tokens;             /* of the context: more is refused (ERR_TOO_LARGE) before anything is computed,
 	                                   with the largest directories and an --exclude that would fit */
 	const char *const *exclude;     /* globs, NULL-terminated; may be NULL */
 	const char *const *include;     /* beats every skip but "not a regular file" and "outside the tree" */
-	/* The snapshot that this one follows, for its order of documents; NULL: the first time. Read only during
-	 * ingest_prepare. */
+	/* The corpus as it is; NULL: the first time. Its order of documents is kept as far as it goes (ingest/order.h).
+	 * Snapshots are read only during ingest_prepare. */
 	const struct cache_snapshot *previous;
+	bool full;                      /* sort anew: nothing of the former order is kept */
+	/* Follow the order of this snapshot, perhaps of another corpus, whatever `full` says; may be NULL. */
+	const struct cache_snapshot *order_from;
 };
 
 struct ingest_progress {
@@ -45,9 +50,38 @@ int ingest_prepare(struct ingest **out, const struct ingest_options *opt, const 
 		   const atomic_bool *cancel, void (*report)(void *ctx, const struct ingest_progress *p), void *ctx,
 		   struct err *err);
 
-/* Engine thread: bind to engine, model and store, and find what is already there. */
-int ingest_begin(struct ingest *in, struct engine *e, const struct model *m, enum latent_format format,
-		 struct cache *c, struct err *err);
+/* Engine thread, first: bind to engine, model and store, and see what is there already. Changes nothing. */
+int ingest_bind(struct ingest *in, struct engine *e, const struct model *m, enum latent_format format,
+		struct cache *c, struct err *err);
+
+/* What there is to do, known before anything is computed. */
+struct ingest_counts {
+	int64_t n_documents, n_skipped, read_bytes;
+	int64_t n_kept_documents;       /* at the beginning, unchanged and with nothing changed before them */
+	int64_t n_tokens;               /* kept + new */
+	int64_t kept_tokens;            /* in the store already */
+	int64_t new_tokens;             /* to be computed */
+	int64_t new_bytes;              /* that these will take in the store */
+	/* What is read, or what is checked out where it is read: 40 hex digits, "" where there is no repository. */
+	char commit[41];
+	const char *history;            /* why the numbers of changes are not all; NULL; valid until ingest_free */
+};
+
+enum { INGEST_EXAMPLES = 3 };
+
+struct ingest_skip_kind {
+	char kind[32];                  /* "binary", "ignored", ...: ingest/skip.h has them all */
+	int64_t n;
+	const char *examples[INGEST_EXAMPLES]; /* the first ones, NULL where there are fewer; valid until ingest_free */
+};
+
+/* Engine thread, after ingest_bind and before ingest_begin. */
+void ingest_count(const struct ingest *in, struct ingest_counts *counts);
+/* The most frequent first; free() it. */
+struct ingest_skip_kind *ingest_skip_kinds(const struct ingest *in, size_t *n);
+
+/* Engine thread, after ingest_bind: from now on what is there of this corpus's beginning stays. */
+int ingest_begin(struct ingest *in, struct err *err);
 
 /* One chunk, or the commit. Returns 1 when there is more to do, 0 when the snapshot is committed, -1 on error. */
 int ingest_step(struct ingest *in, struct ingest_progress *progress, struct err *err);

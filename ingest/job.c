@@ -12,27 +12,38 @@
 #include "config/mem.h"
 #include "engine/recall.h"
 #include "engine/render.h"
+#include "ingest/count.h"
 #include "ingest/document.h"
+#include "ingest/order.h"
+#include "ingest/repo.h"
 #include "ingest/text.h"
 #include "ingest/walk.h"
 
 /* A step is at most this many spans: what a kill -9 costs, and what a question waits for. */
-enum { STEP_SPANS = 4, RECALL_SPANS = 16, N_LARGEST = 5 };
+enum { STEP_SPANS = 4, RECALL_SPANS = 16 };
+
+/* Enough history to tell what changes often from what does not. */
+enum { HISTORY_COMMITS = 50000, HISTORY_MS = 20000 };
 
 /* A document while its place is not known yet. */
 struct draft {
 	struct cache_document document; /* all but first_token */
+	int64_t n_changes;
 	struct ids ids;                 /* dropped once the corpus is too large: from then on tokens are only counted */
-	int32_t former;                 /* its place in the former snapshot if it did not change, else INT32_MAX */
 };
 
 struct ingest {
 	struct arena *arena;
 	struct walk *walk;
+	struct repo *repo;              /* while documents are read; NULL: none, or none that is read */
+	char *no_history;               /* why */
+	const char *history_note;
+	char commit[41];
 	char *corpus, *source;
 	struct ids ids;
 	struct cache_document *documents;
 	int32_t n_documents;
+	int32_t n_kept_documents;       /* at the beginning, as they were */
 	struct ingest_progress progress;
 
 	/* The engine thread's. */
@@ -86,7 +97,7 @@ static int find_lines(struct ingest *in, struct draft *d, const struct tokenizer
 
 /* Render and tokenize one document by itself: nothing before it changes its ids. */
 static int make_document(struct ingest *in, struct draft *d, const struct tokenizer *t, const char *path,
-			 const char *text, size_t bytes, struct err *err)
+			 const char *text, size_t bytes, bool only_count, struct err *err)
 {
 	struct bytes rendered = {0};
 	size_t header_bytes;
@@ -96,8 +107,9 @@ static int make_document(struct ingest *in, struct draft *d, const struct tokeni
 	crypto_generichash(d->document.content_hash, sizeof d->document.content_hash, (const unsigned char *)text, bytes,
 			   NULL, 0);
 	header_bytes = document_render(&rendered, path, text, bytes);
+	/* Where it is too large already tokens are only counted. */
 	rc = tokenizer_encode(t, &d->ids, rendered.data, rendered.n, 0, err) ||
-	     find_lines(in, d, t, text, bytes, header_bytes, rendered.n, err) ? -1 : 0;
+	     (!only_count && find_lines(in, d, t, text, bytes, header_bytes, rendered.n, err)) ? -1 : 0;
 	d->document.n_tokens = (int64_t)d->ids.n;
 	bytes_free(&rendered);
 	return rc;
@@ -112,23 +124,25 @@ static int read_documents(struct ingest *in, struct draft **out, size_t *n, cons
 	const struct walk_file *files = walk_files(in->walk, &n_files);
 	struct draft *drafts = *out = xcalloc(n_files, sizeof *drafts);
 	struct ingest_progress *p = &in->progress;
+	const struct text_options how = {.max_bytes = opt->max_file_bytes, .cancel = cancel};
 
 	p->phase = INGEST_TOKENIZE;
 	for (size_t i = 0; i < n_files; i++) {
 		struct draft *d = &drafts[*n];
-		char *text, reason[128];
+		char *text, reason[SKIP_REASON_BYTES];
 		size_t bytes;
 		int rc;
 
 		if (cancel && atomic_load(cancel))
 			return err_set(err, ERR_CANCELLED, "cancelled while reading %s", in->source);
-		if (!text_read(in->walk, &files[i], opt->max_file_bytes, &text, &bytes, reason)) {
+		if (!text_read(in->walk, &files[i], &how, &text, &bytes, reason)) {
 			walk_skip(in->walk, files[i].path, reason);
 			p->n_skipped++;
 			continue;
 		}
 		++*n;
-		rc = make_document(in, d, t, files[i].path, text, bytes, err);
+		d->n_changes = files[i].n_changes;
+		rc = make_document(in, d, t, files[i].path, text, bytes, p->n_tokens > opt->max_tokens, err);
 		free(text);
 		if (rc)
 			return -1;
@@ -143,168 +157,38 @@ static int read_documents(struct ingest *in, struct draft **out, size_t *n, cons
 	return 0;
 }
 
-/*
- * Too large: say what takes the room, and what to leave out
- */
-
-/* A directory (path ends in a slash) with all that is below it, or a file at the root. */
-struct share {
-	const char *path;
-	size_t path_bytes;
-	int64_t n_tokens;
-	bool at_root;
-	size_t above;                   /* the share of the directory that this one is in, plus 1; 0: the root */
-};
-
-static int by_tokens(const void *a, const void *b)
+/* Too large: say what takes the room, and what to leave out. */
+static int too_large(const struct ingest *in, const struct draft *drafts, size_t n, int64_t limit, struct err *err)
 {
-	const struct share *x = a, *y = b;
+	struct count_document *documents = xmalloc(n, sizeof *documents);
 
-	return x->n_tokens != y->n_tokens ? (x->n_tokens > y->n_tokens ? -1 : 1) : strcmp(x->path, y->path);
-}
-
-static bool is_below(const char *path, const struct share *s)
-{
-	return !strncmp(path, s->path, s->path_bytes);
-}
-
-/* The largest first. Drafts come in the order of their paths, so that a directory's are together. */
-static struct share *shares_of(const struct draft *drafts, size_t n_drafts, size_t *n)
-{
-	struct share *list = NULL;
-	size_t room = 0, top = 0; /* the directory we are in, plus 1 */
-
-	*n = 0;
-	for (size_t i = 0; i < n_drafts; i++) {
-		const struct cache_document *d = &drafts[i].document;
-		const char *slash;
-
-		while (top && !is_below(d->path, &list[top - 1]))
-			top = list[top - 1].above;
-		slash = strchr(d->path + (top ? list[top - 1].path_bytes : 0), '/');
-		for (; slash || (!top && !strchr(d->path, '/')); slash = strchr(slash + 1, '/')) {
-			struct share s = {d->path, slash ? (size_t)(slash - d->path) + 1 : strlen(d->path),
-					  slash ? 0 : d->n_tokens, !top, top};
-
-			if (*n == room)
-				list = xrealloc(list, room = room ? 2 * room : 64, sizeof *list);
-			list[(*n)++] = s;
-			if (!slash)
-				break;
-			top = *n;
-		}
-		for (size_t up = top; up; up = list[up - 1].above)
-			list[up - 1].n_tokens += d->n_tokens;
-	}
-	if (*n)
-		qsort(list, *n, sizeof *list, by_tokens);
-	return list;
-}
-
-/* --exclude '/PATH', which the shell and the glob both read as the path itself. */
-static void append_exclude(struct bytes *out, const struct share *s)
-{
-	bytes_append(out, " --exclude '/", 13);
-	for (size_t i = 0; i < s->path_bytes; i++) {
-		if (s->path[i] == '\'')
-			bytes_append(out, "'\\'", 3);
-		else if (strchr("*?[\\", s->path[i]))
-			bytes_append(out, "\\", 1);
-		bytes_append(out, s->path + i, 1);
-	}
-	bytes_append(out, "'", 1);
-}
-
-static int too_large(const struct ingest *in, const struct draft *drafts, size_t n_drafts, int64_t limit,
-		     struct err *err)
-{
-	int64_t n_tokens = in->progress.n_tokens, left = n_tokens;
-	struct bytes largest = {0}, exclude = {0};
-	const struct share *enough = NULL;
-	size_t n, shown = 0;
-	struct share *shares = shares_of(drafts, n_drafts, &n);
-
-	for (size_t i = 0; i < n; i++) {
-		/* The smallest that makes room by itself, as long as something remains. */
-		if (n_tokens - shares[i].n_tokens <= limit && shares[i].n_tokens < n_tokens)
-			enough = &shares[i];
-		if (shares[i].at_root && shown++ < N_LARGEST) {
-			char *entry = xasprintf("%s%.*s %" PRId64, largest.n ? ", " : "", (int)shares[i].path_bytes,
-						shares[i].path, shares[i].n_tokens);
-
-			bytes_append(&largest, entry, strlen(entry));
-			free(entry);
-		}
-	}
-	if (enough) {
-		append_exclude(&exclude, enough);
-		left -= enough->n_tokens;
-	}
-	for (size_t i = 0; i < n && left > limit; i++) {
-		if (!shares[i].at_root || shares[i].n_tokens == left)
-			continue;
-		append_exclude(&exclude, &shares[i]);
-		left -= shares[i].n_tokens;
-	}
-	free(shares);
-	bytes_append(&largest, "", 1);
-	bytes_append(&exclude, "", 1);
-	if (left <= limit)
-		err_set(err, ERR_TOO_LARGE, "%s has %" PRId64 " tokens, the context %" PRId64 "; largest: %s; with%s it has "
-			"%" PRId64, in->source, n_tokens, limit, largest.data, exclude.data, left);
-	else
-		err_set(err, ERR_TOO_LARGE, "%s has %" PRId64 " tokens, the context %" PRId64 "; largest: %s; ingest a part "
-			"of it", in->source, n_tokens, limit, largest.data);
-	bytes_free(&largest);
-	bytes_free(&exclude);
+	for (size_t i = 0; i < n; i++)
+		documents[i] = (struct count_document){drafts[i].document.path, drafts[i].document.n_tokens};
+	count_too_large(in->source, documents, n, in->progress.n_tokens, limit, err);
+	free(documents);
 	return -1;
 }
 
-/*
- * Order: what did not change keeps its place, so that the longest beginning of the tokens is the same
- */
-
-static int find_former(const void *path, const void *document)
+/* Put the drafts in order: after the snapshot to follow, or anew. Returns how many at the beginning stay. */
+static size_t sort_drafts(struct draft *drafts, size_t n, const struct cache_snapshot *follow)
 {
-	return strcmp(path, (*(const struct cache_document *const *)document)->path);
-}
+	struct order_document *documents = xmalloc(n, sizeof *documents);
+	size_t *order = xmalloc(n, sizeof *order);
+	struct draft *sorted = xmalloc(n, sizeof *sorted);
+	size_t n_kept;
 
-static int by_document_path(const void *a, const void *b)
-{
-	return strcmp((*(const struct cache_document *const *)a)->path,
-		      (*(const struct cache_document *const *)b)->path);
-}
-
-static int by_place(const void *a, const void *b)
-{
-	const struct draft *x = a, *y = b;
-
-	if (x->former != y->former)
-		return x->former < y->former ? -1 : 1;
-	return strcmp(x->document.path, y->document.path);
-}
-
-static void order_documents(struct draft *drafts, size_t n, const struct cache_snapshot *previous)
-{
-	const struct cache_document **sorted = NULL;
-	size_t n_former = previous ? (size_t)previous->n_documents : 0;
-
-	if (n_former) {
-		sorted = xmalloc(n_former, sizeof *sorted);
-		for (size_t i = 0; i < n_former; i++)
-			sorted[i] = &previous->documents[i];
-		qsort(sorted, n_former, sizeof *sorted, by_document_path);
-	}
-	for (size_t i = 0; i < n; i++) {
-		const struct cache_document *d = &drafts[i].document, **f;
-
-		f = n_former ? bsearch(d->path, sorted, n_former, sizeof *sorted, find_former) : NULL;
-		drafts[i].former = f && !memcmp((*f)->content_hash, d->content_hash, sizeof d->content_hash)
-				   ? (int32_t)(*f - previous->documents) : INT32_MAX;
-	}
-	if (n)
-		qsort(drafts, n, sizeof *drafts, by_place);
+	for (size_t i = 0; i < n; i++)
+		documents[i] = (struct order_document){drafts[i].document.path, drafts[i].document.content_hash,
+							drafts[i].n_changes};
+	n_kept = order_documents(order, documents, n, follow ? follow->documents : NULL,
+				 follow ? (size_t)follow->n_documents : 0);
+	for (size_t i = 0; i < n; i++)
+		sorted[i] = drafts[order[i]];
+	memcpy(drafts, sorted, n * sizeof *drafts);
+	free(documents);
+	free(order);
 	free(sorted);
+	return n_kept;
 }
 
 static void join_documents(struct ingest *in, struct draft *drafts, size_t n)
@@ -320,22 +204,49 @@ static void join_documents(struct ingest *in, struct draft *drafts, size_t n)
 	}
 }
 
+/* The repository that the source is or lies in, and its history. Only a ref needs one. */
+static int open_history(struct ingest *in, const struct ingest_options *opt, const atomic_bool *cancel, struct err *err)
+{
+	const struct repo_limits limits = {HISTORY_COMMITS, HISTORY_MS};
+	struct err why;
+
+	if (repo_open(&in->repo, opt->source, opt->ref, opt->ref ? err : &why)) {
+		in->repo = NULL;
+		if (opt->ref)
+			return -1;
+		if (why.code != ERR_NOT_FOUND) {
+			log_info("the history of %s does not help to order it: %s", opt->source, why.text);
+			in->no_history = xstrdup(why.text);
+		}
+		return 0;
+	}
+	if (repo_count_changes(in->repo, &limits, cancel, &in->history_note, err))
+		return -1;
+	memcpy(in->commit, repo_commit(in->repo), sizeof in->commit);
+	if (in->history_note)
+		log_info("%s: %s", opt->source, in->history_note);
+	return 0;
+}
+
 static int prepare(struct ingest *in, const struct ingest_options *opt, const struct tokenizer *t,
 		   const atomic_bool *cancel, void (*report)(void *ctx, const struct ingest_progress *p), void *ctx,
 		   struct err *err)
 {
-	const struct walk_options walk = {.root = opt->source, .max_file_bytes = opt->max_file_bytes,
-					  .exclude = opt->exclude, .include = opt->include};
+	struct walk_options walk = {.root = opt->source, .max_file_bytes = opt->max_file_bytes, .exclude = opt->exclude,
+				    .include = opt->include, .from_commit = opt->ref};
 	const struct cache_snapshot *previous = opt->previous;
 	struct draft *drafts = NULL;
 	size_t n = 0, n_skipped;
 	int rc;
 
-	if (previous && strcmp(previous->source, opt->source))
+	if (previous && strcmp(previous->source, in->source))
 		return err_set(err, ERR_MISMATCH, "corpus '%s' was made from %s, not from %s: choose another name",
-			       opt->corpus, previous->source, opt->source);
+			       opt->corpus, previous->source, in->source);
 	if (report)
 		report(ctx, &in->progress);
+	if (open_history(in, opt, cancel, err))
+		return -1;
+	walk.repo = in->repo;
 	if (walk_new(&in->walk, &walk, cancel, err))
 		return -1;
 	walk_skipped(in->walk, &n_skipped);
@@ -343,13 +254,16 @@ static int prepare(struct ingest *in, const struct ingest_options *opt, const st
 	render_opening(t, &in->ids);
 	in->progress.n_tokens = (int64_t)in->ids.n;
 	rc = read_documents(in, &drafts, &n, opt, t, cancel, report, ctx, err);
+	repo_close(in->repo); /* packs of it may be mapped */
+	in->repo = NULL;
 	if (!rc && !n)
 		rc = err_set(err, ERR_USAGE, "nothing to read in %s: %" PRId64 " files and directories were skipped",
-			     opt->source, in->progress.n_skipped);
+			     in->source, in->progress.n_skipped);
 	if (!rc && in->progress.n_tokens > opt->max_tokens)
 		rc = too_large(in, drafts, n, opt->max_tokens, err);
 	if (!rc) {
-		order_documents(drafts, n, previous);
+		in->n_kept_documents = (int32_t)sort_drafts(drafts, n, opt->order_from ? opt->order_from
+								       : opt->full ? NULL : previous);
 		join_documents(in, drafts, n);
 	}
 	for (size_t i = 0; i < n; i++)
@@ -366,7 +280,7 @@ int ingest_prepare(struct ingest **out, const struct ingest_options *opt, const 
 
 	in->arena = arena_new();
 	in->corpus = xstrdup(opt->corpus);
-	in->source = xstrdup(opt->source);
+	in->source = opt->ref ? xasprintf("%s@%s", opt->source, opt->ref) : xstrdup(opt->source);
 	if (prepare(in, opt, t, cancel, report, ctx, err)) {
 		ingest_free(in);
 		return -1;
@@ -390,6 +304,8 @@ void ingest_free(struct ingest *in)
 		return;
 	session_free(in->session);
 	walk_free(in->walk);
+	repo_close(in->repo);
+	free(in->no_history);
 	ids_free(&in->ids);
 	arena_free(in->arena);
 	free(in->corpus);
@@ -420,11 +336,10 @@ static void find_missing(struct ingest *in)
 	in->first_missing = 0;
 }
 
-int ingest_begin(struct ingest *in, struct engine *e, const struct model *m, enum latent_format format,
-		 struct cache *c, struct err *err)
+int ingest_bind(struct ingest *in, struct engine *e, const struct model *m, enum latent_format format,
+		struct cache *c, struct err *err)
 {
-	const struct session_options opt = {.latents = format, .keep_records = true};
-	int64_t n = (int64_t)in->ids.n, known;
+	int64_t n = (int64_t)in->ids.n;
 
 	assert(!in->engine && format != LATENTS_F32);
 	if (n > m->config.max_positions)
@@ -435,9 +350,6 @@ int ingest_begin(struct ingest *in, struct engine *e, const struct model *m, enu
 	in->format = format;
 	in->cache = c;
 	engine_identity(e, m, format, in->identity);
-	if (cache_begin_ingest(c, in->corpus, in->identity, in->ids.id, n, &known, err) ||
-	    session_new(&in->session, e, m, &opt, err))
-		return err_wrap(err, "ingest corpus '%s'", in->corpus);
 	in->n_spans = (int32_t)((n + CACHE_SPAN_TOKENS - 1) / CACHE_SPAN_TOKENS);
 	in->keys = xmalloc((size_t)in->n_spans, sizeof *in->keys);
 	in->missing = xcalloc((size_t)in->n_spans, sizeof *in->missing);
@@ -445,6 +357,53 @@ int ingest_begin(struct ingest *in, struct engine *e, const struct model *m, enu
 		span_key_make(&in->keys[i], in->identity, i ? &in->keys[i - 1] : NULL,
 			      in->ids.id + (int64_t)i * CACHE_SPAN_TOKENS, span_end(in, i) - i * CACHE_SPAN_TOKENS);
 	find_missing(in);
+	return 0;
+}
+
+void ingest_count(const struct ingest *in, struct ingest_counts *counts)
+{
+	struct layout *l = layout_new(&in->model->config, in->format);
+	int32_t run = 0;
+
+	*counts = (struct ingest_counts){
+		.n_documents = in->n_documents, .n_kept_documents = in->n_kept_documents,
+		.n_skipped = in->progress.n_skipped, .read_bytes = in->progress.read_bytes,
+		.n_tokens = (int64_t)in->ids.n,
+	};
+	counts->history = in->no_history ? in->no_history : in->history_note;
+	memcpy(counts->commit, in->commit, sizeof counts->commit);
+	/* In the runs in which they will be written. */
+	for (int32_t i = 0; i < in->n_spans; i++) {
+		run += in->missing[i];
+		if (run && (run == STEP_SPANS || i + 1 == in->n_spans || !in->missing[i + 1])) {
+			int32_t n = span_end(in, i) - (i + 1 - run) * CACHE_SPAN_TOKENS;
+
+			counts->new_tokens += n;
+			counts->new_bytes += count_run_bytes(l, n);
+			run = 0;
+		}
+	}
+	counts->kept_tokens = counts->n_tokens - counts->new_tokens;
+	layout_free(l);
+}
+
+struct ingest_skip_kind *ingest_skip_kinds(const struct ingest *in, size_t *n)
+{
+	size_t n_skipped;
+	const struct cache_skipped *skipped = walk_skipped(in->walk, &n_skipped);
+
+	return count_skip_kinds(skipped, n_skipped, n);
+}
+
+int ingest_begin(struct ingest *in, struct err *err)
+{
+	const struct session_options opt = {.latents = in->format, .keep_records = true};
+	int64_t known;
+
+	assert(in->engine && !in->session);
+	if (cache_begin_ingest(in->cache, in->corpus, in->identity, in->ids.id, (int64_t)in->ids.n, &known, err) ||
+	    session_new(&in->session, in->engine, in->model, &opt, err))
+		return err_wrap(err, "ingest corpus '%s'", in->corpus);
 	in->progress.phase = INGEST_PREFILL;
 	in->progress.reused_tokens = in->progress.done_tokens = known;
 	return 0;
@@ -532,7 +491,7 @@ static int compute_spans(struct ingest *in, struct err *err)
 static int commit(struct ingest *in, struct err *err)
 {
 	struct cache_snapshot s = {
-		.corpus = in->corpus, .source = in->source, .identity = in->identity, .created_s = (int64_t)time(NULL),
+		.corpus = in->corpus, .source = in->source, .revision = in->commit, .identity = in->identity, .created_s = (int64_t)time(NULL),
 		.n_tokens = (int64_t)in->ids.n, .ids = in->ids.id,
 		.n_documents = in->n_documents, .documents = in->documents,
 	};
@@ -556,7 +515,7 @@ int ingest_step(struct ingest *in, struct ingest_progress *progress, struct err 
 {
 	int rc;
 
-	assert(in->engine && in->progress.phase != INGEST_DONE);
+	assert(in->session && in->progress.phase != INGEST_DONE);
 	while (in->first_missing < in->n_spans && !in->missing[in->first_missing])
 		in->first_missing++;
 	if (in->first_missing == in->n_spans)

@@ -3,36 +3,25 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <linux/openat2.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "config/mem.h"
+#include "ingest/beneath.h"
 #include "ingest/glob.h"
+#include "ingest/skip.h"
+#include "ingest/text.h"
 
-/* An ignore file larger than this is not one. PIECE is what one system call is given of a deep path. */
-enum { IGNORE_BYTES = 1 << 20, PIECE_BYTES = 4000 };
-
-static const char version_control[] = ".git\n.hg\n.svn\n.bzr\nCVS/\n_darcs/\n.jj/\n";
-
-static const char secrets[] =
-	".env\n.env.*\n!.env.example\n!.env.sample\n!.env.template\n*.pem\n*.key\n*.p12\n*.pfx\n*.jks\n*.keystore\n"
-	"*.kdbx\n*.ppk\nid_rsa*\nid_dsa*\nid_ecdsa*\nid_ed25519*\n!*.pub\n.netrc\n_netrc\n.npmrc\n.pypirc\n.pgpass\n"
-	".htpasswd\n.git-credentials\n.dockercfg\n*.tfstate\n*.tfstate.backup\ncredentials.json\n.ssh/\n.gnupg/\n.aws/\n";
-
-static const char generated[] =
-	"node_modules/\nbower_components/\n__pycache__/\n.venv/\n.tox/\nsite-packages/\n*.min.js\n*.min.css\n*.map\n"
-	"package-lock.json\nnpm-shrinkwrap.json\nyarn.lock\npnpm-lock.yaml\nbun.lock\nCargo.lock\nGemfile.lock\n"
-	"composer.lock\npoetry.lock\nPipfile.lock\nuv.lock\npdm.lock\nflake.lock\ngo.sum\n*.pb.go\n*_pb2.py\n*.pb.h\n"
-	"*.pb.cc\n";
+/* An ignore file larger than this is not one. A context has room for fewer documents than LISTED, since each takes a few
+ * tokens; with the bytes of their paths it is what bounds our memory, whatever the tree. */
+enum { IGNORE_BYTES = 1 << 20, PATH_BYTES = 1 << 18, LISTED = 4 << 20, LISTED_BYTES = 1 << 30 };
 
 /* The ignore files that hold in a directory: its own, and those of the directories above it. */
 struct ignore {
 	const struct ignore *above;
+	const char *prefix;     /* what these globs see before a path; from above the root, else NULL */
 	size_t base;            /* where in a path below this directory the part begins that its globs see */
 	struct globs globs;
 };
@@ -48,101 +37,22 @@ struct pending {
 struct walk {
 	struct arena *arena;
 	struct walk_options opt;
-	int root;
-	bool plain_openat;      /* no openat2 here */
-	struct globs version_control, secrets, generated, exclude, include;
+	struct beneath *beneath; /* NULL: a commit is read */
+	struct skip_names names;
+	struct globs exclude, include;
 	struct pending *stack;
-	size_t n_stack, stack_room;
+	size_t n_stack, stack_room, stack_bytes; /* bytes: of the paths */
 	struct walk_file *files;
 	size_t n_files, files_room;
 	struct cache_skipped *skipped;
 	size_t n_skipped, skipped_room;
 	bool sorted;
+	const char *last_reason; /* of skipped: there are many files and few reasons */
 };
 
-/* One piece of a path, beneath dir, no link followed. */
-static int open_piece(int dir, const char *path, int flags)
+int walk_open(struct walk *w, const char *path)
 {
-	struct open_how how = {.flags = (uint64_t)(flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY),
-			       .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
-	int fd;
-
-	do
-		fd = (int)syscall(SYS_openat2, dir, path, &how, sizeof how);
-	while (fd < 0 && (errno == EAGAIN || errno == EINTR)); /* somebody renames just now */
-	return fd;
-}
-
-/* The same without openat2: name after name. Names come from readdir, so none of them is "..". */
-static int open_names(int dir, const char *path, int flags)
-{
-	int at = dir, fd = -1;
-
-	for (const char *next = path; next; ) {
-		const char *slash = strchr(next, '/');
-		char name[NAME_MAX + 1];
-		size_t n = slash ? (size_t)(slash - next) : strlen(next);
-
-		if (n > NAME_MAX) {
-			errno = ENAMETOOLONG;
-			fd = -1;
-		} else {
-			memcpy(name, next, n);
-			name[n] = '\0';
-			fd = openat(at, name, (slash ? O_RDONLY | O_DIRECTORY : flags) | O_CLOEXEC | O_NOFOLLOW |
-				    O_NONBLOCK | O_NOCTTY);
-		}
-		if (at != dir)
-			close(at);
-		if (fd < 0)
-			return -1;
-		at = fd;
-		next = slash ? slash + 1 : NULL;
-	}
-	return fd;
-}
-
-/* Open any path beneath the root, however deep: the kernel takes at most PATH_MAX at once. */
-static int open_beneath(const struct walk *w, const char *path, int flags)
-{
-	int at = w->root, fd;
-
-	if (!*path)
-		return openat(w->root, ".", flags | O_CLOEXEC);
-	if (w->plain_openat)
-		return open_names(w->root, path, flags);
-	while (strlen(path) > PIECE_BYTES) {
-		char piece[PIECE_BYTES + 1];
-		const char *slash = memrchr(path, '/', PIECE_BYTES); /* names have at most 255 bytes */
-		int next = -1;
-
-		if (slash) {
-			memcpy(piece, path, (size_t)(slash - path));
-			piece[slash - path] = '\0';
-			next = open_piece(at, piece, O_RDONLY | O_DIRECTORY);
-			path = slash + 1;
-		} else {
-			errno = ENAMETOOLONG;
-		}
-		if (at != w->root)
-			close(at);
-		if (next < 0)
-			return -1;
-		at = next;
-	}
-	fd = open_piece(at, path, flags);
-	if (at != w->root) {
-		int number = errno;
-
-		close(at);
-		errno = number;
-	}
-	return fd;
-}
-
-int walk_open(const struct walk *w, const char *path)
-{
-	return open_beneath(w, path, O_RDONLY);
+	return beneath_open(w->beneath, path, O_RDONLY);
 }
 
 void walk_skip(struct walk *w, const char *path, const char *reason)
@@ -150,7 +60,9 @@ void walk_skip(struct walk *w, const char *path, const char *reason)
 	if (w->n_skipped == w->skipped_room)
 		w->skipped = xrealloc(w->skipped, w->skipped_room = w->skipped_room ? 2 * w->skipped_room : 64,
 				      sizeof *w->skipped);
-	w->skipped[w->n_skipped++] = (struct cache_skipped){path, arena_strndup(w->arena, reason, strlen(reason))};
+	if (!w->last_reason || strcmp(w->last_reason, reason))
+		w->last_reason = arena_strndup(w->arena, reason, strlen(reason));
+	w->skipped[w->n_skipped++] = (struct cache_skipped){path, w->last_reason};
 	w->sorted = false;
 }
 
@@ -174,53 +86,87 @@ static void skip_errno(struct walk *w, const char *path, int number)
 
 static void push(struct walk *w, struct pending p)
 {
+	w->stack_bytes += strlen(p.path);
 	if (w->n_stack == w->stack_room)
 		w->stack = xrealloc(w->stack, w->stack_room = w->stack_room ? 2 * w->stack_room : 64, sizeof *w->stack);
 	w->stack[w->n_stack++] = p;
 }
 
+/* What a directory holds. */
+struct entry {
+	const char *name;
+	mode_t kind;            /* S_IFREG, ...; 0: another repository */
+	int64_t bytes;
+	int number;             /* errno, if it could not be looked at */
+};
+
 static int by_name(const void *a, const void *b)
 {
-	return strcmp(*(char *const *)a, *(char *const *)b);
+	return strcmp(((const struct entry *)a)->name, ((const struct entry *)b)->name);
 }
 
-/* The names in a directory, sorted. Returns NULL with errno when it cannot be read. */
-static char **list(int fd, struct arena *names, size_t *n)
+/* The entries of a directory on disk, in any order. -1: errno. */
+static int list_directory(struct walk *w, const char *path, struct arena *a, struct entry **out, size_t *n)
 {
-	DIR *d = fdopendir(fd);
-	char **out = NULL;
+	int held = beneath_directory(w->beneath, path), number;
+	/* One that has an offset of its own. */
+	int fd = held < 0 ? -1 : openat(held, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	struct entry *list = NULL;
 	size_t room = 0;
+	struct dirent *e;
 
 	*n = 0;
 	if (!d) {
-		close(fd);
-		return NULL;
+		number = errno;
+		if (fd >= 0)
+			close(fd);
+		errno = number;
+		return -1;
 	}
-	for (;;) {
-		struct dirent *e;
+	/* One more than there may be, so that it is seen to be too much. */
+	while (*n <= LISTED && (errno = 0, e = readdir(d))) {
+		struct entry entry = {0};
+		struct stat st;
 
-		errno = 0;
-		e = readdir(d);
-		if (!e)
-			break;
 		if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
 			continue;
+		if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW)) {
+			if (errno == ENOENT)
+				continue;
+			entry.number = errno;
+		} else {
+			entry.kind = st.st_mode & S_IFMT;
+			entry.bytes = st.st_size;
+		}
+		entry.name = arena_strndup(a, e->d_name, strlen(e->d_name));
 		if (*n == room)
-			out = xrealloc(out, room = room ? 2 * room : 64, sizeof *out);
-		out[(*n)++] = arena_strndup(names, e->d_name, strlen(e->d_name));
+			list = xrealloc(list, room = room ? 2 * room : 64, sizeof *list);
+		list[(*n)++] = entry;
 	}
-	if (errno) {
-		int number = errno;
-
-		free(out);
-		closedir(d);
-		errno = number;
-		return NULL;
-	}
+	number = *n <= LISTED ? errno : 0;
 	closedir(d);
-	if (*n)
-		qsort(out, *n, sizeof *out, by_name);
-	return out ? out : xcalloc(1, sizeof *out);
+	if (number) {
+		free(list);
+		errno = number;
+		return -1;
+	}
+	*out = list;
+	return 0;
+}
+
+/* The same of the commit. -1: *reason. */
+static int list_tree(const struct walk *w, const char *path, struct arena *a, struct entry **out, size_t *n,
+		     const char **reason)
+{
+	struct repo_entry *entries;
+
+	if (repo_list(w->opt.repo, path, a, &entries, n, reason))
+		return -1;
+	*out = xmalloc(*n, sizeof **out);
+	for (size_t i = 0; i < *n; i++)
+		(*out)[i] = (struct entry){entries[i].name, entries[i].kind, entries[i].bytes, 0};
+	return 0;
 }
 
 static char *join(const char *directory, const char *name)
@@ -231,12 +177,15 @@ static char *join(const char *directory, const char *name)
 /* Add the globs of an ignore file, if it is a regular file of a sensible size. */
 static void read_ignore(struct walk *w, struct globs *globs, const char *directory, const char *name)
 {
-	char *path = join(directory, name), *text = NULL;
-	int fd = walk_open(w, path);
+	char *path = join(directory, name), *text = NULL, reason[SKIP_REASON_BYTES];
+	int fd = w->opt.from_commit ? -1 : walk_open(w, path);
+	size_t bytes = 0;
 	struct stat st;
 
-	if (fd >= 0 && !fstat(fd, &st) && S_ISREG(st.st_mode) && st.st_size <= IGNORE_BYTES) {
-		size_t bytes = 0;
+	if (w->opt.from_commit) {
+		if (repo_read(w->opt.repo, path, IGNORE_BYTES, &text, &bytes, reason))
+			globs_parse(globs, w->arena, text, bytes);
+	} else if (fd >= 0 && !fstat(fd, &st) && S_ISREG(st.st_mode) && st.st_size <= IGNORE_BYTES) {
 		ssize_t n;
 
 		text = xmalloc((size_t)st.st_size + 1, 1);
@@ -251,14 +200,17 @@ static void read_ignore(struct walk *w, struct globs *globs, const char *directo
 	free(path);
 }
 
-static const struct ignore *ignore_of(struct walk *w, const struct pending *p, char *const *names, size_t n)
+static const struct ignore *ignore_of(struct walk *w, const struct pending *p, const struct entry *entries, size_t n)
 {
 	static const char *const files[] = {".gitignore", ".quireignore"};
 	struct ignore own = {.above = p->ignore, .base = *p->path ? strlen(p->path) + 1 : 0}, *out;
 
-	for (size_t i = 0; i < sizeof files / sizeof *files; i++)
-		if (n && bsearch(&files[i], names, n, sizeof *names, by_name))
+	for (size_t i = w->opt.from_commit; i < sizeof files / sizeof *files; i++) {
+		const struct entry key = {files[i], 0, 0, 0};
+
+		if (n && bsearch(&key, entries, n, sizeof *entries, by_name))
 			read_ignore(w, &own.globs, p->path, files[i]);
+	}
 	if (!own.globs.n)
 		return p->ignore;
 	out = arena_alloc(w->arena, 1, sizeof *out);
@@ -266,11 +218,47 @@ static const struct ignore *ignore_of(struct walk *w, const struct pending *p, c
 	return out;
 }
 
+/* Whether patterns from above leave out the root, or a directory that leads to it. */
+static bool leave_out_root(const struct ignore *own)
+{
+	char *path = xstrdup(own->prefix);
+	bool out = false;
+
+	for (char *slash = path; !out && (slash = strchr(slash, '/')); slash++) {
+		*slash = '\0';
+		out = globs_match(&own->globs, path, true) == GLOB_MATCHES;
+		*slash = '/';
+	}
+	free(path);
+	return out;
+}
+
+/* What holds from above the root. Nothing does if it leaves out the root itself, which the caller has named. */
+static const struct ignore *ignore_from_above(struct walk *w)
+{
+	const struct ignore *above = NULL;
+	size_t n = 0;
+	const struct repo_ignore *list = w->opt.repo && !w->opt.from_commit ? repo_ignores(w->opt.repo, &n) : NULL;
+
+	for (size_t i = 0; i < n; i++) {
+		struct ignore *own = arena_alloc(w->arena, 1, sizeof *own);
+
+		*own = (struct ignore){.above = above, .prefix = list[i].prefix};
+		globs_parse(&own->globs, w->arena, list[i].text, list[i].bytes);
+		if (leave_out_root(own))
+			return NULL;
+		above = own;
+	}
+	return above;
+}
+
 static bool is_ignored(const struct ignore *i, const char *path, bool is_directory)
 {
 	for (; i; i = i->above) {
-		enum glob_verdict v = globs_match(&i->globs, path + i->base, is_directory);
+		char *whole = i->prefix ? xasprintf("%s%s", i->prefix, path) : NULL;
+		enum glob_verdict v = globs_match(&i->globs, whole ? whole : path + i->base, is_directory);
 
+		free(whole);
 		if (v != GLOB_SILENT)
 			return v == GLOB_MATCHES;
 	}
@@ -280,17 +268,16 @@ static bool is_ignored(const struct ignore *i, const char *path, bool is_directo
 /* Why a file or directory with this path is left out; NULL: it is not. */
 static const char *reason_of(struct walk *w, const struct ignore *ignore, const char *path, bool is_directory)
 {
+	const char *reason;
+
 	if (globs_match(&w->exclude, path, is_directory) == GLOB_MATCHES)
 		return "excluded";
-	if (globs_match(&w->version_control, path, is_directory) == GLOB_MATCHES)
-		return "version control";
-	if (is_ignored(ignore, path, is_directory))
-		return "ignored";
-	if (globs_match(&w->secrets, path, is_directory) == GLOB_MATCHES)
-		return "may hold secrets";
-	if (globs_match(&w->generated, path, is_directory) == GLOB_MATCHES)
-		return "vendored or generated";
-	return NULL;
+	reason = skip_by_name(&w->names, SKIP_VERSION_CONTROL, path, is_directory);
+	if (!reason && is_ignored(ignore, path, is_directory))
+		reason = "ignored";
+	for (int kind = SKIP_SECRET; !reason && kind < N_SKIP_KINDS; kind++)
+		reason = skip_by_name(&w->names, (enum skip_kind)kind, path, is_directory);
+	return reason;
 }
 
 static void see_directory(struct walk *w, const struct pending *parent, const struct ignore *ignore, char *path,
@@ -311,7 +298,7 @@ static void see_directory(struct walk *w, const struct pending *parent, const st
 }
 
 static void see_file(struct walk *w, const struct pending *parent, const struct ignore *ignore, const char *path,
-		     bool included, const struct stat *st)
+		     bool included, const struct entry *e)
 {
 	const char *reason = NULL;
 	char *kept;
@@ -321,11 +308,11 @@ static void see_file(struct walk *w, const struct pending *parent, const struct 
 	if (!included)
 		reason = reason_of(w, ignore, path, false);
 	kept = arena_strndup(w->arena, path, strlen(path));
-	if (!S_ISREG(st->st_mode)) {
-		walk_skip(w, kept, S_ISLNK(st->st_mode) ? "symbolic link" : "not a regular file");
+	if (e->kind != S_IFREG) {
+		walk_skip(w, kept, e->kind == S_IFLNK ? "symbolic link" : e->kind ? "not a regular file" : "another repository");
 		return;
 	}
-	if (!reason && !included && st->st_size > w->opt.max_file_bytes)
+	if (!reason && e->bytes > text_most_bytes(path, included, w->opt.max_file_bytes))
 		reason = "too large";
 	if (reason) {
 		walk_skip(w, kept, reason);
@@ -333,48 +320,62 @@ static void see_file(struct walk *w, const struct pending *parent, const struct 
 	}
 	if (w->n_files == w->files_room)
 		w->files = xrealloc(w->files, w->files_room = w->files_room ? 2 * w->files_room : 64, sizeof *w->files);
-	w->files[w->n_files++] = (struct walk_file){kept, st->st_size, included};
+	w->files[w->n_files++] = (struct walk_file){
+		kept, e->bytes, included, w->opt.repo ? repo_n_changes(w->opt.repo, kept) : 0,
+	};
+}
+
+static void see_entry(struct walk *w, const struct pending *p, const struct ignore *ignore, const struct entry *e)
+{
+	char *path = join(p->path, e->name);
+	bool too_long = strlen(path) > PATH_BYTES;
+	bool is_directory = e->kind == S_IFDIR;
+	bool included = p->included || globs_match(&w->include, path, is_directory) == GLOB_MATCHES;
+
+	if (too_long) {
+		walk_skip(w, arena_strndup(w->arena, path, strlen(path)), "path too long");
+	} else if (e->number) {
+		skip_errno(w, arena_strndup(w->arena, path, strlen(path)), e->number);
+	} else if (is_directory) {
+		see_directory(w, p, ignore, path, included);
+		return;
+	} else {
+		see_file(w, p, ignore, path, included, e);
+	}
+	free(path);
+}
+
+static bool is_too_much(const struct walk *w)
+{
+	return w->n_files + w->n_skipped + w->n_stack > LISTED || arena_bytes(w->arena) + w->stack_bytes > LISTED_BYTES;
 }
 
 static void read_directory(struct walk *w, const struct pending *p)
 {
-	struct arena *names_arena = arena_new();
-	int fd = open_beneath(w, p->path, O_RDONLY | O_DIRECTORY), dir = fd < 0 ? -1 : dup(fd);
-	size_t n = 0;
-	char **names = dir < 0 ? NULL : list(fd, names_arena, &n);
+	struct arena *a = arena_new();
+	struct entry *entries = NULL;
 	const struct ignore *ignore;
+	const char *reason = NULL;
+	size_t n = 0;
+	int rc = w->opt.from_commit ? list_tree(w, p->path, a, &entries, &n, &reason)
+				    : list_directory(w, p->path, a, &entries, &n);
 
-	if (!names) {
-		skip_errno(w, arena_strndup(w->arena, p->path, strlen(p->path)), errno);
-		if (dir < 0 && fd >= 0)
-			close(fd);
+	if (rc) {
+		const char *path = arena_strndup(w->arena, p->path, strlen(p->path));
+
+		if (reason)
+			walk_skip(w, path, reason);
+		else
+			skip_errno(w, path, errno);
 	} else {
-		ignore = ignore_of(w, p, names, n);
-		for (size_t i = 0; i < n; i++) {
-			char *path = join(p->path, names[i]);
-			struct stat st;
-			bool is_directory, included;
-
-			if (fstatat(dir, names[i], &st, AT_SYMLINK_NOFOLLOW)) {
-				if (errno != ENOENT)
-					skip_errno(w, arena_strndup(w->arena, path, strlen(path)), errno);
-				free(path);
-				continue;
-			}
-			is_directory = S_ISDIR(st.st_mode);
-			included = p->included || globs_match(&w->include, path, is_directory) == GLOB_MATCHES;
-			if (is_directory) {
-				see_directory(w, p, ignore, path, included);
-			} else {
-				see_file(w, p, ignore, path, included, &st);
-				free(path);
-			}
-		}
-		free(names);
+		if (n)
+			qsort(entries, n, sizeof *entries, by_name);
+		ignore = ignore_of(w, p, entries, n);
+		for (size_t i = 0; i < n && !is_too_much(w); i++)
+			see_entry(w, p, ignore, &entries[i]);
 	}
-	if (dir >= 0)
-		close(dir);
-	arena_free(names_arena);
+	free(entries);
+	arena_free(a);
 }
 
 static void parse_options(struct walk *w, struct globs *globs, const char *const *patterns)
@@ -393,32 +394,29 @@ static int by_skipped_path(const void *a, const void *b)
 	return strcmp(((const struct cache_skipped *)a)->path, ((const struct cache_skipped *)b)->path);
 }
 
+struct repo *walk_commit(const struct walk *w)
+{
+	return w->opt.from_commit ? w->opt.repo : NULL;
+}
+
 int walk_new(struct walk **out, const struct walk_options *opt, const atomic_bool *cancel, struct err *err)
 {
 	struct walk *w = xcalloc(1, sizeof *w);
-	int probe;
 
 	w->arena = arena_new();
 	w->opt = *opt;
-	w->root = open(opt->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (w->root < 0) {
-		err_errno(err, errno, "open directory %s", opt->root);
+	if (!opt->from_commit && beneath_new(&w->beneath, opt->root, opt->without_openat2, err)) {
 		walk_free(w);
 		return -1;
 	}
-	probe = open_piece(w->root, ".", O_RDONLY | O_DIRECTORY);
-	w->plain_openat = opt->without_openat2 || (probe < 0 && (errno == ENOSYS || errno == EPERM));
-	if (probe >= 0)
-		close(probe);
-	globs_parse(&w->version_control, w->arena, version_control, strlen(version_control));
-	globs_parse(&w->secrets, w->arena, secrets, strlen(secrets));
-	globs_parse(&w->generated, w->arena, generated, strlen(generated));
+	skip_names_init(&w->names, w->arena);
 	parse_options(w, &w->exclude, opt->exclude);
 	parse_options(w, &w->include, opt->include);
-	push(w, (struct pending){.path = xstrdup("")});
+	push(w, (struct pending){.path = xstrdup(""), .ignore = ignore_from_above(w)});
 	while (w->n_stack) {
 		struct pending p = w->stack[--w->n_stack];
 
+		w->stack_bytes -= strlen(p.path);
 		if (cancel && atomic_load(cancel)) {
 			free(p.path);
 			walk_free(w);
@@ -426,6 +424,11 @@ int walk_new(struct walk **out, const struct walk_options *opt, const atomic_boo
 		}
 		read_directory(w, &p);
 		free(p.path);
+		if (is_too_much(w)) {
+			walk_free(w);
+			return err_set(err, ERR_TOO_LARGE, "%s has more than %d files, or paths of more than %d bytes "
+				       "together: leave out directories with --exclude", opt->root, LISTED, LISTED_BYTES);
+		}
 	}
 	if (w->n_files)
 		qsort(w->files, w->n_files, sizeof *w->files, by_file_path);
@@ -439,8 +442,7 @@ void walk_free(struct walk *w)
 		return;
 	while (w->n_stack)
 		free(w->stack[--w->n_stack].path);
-	if (w->root >= 0)
-		close(w->root);
+	beneath_free(w->beneath);
 	free(w->stack);
 	free(w->files);
 	free(w->skipped);

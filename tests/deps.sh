@@ -13,11 +13,15 @@ build libjansson-dev        JSON: checkpoints, tokenizers, the API
 build libpcre2-dev          the pattern that cuts text before it is tokenized
 build libsodium-dev         BLAKE2b: identities of models, texts and spans
 build libxxhash-dev         checksums of the store
+build libxml2-dev           HTML to text
+build libgit2-dev           git: work trees, refs, history
 build libcmocka-dev         the tests' frame
 test  clang                 a second compiler, and the fuzzers
 test  libclang-rt-14-dev    sanitizers and libFuzzer of clang
 test  valgrind              memcheck of one end-to-end run
 test  curl                  requests that no client of ours would make
+test  git                   a repository for an end-to-end test; quire itself never runs it
+test  poppler-utils         pdftotext, which makes text of PDF
 "
 
 if ! command -v dpkg-query >/dev/null; then

@@ -180,15 +180,19 @@ static void json_that_is_nested_too_deep_is_refused(void **state)
 static void an_ingest_reads_back_and_compares_equal(void **state)
 {
 	char *exclude[] = {"*.o", "build/**", NULL};
-	struct api_ingest a = {.corpus = "linux", .source = "/src/linux", .exclude = exclude}, b, copy;
+	struct api_ingest a = {.corpus = "linux", .source = "/src/linux", .exclude = exclude, .ref = "v1", .full = true,
+			      .dry_run = true, .order_from = "old"}, b, copy;
 	struct err err;
-	char *body = api_ingest_format(&a);
+	char *body = api_ingest_format(&a), *source;
 
 	(void)state;
 	assert_int_equal(parse_ingest(&b, "linux", body, &err), 0);
 	assert_true(api_ingest_equal(&a, &b));
 	assert_string_equal(b.exclude[1], "build/**");
 	assert_null(b.include);
+	source = api_ingest_source(&b);
+	assert_string_equal(source, "/src/linux@v1");
+	free(source);
 	api_ingest_copy(&copy, &b);
 	assert_true(api_ingest_equal(&copy, &b));
 	free(copy.exclude[1]);
@@ -210,6 +214,9 @@ static void a_bad_ingest_is_refused_by_the_name_of_its_field(void **state)
 		{"x", "{\"source\":\"/a\",\"exclude\":\"*.o\"}", "exclude"},
 		{"x", "{\"source\":\"/a\",\"include\":[1]}", "include"},
 		{"x", "{\"source\":\"/a\",\"exclude\":[\"*.o\",\"\"]}", "exclude"},
+		{"x", "{\"source\":\"/a\",\"dry_run\":\"yes\"}", "dry_run: true or false"},
+		{"x", "{\"source\":\"/a\",\"full\":1}", "full: true or false"},
+		{"x", "{\"source\":\"/a\",\"order_from\":\"a/b\"}", "cannot name a corpus"},
 		{"x", "{\"source\":\"/a\",\"as\":\"y\"}", "as"},
 	};
 	struct api_ingest in;
@@ -225,6 +232,21 @@ static void a_bad_ingest_is_refused_by_the_name_of_its_field(void **state)
 	}
 }
 
+static void a_report_says_what_is_left_out_by_kind_with_examples(void **state)
+{
+	const struct ingest_counts counts = {.n_documents = 5, .n_kept_documents = 3, .n_skipped = 4, .read_bytes = 99,
+					     .n_tokens = 40, .kept_tokens = 30, .new_tokens = 10, .new_bytes = 8192};
+	const struct ingest_skip_kind kinds[] = {{"binary", 3, {"a.png", "b\n.png", NULL}}, {"ignored", 1, {"build/"}}};
+	char *text = api_report_format(&counts, kinds, 2);
+
+	(void)state;
+	assert_string_equal(text, "{\"documents\":5,\"kept_documents\":3,\"skipped\":4,\"read_bytes\":99,\"tokens\":40,"
+			    "\"kept_tokens\":30,\"new_tokens\":10,\"new_bytes\":8192,\"skips\":["
+			    "{\"reason\":\"binary\",\"files\":3,\"examples\":[\"a.png\",\"\\\"b\\\\n.png\\\"\"]},"
+			    "{\"reason\":\"ignored\",\"files\":1,\"examples\":[\"build/\"]}]}");
+	free(text);
+}
+
 static void a_job_reads_back_as_it_was_written(void **state)
 {
 	struct api_job a = {.id = 41, .state = JOB_FAILED, .attempts = 2, .created_s = 5, .started_s = 6, .finished_s = 7}, b;
@@ -234,6 +256,8 @@ static void a_job_reads_back_as_it_was_written(void **state)
 	(void)state;
 	strcpy(a.request.corpus, "linux");
 	a.request.source = "/src/linux";
+	a.request.dry_run = true;
+	a.report = "{\"tokens\":9,\"skips\":[]}";
 	a.progress = (struct ingest_progress){INGEST_PREFILL, 1, 2, 3, 4, 5, 6};
 	err_set(&a.error, ERR_TOO_LARGE, "corpus linux has 9 tokens");
 	json = api_job_json(&a);
@@ -246,6 +270,8 @@ static void a_job_reads_back_as_it_was_written(void **state)
 	assert_int_equal(b.error.code, ERR_TOO_LARGE);
 	assert_string_equal(b.error.text, a.error.text);
 	assert_string_equal(b.request.source, "/src/linux");
+	assert_true(b.request.dry_run);
+	assert_string_equal(b.report, a.report);
 	api_job_clear(&b);
 	json_decref(json);
 }
@@ -324,6 +350,7 @@ int main(void)
 		cmocka_unit_test(json_that_is_nested_too_deep_is_refused),
 		cmocka_unit_test(an_ingest_reads_back_and_compares_equal),
 		cmocka_unit_test(a_bad_ingest_is_refused_by_the_name_of_its_field),
+		cmocka_unit_test(a_report_says_what_is_left_out_by_kind_with_examples),
 		cmocka_unit_test(a_job_reads_back_as_it_was_written),
 		cmocka_unit_test(jobs_are_called_by_number_with_or_without_their_letter),
 		cmocka_unit_test(an_error_keeps_its_code_and_sentence_over_the_wire),

@@ -476,11 +476,45 @@ static void a_store_of_a_newer_format_is_refused(void **state)
 	struct err err;
 
 	cache_close(store_open(*state));
-	change_index(*state, "PRAGMA user_version = 2");
+	change_index(*state, "PRAGMA user_version = 3");
 
 	assert_int_equal(cache_open(&c, *state, &err), -1);
 	assert_int_equal(err.code, ERR_MISMATCH);
-	assert_non_null(strstr(err.text, "has format 2, this quire knows formats up to 1"));
+	assert_non_null(strstr(err.text, "has format 3, this quire knows formats up to 2"));
+}
+
+static void a_store_of_format_1_is_brought_up_to_date_and_keeps_what_it_holds(void **state)
+{
+	const struct text t = text_of("code", 100, 0, 1);
+	struct cache *c = store_open(*state);
+	struct cache_snapshot *s;
+	struct cache_reader *r;
+	struct err err;
+
+	must_store(c, &t);
+	cache_close(c);
+	change_index(*state, "ALTER TABLE snapshot DROP COLUMN revision; PRAGMA user_version = 1");
+
+	/* Only who may write can change it. */
+	assert_int_equal(cache_reader_open(&r, *state, &err), -1);
+	assert_int_equal(err.code, ERR_MISMATCH);
+	assert_non_null(strstr(err.text, "has format 1, this quire reads format 2: start quired"));
+	c = store_open(*state);
+
+	assert_true(is_stored(c, &t));
+	assert_int_equal(cache_load_snapshot(c, "code", &s, &err), 0);
+	assert_string_equal(s->revision, "");
+	cache_free_snapshot(s);
+	must_store(c, &t);
+	assert_int_equal(cache_reader_open(&r, *state, &err), 0);
+	assert_int_equal(cache_files(r, "code", &s, &err), 0);
+	assert_int_equal(s->n_documents, 1);
+	assert_null(s->ids);
+	cache_free_snapshot(s);
+	assert_int_equal(cache_files(r, "cod", &s, &err), -1);
+	assert_int_equal(err.code, ERR_NOT_FOUND);
+	cache_reader_close(r);
+	cache_close(c);
 }
 
 static void an_index_that_is_not_ours_is_refused(void **state)
@@ -825,6 +859,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_damaged_span_is_replaced_when_it_is_computed_again, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_second_opener_is_told_who_has_the_store, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_store_of_a_newer_format_is_refused, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_store_of_format_1_is_brought_up_to_date_and_keeps_what_it_holds, set_up,
+						tear_down),
 		cmocka_unit_test_setup_teardown(an_index_that_is_not_ours_is_refused, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_changed_row_is_found_by_the_key_of_its_span, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(nobody_else_can_look_into_a_store, set_up, tear_down),

@@ -15,6 +15,7 @@
 #include "engine/recall.h"
 #include "ingest/document.h"
 #include "ingest/ingest.h"
+#include "tests/support/make_repo.h"
 #include "tests/support/temp_dir.h"
 
 /* A tiny checkpoint with random weights: what it says means nothing, and has to be the same every time. */
@@ -130,7 +131,7 @@ static struct ingest_progress ingest(const struct place *p, struct cache *c, con
 	int rc = 1;
 
 	if (ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err) ||
-	    ingest_begin(in, tiny.engine, tiny.model, format, c, &err))
+	    ingest_bind(in, tiny.engine, tiny.model, format, c, &err) || ingest_begin(in, &err))
 		fail_msg("%s", err.text);
 	while (rc > 0 && n_steps--)
 		rc = ingest_step(in, &progress, &err);
@@ -433,6 +434,173 @@ static void after_a_change_only_what_follows_it_is_computed_and_equals_a_cold_in
 	free(cold_dir);
 }
 
+/* The paths of the snapshot's documents, in order. */
+static void assert_order(const struct cache_snapshot *s, const char *want)
+{
+	char got[256] = "";
+
+	for (int32_t i = 0; i < s->n_documents; i++)
+		snprintf(got + strlen(got), sizeof got - strlen(got), "%s%s", i ? " " : "", s->documents[i].path);
+	assert_string_equal(got, want);
+}
+
+static struct cache_snapshot *ingest_with(struct cache *c, const struct ingest_options *opt)
+{
+	struct ingest *in;
+	struct err err;
+	int rc = 1;
+
+	if (ingest_prepare(&in, opt, tiny.tokenizer, NULL, NULL, NULL, &err) ||
+	    ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err) || ingest_begin(in, &err))
+		fail_msg("%s", err.text);
+	while (rc > 0)
+		rc = ingest_step(in, NULL, &err);
+	if (rc < 0)
+		fail_msg("%s", err.text);
+	ingest_free(in);
+	return load(c);
+}
+
+static void the_order_can_be_made_anew_or_taken_from_another_snapshot(void **state)
+{
+	const struct place *p = *state;
+	struct cache *c = store_open(p->store);
+	struct cache_snapshot *first, *second, *anew, *followed;
+	struct ingest_options opt;
+
+	lines_at(p, "a.c", "alpha", 2);
+	lines_at(p, "b.c", "beta", 2);
+	first = ingest_with(c, &(struct ingest_options){.corpus = "code", .source = p->source,
+							.max_file_bytes = 1 << 20, .max_tokens = 4000});
+	lines_at(p, "a.c", "alpha", 3);
+	opt = options(p, first);
+	second = ingest_with(c, &opt);
+	opt = options(p, second);
+	opt.full = true;
+	anew = ingest_with(c, &opt);
+	opt = options(p, anew);
+	opt.full = true;
+	opt.order_from = second;
+	followed = ingest_with(c, &opt);
+
+	assert_order(first, "a.c b.c");
+	assert_order(second, "b.c a.c");
+	assert_order(anew, "a.c b.c");
+	assert_order(followed, "b.c a.c");
+	cache_free_snapshot(first);
+	cache_free_snapshot(second);
+	cache_free_snapshot(anew);
+	cache_free_snapshot(followed);
+	cache_close(c);
+}
+
+static void in_a_repository_what_rarely_changes_stands_first_and_a_ref_is_a_source(void **state)
+{
+	const struct place *p = *state;
+	struct cache *c = store_open(p->store);
+	struct ingest_options opt = options(p, NULL);
+	struct cache_snapshot *on_disk, *of_ref;
+	struct ingest_counts counts;
+	struct made_repo made;
+	struct ingest *in;
+	struct err err;
+	char *source;
+
+	made_repo_init(&made, p->source, p->dir);
+	made_repo_text(&made, "a.c", "int a;\n");
+	made_repo_text(&made, "b.c", "int b;\n");
+	made_repo_text(&made, "a.c", "int aa;\n");
+	text_at(p, "c.c", "int c;\n"); /* never committed */
+
+	on_disk = ingest_with(c, &opt);
+	assert_order(on_disk, "c.c b.c a.c");
+
+	opt.ref = "HEAD";
+	opt.corpus = "ref";
+	assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), 0);
+	assert_int_equal(ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err), 0);
+	ingest_count(in, &counts);
+	assert_string_equal(counts.commit, git_oid_tostr_s(&made.head));
+	assert_null(counts.history);
+	assert_int_equal(ingest_begin(in, &err), 0);
+	while (ingest_step(in, NULL, &err) > 0)
+		;
+	ingest_free(in);
+	assert_int_equal(cache_load_snapshot(c, "ref", &of_ref, &err), 0);
+	assert_order(of_ref, "b.c a.c");
+	source = xasprintf("%s@HEAD", p->source);
+	assert_string_equal(of_ref->source, source);
+	assert_string_equal(of_ref->revision, git_oid_tostr_s(&made.head));
+	assert_string_equal(on_disk->revision, git_oid_tostr_s(&made.head));
+	opt.ref = NULL;
+	opt.previous = of_ref;
+	assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), -1);
+	assert_int_equal(err.code, ERR_MISMATCH);
+	opt.ref = "nowhere";
+	opt.previous = NULL;
+	assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), -1);
+	assert_int_equal(err.code, ERR_NOT_FOUND);
+	free(source);
+	cache_free_snapshot(on_disk);
+	cache_free_snapshot(of_ref);
+	made_repo_end(&made);
+	cache_close(c);
+}
+
+static void what_there_is_to_do_is_counted_and_counting_changes_nothing(void **state)
+{
+	const struct place *p = *state;
+	struct cache *c = store_open(p->store);
+	struct ingest_options opt = options(p, NULL);
+	struct ingest_counts counts;
+	struct ingest_skip_kind *kinds;
+	struct cache_stats stats, after;
+	struct cache_snapshot *s;
+	struct ingest *in;
+	struct err err;
+	size_t n;
+
+	lines_at(p, "a.c", "alpha", 20);
+	lines_at(p, "b.c", "beta", 20);
+	text_at(p, ".env", "secret");
+	text_at(p, "x.min.js", "x");
+	cache_stats(c, &stats);
+	assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), 0);
+	assert_int_equal(ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err), 0);
+	ingest_count(in, &counts);
+	cache_stats(c, &after);
+	assert_int_equal(after.n_spans, 0);
+	assert_int_equal(counts.n_documents, 2);
+	assert_int_equal(counts.n_kept_documents, 0);
+	assert_int_equal(counts.n_skipped, 2);
+	assert_int_equal(counts.kept_tokens, 0);
+	assert_int_equal(counts.new_tokens, counts.n_tokens);
+	kinds = ingest_skip_kinds(in, &n);
+	assert_int_equal(n, 2);
+	assert_string_equal(kinds[0].kind, "generated");
+	assert_string_equal(kinds[0].examples[0], "x.min.js");
+	free(kinds);
+	ingest_free(in);
+
+	/* What was counted is what it takes. */
+	ingest_all(p, c, NULL);
+	cache_stats(c, &after);
+	assert_int_equal(after.used_bytes - stats.used_bytes, counts.new_bytes);
+
+	s = load(c);
+	lines_at(p, "c.c", "gamma", 1);
+	opt = options(p, s);
+	assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), 0);
+	assert_int_equal(ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err), 0);
+	ingest_count(in, &counts);
+	assert_int_equal(counts.n_kept_documents, 2);
+	assert_int_equal(counts.kept_tokens, s->n_tokens / 64 * 64);
+	assert_int_equal(counts.kept_tokens + counts.new_tokens, counts.n_tokens);
+	ingest_free(in);
+	cache_free_snapshot(s);
+	cache_close(c);
+}
+
 static void a_corpus_that_cannot_fit_is_refused_with_an_exclude_that_does(void **state)
 {
 	static const char *const exclude[] = {"/big/", NULL};
@@ -524,6 +692,12 @@ int main(void)
 			an_ingest_that_was_interrupted_anywhere_goes_on_and_ends_with_the_same_bits, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			after_a_change_only_what_follows_it_is_computed_and_equals_a_cold_ingest, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(the_order_can_be_made_anew_or_taken_from_another_snapshot, set_up,
+						tear_down),
+		cmocka_unit_test_setup_teardown(
+			in_a_repository_what_rarely_changes_stands_first_and_a_ref_is_a_source, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(what_there_is_to_do_is_counted_and_counting_changes_nothing, set_up,
+						tear_down),
 		cmocka_unit_test_setup_teardown(a_corpus_that_cannot_fit_is_refused_with_an_exclude_that_does, set_up,
 						tear_down),
 		cmocka_unit_test_setup_teardown(nothing_to_read_another_source_and_a_cancelled_ingest_are_errors, set_up,

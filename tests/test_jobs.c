@@ -293,10 +293,50 @@ static void a_file_of_a_newer_format_is_refused(void **state)
 	struct err err;
 
 	jobs_close(j);
-	change(*state, "pragma user_version = 2");
+	change(*state, "pragma user_version = 3");
 	assert_int_equal(jobs_open(&j, *state, &err), -1);
 	assert_int_equal(err.code, ERR_FORMAT);
 	assert_non_null(strstr(err.text, "newer"));
+}
+
+static void a_file_of_the_first_format_gets_what_it_lacks_and_keeps_its_jobs(void **state)
+{
+	struct jobs *j = jobs_in(*state);
+	struct api_job job;
+	struct err err;
+
+	add(j, "a");
+	jobs_close(j);
+	change(*state, "alter table job drop column report; pragma user_version = 1");
+	j = jobs_in(*state);
+	assert_int_equal(jobs_report(j, 1, "{\"tokens\":7}", &err), 0);
+	jobs_close(j);
+	j = jobs_in(*state);
+	assert_int_equal(jobs_get(j, 1, &job, &err), 0);
+	assert_string_equal(job.report, "{\"tokens\":7}");
+	assert_int_equal(job.state, JOB_QUEUED);
+	api_job_clear(&job);
+	jobs_close(j);
+}
+
+static void the_speed_is_that_of_the_last_ingest_that_computed_anything(void **state)
+{
+	struct ingest_progress computed = {.n_tokens = 1000, .reused_tokens = 400, .done_tokens = 1000};
+	struct ingest_progress nothing_new = {.n_tokens = 1000, .reused_tokens = 1000, .done_tokens = 1000};
+	struct jobs *j = jobs_in(*state);
+	double speed = -1;
+	struct err err;
+
+	assert_int_equal(jobs_speed(j, &speed, &err), 0);
+	assert_true(speed == 0);
+	assert_int_equal(begin((add(j, "a"), j)), 1);
+	assert_int_equal(jobs_end(j, 1, &computed, NULL, &err), 0);
+	assert_int_equal(begin((add(j, "b"), j)), 2);
+	assert_int_equal(jobs_end(j, 2, &nothing_new, NULL, &err), 0);
+	change(*state, "update job set started_s = finished_s - 30 where id = 1");
+	assert_int_equal(jobs_speed(j, &speed, &err), 0);
+	assert_true(speed == 20);
+	jobs_close(j);
 }
 
 static void a_row_that_somebody_changed_is_an_error_and_not_a_job(void **state)
@@ -339,6 +379,8 @@ int main(void)
 		CASE(old_ended_jobs_go_and_waiting_ones_stay),
 		CASE(a_flood_of_jobs_is_refused),
 		CASE(a_file_of_a_newer_format_is_refused),
+		CASE(a_file_of_the_first_format_gets_what_it_lacks_and_keeps_its_jobs),
+		CASE(the_speed_is_that_of_the_last_ingest_that_computed_anything),
 		CASE(a_row_that_somebody_changed_is_an_error_and_not_a_job),
 		CASE(a_file_that_is_not_sqlite_is_an_error_that_names_it),
 	};

@@ -1,0 +1,158 @@
+#include "daemon/show.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/print.h"
+
+static int64_t get_integer(const json_t *o, const char *key)
+{
+	return json_integer_value(json_object_get(o, key));
+}
+
+static const char *get_string(const json_t *o, const char *key)
+{
+	const char *s = json_string_value(json_object_get(o, key));
+
+	return s ? s : "-";
+}
+
+static void show_document(const json_t *file)
+{
+	char tokens[PRINT_BYTES], lines[PRINT_BYTES];
+
+	printf("%12s tokens  %9s lines  ", print_count(tokens, get_integer(file, "tokens")),
+	       print_count(lines, get_integer(file, "lines")));
+	print_line(stdout, get_string(file, "path"));
+	putchar('\n');
+}
+
+static void show_skipped(const json_t *file)
+{
+	print_line(stdout, get_string(file, "path"));
+	fputs(": ", stdout);
+	print_line(stdout, get_string(file, "reason"));
+	putchar('\n');
+}
+
+void show_files(const json_t *reply, bool skipped, bool json)
+{
+	json_t *file;
+	size_t i;
+
+	json_array_foreach(json_object_get(reply, skipped ? "skipped" : "documents"), i, file) {
+		if (json)
+			print_json(stdout, skipped ? "skipped" : "document", json_incref(file));
+		else if (skipped)
+			show_skipped(file);
+		else
+			show_document(file);
+	}
+}
+
+static void show_skips(const json_t *skips)
+{
+	char count[PRINT_BYTES];
+	json_t *kind, *example;
+	size_t i, e;
+
+	json_array_foreach(skips, i, kind) {
+		printf("%-11s %9s %s: ", i ? "" : "skipped", print_count(count, get_integer(kind, "files")),
+		       get_string(kind, "reason"));
+		json_array_foreach(json_object_get(kind, "examples"), e, example) {
+			fputs(e ? ", " : "", stdout);
+			print_line(stdout, json_string_value(example));
+		}
+		puts(get_integer(kind, "files") > (int64_t)e ? ", ..." : "");
+	}
+}
+
+void show_report(const struct api_job *job)
+{
+	json_t *r = json_loads(job->report ? job->report : "{}", 0, NULL);
+	int64_t documents = get_integer(r, "documents"), kept = get_integer(r, "kept_documents");
+	char a[PRINT_BYTES], b[PRINT_BYTES], s[PRINT_BYTES];
+
+	printf("%s: nothing was computed\n", job->request.corpus);
+	printf("%-11s %9s documents %12s tokens, %s read\n", "read", print_count(a, documents),
+	       print_count(b, get_integer(r, "tokens")), print_size(s, get_integer(r, "read_bytes")));
+	printf("%-11s %9s documents %12s tokens\n", "kept", print_count(a, kept),
+	       print_count(b, get_integer(r, "kept_tokens")));
+	printf("%-11s %9s documents %12s tokens, %s more in the store, ", "to compute", print_count(a, documents - kept),
+	       print_count(b, get_integer(r, "new_tokens")), print_size(s, get_integer(r, "new_bytes")));
+	if (json_is_number(json_object_get(r, "seconds")))
+		printf("about %s s\n", print_count(a, (int64_t)(json_number_value(json_object_get(r, "seconds")) + 0.5)));
+	else
+		puts("time unknown until something has been computed");
+	show_skips(json_object_get(r, "skips"));
+	if (json_is_string(json_object_get(r, "commit")))
+		printf("commit      %s\n", get_string(r, "commit"));
+	if (json_is_string(json_object_get(r, "history"))) {
+		fputs("history     ", stdout);
+		print_line(stdout, get_string(r, "history"));
+		putchar('\n');
+	}
+	json_decref(r);
+}
+
+static void print_model_status(const json_t *m)
+{
+	char a[PRINT_BYTES], b[PRINT_BYTES], s[PRINT_BYTES];
+	const char *state = get_string(m, "state");
+
+	printf("model    %s", state);
+	if (!strcmp(state, "none")) {
+		puts(": set model.path in the configuration");
+		return;
+	}
+	fputs("  ", stdout);
+	print_line(stdout, get_string(m, "path"));
+	if (!strcmp(state, "failed")) {
+		fputs(": ", stdout);
+		print_line(stdout, get_string(m, "error"));
+	}
+	putchar('\n');
+	if (strcmp(state, "ready"))
+		return;
+	printf("         %s, %s parameters, %s in memory, context %s tokens, identity %s\n",
+	       get_string(m, "architecture"), print_count(a, get_integer(m, "parameters")),
+	       print_size(s, get_integer(m, "loaded_bytes")), print_count(b, get_integer(m, "context_tokens")),
+	       get_string(m, "identity"));
+	if (json_is_string(json_object_get(m, "no_renderer"))) {
+		fputs("         no questions: ", stdout);
+		print_line(stdout, get_string(m, "no_renderer"));
+		putchar('\n');
+	}
+}
+
+void show_status(const json_t *reply)
+{
+	char a[PRINT_BYTES], b[PRINT_BYTES], d[PRINT_BYTES], e[PRINT_BYTES];
+	const json_t *o;
+
+	printf("quired   %s, process %lld, up %s s, ", get_string(reply, "version"), (long long)get_integer(reply, "pid"),
+	       print_count(a, get_integer(reply, "uptime_s")));
+	print_line(stdout, get_string(reply, "socket"));
+	putchar('\n');
+	print_model_status(json_object_get(reply, "model"));
+	o = json_object_get(reply, "engine");
+	if (json_is_string(json_object_get(o, "isa")))
+		printf("engine   cpu, %s, %lld threads, compute %s, latents %s\n", get_string(o, "isa"),
+		       (long long)get_integer(o, "threads"), get_string(o, "compute"), get_string(o, "latents"));
+	o = json_object_get(reply, "store");
+	fputs("store    ", stdout);
+	print_line(stdout, get_string(o, "path"));
+	printf(": %s corpora, %s spans, %s of %s used, %s damaged reads\n", print_count(a, get_integer(o, "corpora")),
+	       print_count(b, get_integer(o, "spans")), print_size(d, get_integer(o, "used_bytes")),
+	       print_size(e, get_integer(o, "file_bytes")), print_count((char[PRINT_BYTES]){0}, get_integer(o, "damaged")));
+	o = json_object_get(reply, "queue");
+	printf("queue    %lld of %lld questions, %lld jobs running, %lld waiting, %lld connections\n",
+	       (long long)get_integer(o, "asks"), (long long)get_integer(o, "max_asks"),
+	       (long long)get_integer(o, "jobs_running"), (long long)get_integer(o, "jobs_queued"),
+	       (long long)get_integer(o, "connections"));
+	o = json_object_get(reply, "total");
+	printf("total    %s answered, %s refused, %s cancelled", print_count(a, get_integer(o, "answered")),
+	       print_count(b, get_integer(o, "refused")), print_count(d, get_integer(o, "cancelled")));
+	printf("; %s prompt tokens, %s of them from the store\n", print_count(a, get_integer(o, "prompt_tokens")),
+	       print_count(b, get_integer(o, "cached_tokens")));
+}

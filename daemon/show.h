@@ -1,0 +1,22 @@
+/*
+ * What the command line prints of the daemon's longer replies, for people and as JSON lines.
+ */
+#ifndef QUIRE_DAEMON_SHOW_H
+#define QUIRE_DAEMON_SHOW_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "daemon/api.h"
+
+/* The reply of API_FILES, to stdout: a line for each document with its tokens and lines, or for each file that was
+ * skipped with the reason. */
+void show_files(const json_t *reply, bool skipped, bool json);
+
+/* What a dry run counted, to stdout, for people. */
+void show_report(const struct api_job *job);
+
+/* The reply of API_STATUS, to stdout, for people. */
+void show_status(const json_t *reply);
+
+#endif
