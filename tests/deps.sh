@@ -13,6 +13,7 @@ build libjansson-dev        JSON: checkpoints, tokenizers, the API
 build libpcre2-dev          the pattern that cuts text before it is tokenized
 build libsodium-dev         BLAKE2b: identities of models, texts and spans
 build libxxhash-dev         checksums of the store
+build liburing-dev          many reads in flight at once
 build libcmocka-dev         the tests' frame
 test  clang                 a second compiler, and the fuzzers
 test  libclang-rt-14-dev    sanitizers and libFuzzer of clang
