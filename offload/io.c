@@ -534,9 +534,13 @@ struct io_request *io_wait(struct io *io, int timeout_ms)
 	return r;
 }
 
-int io_fd(const struct io *io)
+int io_fd(struct io *io, struct err *err)
 {
-	return io->backend->fd(io->state);
+	int fd = io->backend->fd(io->state);
+
+	assert_owner(io);
+	return fd >= 0 ? fd : err_set(err, ERR_IO, "reads of %s cannot wake this thread: the process has no file descriptor "
+				      "left", io->purpose);
 }
 
 int io_finish(struct io *io, struct io_request *r, struct err *err)

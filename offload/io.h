@@ -221,9 +221,10 @@ void io_submit(struct io *io, struct io_request *const *requests, size_t n);
 struct io_request *io_poll(struct io *io);
 /* The same, waiting for it up to timeout_ms (below 0: as long as it takes). NULL too when nothing is pending. */
 struct io_request *io_wait(struct io *io, int timeout_ms);
-/* Readable when io_poll may have something: for a thread that sleeps in poll or epoll with other things. Call io_poll
- * until it gives NULL before sleeping. */
-int io_fd(const struct io *io);
+/* A descriptor that is readable when io_poll may have something, for a thread that sleeps in poll or epoll (not
+ * EPOLLET) with other things: call io_poll until it gives NULL before sleeping. The engine's; only poll it. -1: the
+ * process has none left. */
+int io_fd(struct io *io, struct err *err);
 
 /* Wait for this request, others being done meanwhile and kept for io_poll. Returns as io_request_check. */
 int io_finish(struct io *io, struct io_request *r, struct err *err);

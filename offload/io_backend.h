@@ -42,8 +42,8 @@ struct io_backend {
 	int (*reap)(void *state, struct io_completion *out, int n_most, int timeout_ms);
 	/* Advice: it still completes exactly once, with -ECANCELED or as if nothing had been said. */
 	void (*cancel)(void *state, uint64_t id);
-	/* Readable when reap may have something. */
-	int (*fd)(const void *state);
+	/* Readable when reap may have something; -1 when the process has no descriptor left for it. */
+	int (*fd)(void *state);
 	/* NULL: knows no such thing. Returns 0 or errno; fd -1 and memory NULL empty the slot. */
 	int (*register_file)(void *state, int slot, int fd);
 	int (*register_buffer)(void *state, int slot, void *memory, size_t bytes);

@@ -103,9 +103,9 @@ static void pool_cancel(void *state, uint64_t id)
 	(void)id;
 }
 
-static int pool_fd(const void *state)
+static int pool_fd(void *state)
 {
-	return queue_fd(((const struct pread_pool *)state)->done);
+	return queue_fd(((struct pread_pool *)state)->done);
 }
 
 const struct io_backend io_pread_backend = {

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,6 +28,7 @@ struct uring {
 	struct io_uring ring;
 	bool has_files, has_buffers; /* the kernel keeps tables of them for us */
 	bool told_busy;
+	int event_fd;                /* readable when there may be completions; -1: nobody asked for it yet */
 };
 
 static void ring_free(void *state)
@@ -34,6 +36,8 @@ static void ring_free(void *state)
 	struct uring *u = state;
 
 	io_uring_queue_exit(&u->ring);
+	if (u->event_fd >= 0)
+		close(u->event_fd);
 	free(u);
 }
 
@@ -119,19 +123,12 @@ static void check_entered(struct uring *u, int result)
 	}
 }
 
-static int ring_reap(void *state, struct io_completion *out, int n_most, int timeout_ms)
+static int reap(struct uring *u, struct io_completion *out, int n_most, int timeout_ms)
 {
-	struct uring *u = state;
 	struct __kernel_timespec limit = {.tv_sec = timeout_ms / 1000, .tv_nsec = (long long)(timeout_ms % 1000) * 1000000};
 	struct io_uring_cqe *cqe;
-	int n;
+	int n = take(u, out, n_most);
 
-	if (!n_most) {
-		if (io_uring_sq_ready(&u->ring))
-			check_entered(u, io_uring_submit(&u->ring));
-		return 0;
-	}
-	n = take(u, out, n_most);
 	if (n || !timeout_ms) {
 		/* The kernel puts completions into the ring only when it is entered for them (DEFER_TASKRUN). */
 		if (io_uring_sq_ready(&u->ring) || !n)
@@ -145,9 +142,41 @@ static int ring_reap(void *state, struct io_completion *out, int n_most, int tim
 	return take(u, out, n_most);
 }
 
-static int ring_fd(const void *state)
+static int ring_reap(void *state, struct io_completion *out, int n_most, int timeout_ms)
 {
-	return ((const struct uring *)state)->ring.ring_fd;
+	struct uring *u = state;
+	eventfd_t count;
+	int n;
+
+	if (!n_most) {
+		if (io_uring_sq_ready(&u->ring))
+			check_entered(u, io_uring_submit(&u->ring));
+		return 0;
+	}
+	/* First the event, then what it stands for: so none is forgotten. It fails when there was none. */
+	if (u->event_fd >= 0)
+		(void)eventfd_read(u->event_fd, &count);
+	n = reap(u, out, n_most, timeout_ms);
+	if (u->event_fd >= 0 && io_uring_cq_ready(&u->ring))
+		(void)eventfd_write(u->event_fd, 1); /* more than the caller took */
+	return n;
+}
+
+/* Not the ring itself: with DEFER_TASKRUN a sleeper in poll is not woken by completions that wait to be fetched, while
+ * an event is sent for them (found on Linux 6.18). */
+static int ring_fd(void *state)
+{
+	struct uring *u = state;
+	int fd;
+
+	if (u->event_fd >= 0)
+		return u->event_fd;
+	fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK); /* something may have come already */
+	if (fd >= 0 && io_uring_register_eventfd(&u->ring, fd) < 0) {
+		close(fd);
+		fd = -1;
+	}
+	return u->event_fd = fd;
 }
 
 static int ring_register_file(void *state, int slot, int fd)
@@ -241,6 +270,7 @@ int io_ring_new(void **state, int *depth, struct err *err)
 	unsigned entries = 2 * (unsigned)*depth;
 	int rc = -EINVAL;
 
+	u->event_fd = -1;
 	for (size_t i = 0; rc == -EINVAL && i < sizeof flags / sizeof *flags; i++)
 		rc = io_uring_queue_init(entries, &u->ring, flags[i]);
 	if (rc < 0) {

@@ -157,7 +157,7 @@ static int fake_reap(void *state, struct io_completion *out, int n_most, int tim
 	return fake_reap(state, out, n_most, timeout_ms);
 }
 
-static int fake_fd(const void *state)
+static int fake_fd(void *state)
 {
 	(void)state;
 	return -1; /* nobody sleeps on a disk that answers at once */
