@@ -66,6 +66,7 @@ struct used_file {
 struct used_buffer {
 	char *memory;                /* NULL: free */
 	size_t bytes;
+	void *whole;                 /* the buffer that it is a part of */
 };
 
 struct io {
@@ -642,26 +643,35 @@ void io_forget_file(struct io *io, const struct io_file *f)
 	(void)io->backend->register_file(io->state, slot, -1);
 }
 
-void io_use_buffer(struct io *io, void *buffer, size_t bytes)
+/* One part of a buffer; false when the kernel does not want it. */
+static bool use_part(struct io *io, char *memory, size_t bytes, void *whole)
 {
 	int slot = 0;
 
-	assert_owner(io);
 	while (slot < io->n_buffer_slots && io->buffers[slot].memory)
 		slot++;
 	if (!io->backend->register_buffer || slot == IO_BUFFER_SLOTS ||
-	    io->backend->register_buffer(io->state, slot, buffer, bytes))
-		return;
+	    io->backend->register_buffer(io->state, slot, memory, bytes))
+		return false;
 	io->n_buffer_slots += slot == io->n_buffer_slots;
-	io->buffers[slot] = (struct used_buffer){buffer, bytes};
+	io->buffers[slot] = (struct used_buffer){memory, bytes, whole};
 	io->stats.registered_bytes += (int64_t)bytes;
+	return true;
+}
+
+void io_use_buffer(struct io *io, void *buffer, size_t bytes)
+{
+	assert_owner(io);
+	for (size_t at = 0; at < bytes; at += IO_BUFFER_MOST)
+		if (!use_part(io, (char *)buffer + at, bytes - at < IO_BUFFER_MOST ? bytes - at : IO_BUFFER_MOST, buffer))
+			return; /* what is left is read without */
 }
 
 void io_forget_buffer(struct io *io, void *buffer)
 {
 	assert_owner(io);
 	for (int i = 0; i < io->n_buffer_slots; i++) {
-		if (io->buffers[i].memory != buffer)
+		if (!io->buffers[i].memory || io->buffers[i].whole != buffer)
 			continue;
 		io->stats.registered_bytes -= (int64_t)io->buffers[i].bytes;
 		io->buffers[i].memory = NULL;

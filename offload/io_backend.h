@@ -28,8 +28,9 @@ struct io_completion {
 	int32_t result;   /* bytes, or -errno */
 };
 
-/* Registered files and buffers are numbered by the engine, below these. */
-enum { IO_FILE_SLOTS = 512, IO_BUFFER_SLOTS = 64 };
+/* Registered files and buffers are numbered by the engine, below these. A larger buffer is registered in parts, as the
+ * kernel takes no more at a time. */
+enum { IO_FILE_SLOTS = 512, IO_BUFFER_SLOTS = 256, IO_BUFFER_MOST = 1 << 30 };
 
 struct io_backend {
 	const char *name;

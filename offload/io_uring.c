@@ -19,9 +19,6 @@
 #include "config/log.h"
 #include "config/mem.h"
 
-/* A registered buffer is at most 1 GiB, says the kernel. */
-#define BUFFER_MOST ((size_t)1 << 30)
-
 enum { OF_CANCELLATION = 0 }; /* user_data of a request to cancel, whose own outcome says nothing */
 
 struct uring {
@@ -41,14 +38,42 @@ static void ring_free(void *state)
 	free(u);
 }
 
+/* What io_uring_enter said. What is short now (memory, room for completions) will be there again: a moment later the
+ * caller's loop comes back. Anything else can only be our own mistake, and what is in flight could never be accounted
+ * for again. */
+static void check_entered(struct uring *u, int result)
+{
+	struct timespec moment = {.tv_nsec = 1000000};
+
+	switch (result) {
+	case -EAGAIN:
+	case -EBUSY:
+	case -ENOMEM:
+		if (!u->told_busy)
+			log_warn("io_uring is short of something and has to wait: %s", strerror(-result));
+		u->told_busy = true;
+		nanosleep(&moment, NULL);
+		return;
+	case -EINTR:
+	case -ETIME:
+		return;
+	default:
+		if (result >= 0)
+			return;
+		log_error("io_uring does not go on: %s", strerror(-result));
+		abort();
+	}
+}
+
 static void ring_start(void *state, const struct io_operation *o)
 {
 	struct uring *u = state;
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
 	bool fixed = o->buffer_slot >= 0;
+	struct io_uring_sqe *sqe;
 
-	if (!sqe) /* more in flight than the depth: nobody but io.c starts operations */
-		abort();
+	/* Full only after the kernel had refused to take what was there. */
+	while (!(sqe = io_uring_get_sqe(&u->ring)))
+		check_entered(u, io_uring_submit(&u->ring));
 	if (o->op == IO_SYNC)
 		io_uring_prep_fsync(sqe, o->fd, IORING_FSYNC_DATASYNC);
 	else if (o->op == IO_READ && fixed)
@@ -94,33 +119,6 @@ static int take(struct uring *u, struct io_completion *out, int n_most)
 	}
 	io_uring_cq_advance(&u->ring, n_seen);
 	return n;
-}
-
-/* What io_uring_enter said. What is short now (memory, room for completions) will be there again: a moment later the
- * caller's loop comes back. Anything else can only be our own mistake, and what is in flight could never be accounted
- * for again. */
-static void check_entered(struct uring *u, int result)
-{
-	struct timespec moment = {.tv_nsec = 1000000};
-
-	switch (result) {
-	case -EAGAIN:
-	case -EBUSY:
-	case -ENOMEM:
-		if (!u->told_busy)
-			log_warn("io_uring is short of something and has to wait: %s", strerror(-result));
-		u->told_busy = true;
-		nanosleep(&moment, NULL);
-		return;
-	case -EINTR:
-	case -ETIME:
-		return;
-	default:
-		if (result >= 0)
-			return;
-		log_error("io_uring does not go on: %s", strerror(-result));
-		abort();
-	}
 }
 
 static int reap(struct uring *u, struct io_completion *out, int n_most, int timeout_ms)
@@ -194,7 +192,7 @@ static int ring_register_buffer(void *state, int slot, void *memory, size_t byte
 	__u64 tag = 0;
 	int rc;
 
-	if (!u->has_buffers || bytes > BUFFER_MOST)
+	if (!u->has_buffers)
 		return EOPNOTSUPP;
 	rc = io_uring_register_buffers_update_tag(&u->ring, (unsigned)slot, &v, &tag, 1);
 	return rc < 0 ? -rc : 0;
