@@ -44,15 +44,25 @@ LDLIBS  := $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lpthread -lm
 SOURCES = $(wildcard config/*.c offload/*.c cache/*.c engine/*.c ingest/*.c daemon/*.c)
 OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
 
-# The scalar definitions are compiled once for each instruction set; the bits are the same, the speed is not.
-KERNELS = $(wildcard engine/cpu/*.c)
-ISAS    = scalar $(if $(filter x86_64,$(shell uname -m)),fma avx512)
-ISA_FLAGS_scalar =
-ISA_FLAGS_fma    = -mavx2 -mfma
-ISA_FLAGS_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma
-OBJECTS += $(foreach isa,$(ISAS),$(KERNELS:%.c=$(BUILD)/%.$(isa).o))
+# Kernels are compiled once for each instruction set: the definitions of engine/cpu for all of them, but where
+# engine/simd has a file of that name, which is then what instruction sets with vectors use. The bits are the same.
+ISAS    = scalar $(if $(filter x86_64,$(shell uname -m)),avx2 avx512 avx512bf16)
+ISA_FLAGS_scalar     =
+ISA_FLAGS_avx2       = -mavx2 -mfma -mf16c
+ISA_FLAGS_avx512     = $(ISA_FLAGS_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
+ISA_FLAGS_avx512bf16 = $(ISA_FLAGS_avx512) -mavx512bf16 -mavx512vbmi
+DEFINED = $(wildcard engine/cpu/*.c)
+TWINS   = $(wildcard engine/simd/*.c)
+VECTORS = $(TWINS) $(filter-out $(TWINS:engine/simd/%=engine/cpu/%),$(DEFINED))
+OBJECTS += $(DEFINED:%.c=$(BUILD)/%.scalar.o) \
+           $(foreach isa,$(filter-out scalar,$(ISAS)),$(VECTORS:%.c=$(BUILD)/%.$(isa).o))
 
-SUPPORT = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
+# AVX-512's width in plain C, for the tests of processors that lack it (engine/simd/vec.h).
+ISA_FLAGS_wide       = $(ISA_FLAGS_avx2) -DSIMD_WIDE -Wno-psabi
+ISA_FLAGS_widebf16   = $(ISA_FLAGS_wide) -DSIMD_WIDE_PAIRS
+WIDE     = $(if $(filter x86_64,$(shell uname -m)),$(foreach isa,wide widebf16,$(VECTORS:%.c=$(BUILD)/%.$(isa).o)))
+
+SUPPORT = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c)) $(WIDE)
 TESTS   = $(patsubst %.c,$(BUILD)/%,$(if $(ONLY),$(ONLY:%=tests/test_%.c),$(wildcard tests/test_*.c)))
 BENCHES = $(patsubst %.c,$(BUILD)/%,$(if $(BENCH),$(BENCH:%=tests/bench/%.c),$(wildcard tests/bench/*.c)))
 SOAKS   = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/soak/*.c))
@@ -91,12 +101,12 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 	$(Q)$(CC) $(CFLAGS) $(CPPLIBS) -c -o $@ $<
 
 define kernel_rule
-$(BUILD)/engine/cpu/%.$(1).o: engine/cpu/%.c $(BUILD)/flags
+$(BUILD)/engine/%.$(1).o: engine/%.c $(BUILD)/flags
 	@mkdir -p $$(@D)
 	@echo "  cc  $$@"
 	$$(Q)$$(CC) $$(CFLAGS) $$(ISA_FLAGS_$(1)) -DCPU_ISA=$(1) -c -o $$@ $$<
 endef
-$(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
+$(foreach isa,$(ISAS) wide widebf16,$(eval $(call kernel_rule,$(isa))))
 
 # Two files that change when the flags, or the list of objects, do: what depends on them is then built again.
 $(BUILD)/flags: FORCE

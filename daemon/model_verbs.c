@@ -18,10 +18,10 @@
 static const char usage[] =
 	"usage: quire model info DIR [--json]\n"
 	"       quire model eval DIR --ids FILE --logits OUT [--chunk N] [--threads N] [--compute f32|bf16]\n"
-	"                        [--latents bf16|fp8|f32] [--topk OUT2] [--isa scalar|fma|avx512]\n"
+	"                        [--latents bf16|fp8|f32] [--topk OUT2] [--isa scalar|avx2|avx512|avx512bf16]\n"
 	"       quire model tokenize DIR --text FILE [--added-tokens]\n"
 	"       quire model bench DIR --prompt N --decode M [--depth N] [--threads N] [--compute f32|bf16]\n"
-	"                        [--latents bf16|fp8|f32] [--repeat R] [--chunk N] [--isa scalar|fma|avx512] [--json]\n";
+	"                        [--latents bf16|fp8|f32] [--repeat R] [--chunk N] [--isa scalar|avx2|avx512|avx512bf16] [--json]\n";
 
 /* Every option of every verb; `known` in parse says whose it is. */
 struct options {

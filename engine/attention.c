@@ -59,13 +59,7 @@ static void attend_tile(struct pass *p, int32_t layer, float *q, int64_t first, 
 		       (size_t)c->rope_dim * sizeof *q);
 	p->ops->attend(p->dev, mixed, absorbed, &rows, p->selections + first, c->n_heads, c->attention_scale, n,
 		       profile);
-	for (int32_t h = 0; h < c->n_heads; h++) {
-		struct weight uv =
-			weight_rows(&l->kv_b, h * (c->nope_dim + c->v_dim) + c->nope_dim, c->v_dim);
-
-		p->ops->matmul(p->dev, values + (int64_t)h * c->v_dim, heads * c->v_dim,
-			       mixed + (int64_t)h * c->kv_lora, heads * c->kv_lora, &uv, n, profile);
-	}
+	p->ops->expand_values(p->dev, values, mixed, &l->kv_b, c->n_heads, c->nope_dim, c->v_dim, n, profile);
 	p->ops->matmul(p->dev, out, c->hidden, values, heads * c->v_dim, &l->o, n, profile);
 	p->ops->add_scaled(p->dev, p->h + first * c->hidden, out, NULL, NULL, n, c->hidden);
 }

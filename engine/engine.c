@@ -26,9 +26,6 @@ int engine_open(struct engine **out, const struct engine_options *opt, struct er
 	struct engine *e;
 	int n_threads = opt->n_threads ? opt->n_threads : pool_default_threads();
 
-	if (opt->compute != COMPUTE_F32)
-		return err_set(err, ERR_USAGE, "compute profile '%s' is not there yet; use f32",
-			       compute_profile_name(opt->compute));
 	if (sodium_init() < 0)
 		return err_set(err, ERR_FAILED, "libsodium cannot be initialised");
 	e = xcalloc(1, sizeof *e);
@@ -37,7 +34,7 @@ int engine_open(struct engine **out, const struct engine_options *opt, struct er
 	if (!e->ops) {
 		engine_close(e);
 		return err_set(err, ERR_USAGE, "instruction set '%s' is unknown, or this processor lacks it; "
-			       "known are scalar, fma and avx512", opt->isa);
+			       "known are scalar, avx2, avx512 and avx512bf16", opt->isa);
 	}
 	if (pool_new(&e->pool, n_threads, err)) {
 		engine_close(e);

@@ -26,7 +26,7 @@ enum { RENDER_FORMAT = 1 };
 
 enum compute_profile {
 	COMPUTE_F32,  /* activations float32 */
-	COMPUTE_BF16, /* activations rounded to bf16 where docs/numerics.md says so: not implemented yet */
+	COMPUTE_BF16, /* the inputs of products rounded to bf16 (ops.h): what users get */
 };
 
 /* "f32", "bf16"; -1 for anything else. */
@@ -36,7 +36,7 @@ int compute_profile_from_name(const char *name);
 struct engine_options {
 	int n_threads;               /* 0: all cores this process may use */
 	enum compute_profile compute;
-	const char *isa;             /* NULL: the best this processor has; else "scalar", "fma" or "avx512" */
+	const char *isa;             /* NULL: the best this processor has; else "scalar", "avx2", "avx512" or "avx512bf16" */
 };
 
 struct engine;

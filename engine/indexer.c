@@ -31,7 +31,7 @@ static void choose(struct pass *p, int32_t layer, const float *q, const float *w
 {
 	const struct model_config *c = p->c;
 	int64_t longest = p->first + p->n, tile = SCORES / longest;
-	const float *keys = p->s->keys[session_index_layer(p->s, layer)];
+	const void *keys = p->s->keys[session_index_layer(p->s, layer)];
 	int32_t *n_set = arena_alloc(p->scratch, (size_t)p->n, sizeof *n_set);
 	int64_t *n_visible = arena_alloc(p->scratch, (size_t)p->n, sizeof *n_visible);
 	float *scores;

@@ -28,8 +28,9 @@ struct session {
 	struct arena *arena, *scratch; /* of the pass under way, and of the part of a layer under way */
 	float *inv_freq;              /* [rope_dim / 2] */
 	int64_t n_tokens, room;       /* room: a multiple of KEYS_ABREAST */
-	float **rows;                 /* [n_layers] of [room, kv_lora + rope_dim], rotated */
-	float **keys;                 /* [n_index_layers] of [room / 16, index_dim, 16], rotated */
+	/* Rotated, in the types and places that ops.h says for the engine's profile: */
+	void **rows;                  /* [n_layers] of [room, kv_lora + rope_dim] */
+	void **keys;                  /* [n_index_layers] of [room / 16, index_dim, 16] */
 	uint8_t **stored_rows;        /* [n_layers] of [room, row_bytes]; only with keep_records */
 	uint8_t **stored_keys;        /* [n_index_layers] of [room, index_key_bytes]; likewise */
 };
@@ -70,12 +71,15 @@ void mlp_forward(struct pass *p, int32_t layer);
 int32_t session_index_layer(const struct session *s, int32_t layer);
 
 /* keep.c: rows and keys on their way into a session's memory.
- * values [n, kv_lora + rope_dim], normed and not rotated: packed, unpacked, rotated, at positions first ..
+ * values [n, kv_lora + rope_dim], normed and not rotated, overwritten: packed, unpacked, rotated, at positions first ..
  * (p->cos and p->sin belong to them). What is not finite fails the device, naming layer and position. */
 void keep_latents(struct pass *p, int32_t layer, float *values);
 /* values [n, index_dim], after the norm, not rotated; overwritten. */
 void keep_index_keys(struct pass *p, int32_t layer, float *values);
-/* Rotate n index keys in place and put them, 16 abreast, at positions first .. */
+/* The way from unpacked values to a session's memory at positions first ..: rotate them in place, round them if the
+ * profile does, and put them where attention reads. values [n, kv_lora + rope_dim], and [n, index_dim]. */
+void place_latents(struct session *s, int32_t layer, float *values, int64_t first, int64_t n, const float *cos,
+		   const float *sin);
 void place_index_keys(struct session *s, int32_t index_layer, float *values, int64_t first, int64_t n,
 		      const float *cos, const float *sin);
 

@@ -2,11 +2,82 @@
 #include "engine/internal.h"
 
 #include "engine/latents.h"
+#include "engine/numeric.h"
+
+struct place_job {
+	struct session *s;
+	void *to;
+	const float *values;
+	int64_t first;
+	int32_t dim;
+};
+
+static void place_rows(void *arg, int64_t first, int64_t end, int thread)
+{
+	const struct place_job *j = arg;
+
+	(void)thread;
+	for (int64_t k = first * j->dim; k < end * j->dim; k++) {
+		int64_t at = j->first * j->dim + k;
+
+		if (j->s->engine->compute == COMPUTE_BF16)
+			((uint16_t *)j->to)[at] = f32_to_bf16(j->values[k]);
+		else
+			((float *)j->to)[at] = j->values[k];
+	}
+}
+
+void place_latents(struct session *s, int32_t layer, float *values, int64_t first, int64_t n, const float *cos,
+		   const float *sin)
+{
+	const struct model_config *c = &s->model->config;
+	int32_t dim = c->kv_lora + c->rope_dim;
+	struct place_job j = {s, s->rows[layer], values, first, dim};
+
+	s->engine->ops->rope(&s->engine->device, values + c->kv_lora, dim, 1, 0, c->rope_dim, cos, sin, n,
+			     c->rope_interleaved);
+	pool_run(s->engine->pool, place_rows, &j, n, dim);
+}
+
+static void place_keys(void *arg, int64_t first, int64_t end, int thread)
+{
+	const struct place_job *j = arg;
+	int32_t pairs = (j->dim + 1) / 2;
+
+	(void)thread;
+	for (int64_t i = first; i < end; i++) {
+		int64_t block = (j->first + i) / KEYS_ABREAST, at = (j->first + i) % KEYS_ABREAST;
+		const float *value = j->values + i * j->dim;
+
+		if (j->s->engine->compute == COMPUTE_BF16) {
+			uint16_t *to = (uint16_t *)j->to + (block * pairs * KEYS_ABREAST + at) * 2;
+
+			for (int32_t d = 0; d < 2 * pairs; d++)
+				to[(int64_t)(d / 2) * KEYS_ABREAST * 2 + d % 2] = d < j->dim ? f32_to_bf16(value[d]) : 0;
+		} else {
+			float *to = (float *)j->to + block * j->dim * KEYS_ABREAST + at;
+
+			for (int32_t d = 0; d < j->dim; d++)
+				to[(int64_t)d * KEYS_ABREAST] = value[d];
+		}
+	}
+}
+
+void place_index_keys(struct session *s, int32_t index_layer, float *values, int64_t first, int64_t n,
+		      const float *cos, const float *sin)
+{
+	const struct model_config *c = &s->model->config;
+	struct place_job j = {s, s->keys[index_layer], values, first, c->index_dim};
+
+	s->engine->ops->rope(&s->engine->device, values, c->index_dim, 1, 0, c->rope_dim, cos, sin, n,
+			     c->index_rope_interleaved);
+	pool_run(s->engine->pool, place_keys, &j, n, 4 * c->index_dim);
+}
 
 struct keep_job {
 	struct pass *p;
 	int32_t layer;
-	float *values;   /* index keys: rounded in place */
+	float *values;   /* rounded in place */
 	uint8_t *stored; /* [n, bytes] */
 	size_t bytes;
 };
@@ -21,10 +92,10 @@ static void pack_rows(void *arg, int64_t first, int64_t end, int thread)
 	(void)thread;
 	for (int64_t i = first; i < end; i++) {
 		uint8_t *row = j->stored + (size_t)i * j->bytes;
-		float *ready = j->p->s->rows[j->layer] + (j->p->first + i) * width;
+		float *value = j->values + i * width;
 
-		if (!latent_pack(format, row, j->values + i * width, c->kv_lora, c->rope_dim) ||
-		    !latent_unpack(format, ready, row, c->kv_lora, c->rope_dim))
+		if (!latent_pack(format, row, value, c->kv_lora, c->rope_dim) ||
+		    !latent_unpack(format, value, row, c->kv_lora, c->rope_dim))
 			device_fail(j->p->dev, ERR_FORMAT,
 				    "layer %d, position %lld: the latent is not finite; the weights are damaged, or "
 				    "not those of this architecture",
@@ -36,15 +107,12 @@ void keep_latents(struct pass *p, int32_t layer, float *values)
 {
 	struct session *s = p->s;
 	size_t bytes = s->layout->row_bytes;
-	int32_t width = p->c->kv_lora + p->c->rope_dim;
-	float *rows = s->rows[layer] + p->first * width;
 	struct keep_job j = {p, layer, values, NULL, bytes};
 
 	j.stored = s->stored_rows ? s->stored_rows[layer] + (size_t)p->first * bytes
 				  : arena_alloc(p->scratch, (size_t)p->n, bytes);
-	pool_run(p->dev->queue, pack_rows, &j, p->n, 16 * width);
-	p->ops->rope(p->dev, rows + p->c->kv_lora, width, 1, 0, p->c->rope_dim, p->cos, p->sin, p->n,
-		     p->c->rope_interleaved);
+	pool_run(p->dev->queue, pack_rows, &j, p->n, 16 * (p->c->kv_lora + p->c->rope_dim));
+	place_latents(s, layer, values, p->first, p->n, p->cos, p->sin);
 }
 
 static void pack_keys(void *arg, int64_t first, int64_t end, int thread)
@@ -63,23 +131,6 @@ static void pack_keys(void *arg, int64_t first, int64_t end, int thread)
 				    "layer %d, position %lld: the index key is not finite; the weights are damaged, "
 				    "or not those of this architecture",
 				    j->layer, (long long)(j->p->first + i));
-	}
-}
-
-void place_index_keys(struct session *s, int32_t index_layer, float *values, int64_t first, int64_t n,
-		      const float *cos, const float *sin)
-{
-	const struct model_config *c = &s->model->config;
-	int32_t dim = c->index_dim;
-
-	s->engine->ops->rope(&s->engine->device, values, dim, 1, 0, c->rope_dim, cos, sin, n,
-			     c->index_rope_interleaved);
-	for (int64_t i = 0; i < n; i++) {
-		int64_t t = first + i;
-		float *block = s->keys[index_layer] + t / KEYS_ABREAST * KEYS_ABREAST * dim + t % KEYS_ABREAST;
-
-		for (int32_t d = 0; d < dim; d++)
-			block[d * KEYS_ABREAST] = values[i * dim + d];
 	}
 }
 

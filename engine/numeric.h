@@ -9,6 +9,7 @@
 #define QUIRE_ENGINE_NUMERIC_H
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -78,6 +79,55 @@ static inline uint8_t f32_to_e4m3(float x)
 		return (uint8_t)(sign | (f32_bits(f32_from_bits(m) + 0x1p14f) - f32_bits(0x1p14f)));
 	r = m + 0x7ffff + (m >> 20 & 1);
 	return (uint8_t)(sign | ((r >> 20) - (120u << 3)));
+}
+
+/*
+ * Arithmetic by rule (F) of ops.h, for scalar definitions: with `flush`, a subnormal operand counts as zero and a
+ * subnormal result becomes zero, signs kept. A result is subnormal when it lies below 2^-126 after rounding to 24 bits
+ * without a limit to the exponent, as x86 has it: rounding in the subnormal range may say 2^-126 where that says
+ * less, so a result of 2^-126 is looked at again, 2^24 times as large. (Above 2^104 nothing that small is left over.)
+ */
+static inline float num_flushed(float x)
+{
+	return fabsf(x) < 0x1p-126f ? copysignf(0.0f, x) : x;
+}
+
+static inline float num_fma(float a, float b, float c, bool flush)
+{
+	float r;
+
+	if (!flush)
+		return fmaf(a, b, c);
+	a = num_flushed(a);
+	b = num_flushed(b);
+	c = num_flushed(c);
+	r = fmaf(a, b, c);
+	if (fabsf(r) > 0x1p-126f || r != r)
+		return r;
+	if (fabsf(r) == 0x1p-126f) {
+		float more = fabsf(a) < fabsf(b) ? fmaf(a * 0x1p24f, b, c * 0x1p24f) : fmaf(a, b * 0x1p24f, c * 0x1p24f);
+
+		if (fabsf(more) >= 0x1p-102f)
+			return r;
+	}
+	return copysignf(0.0f, r);
+}
+
+static inline float num_mul(float a, float b, bool flush)
+{
+	return flush ? num_fma(a, b, copysignf(0.0f, a * b), true) : a * b;
+}
+
+static inline float num_add(float a, float b, bool flush)
+{
+	/* A subnormal sum is exact. */
+	return flush ? num_flushed(num_flushed(a) + num_flushed(b)) : a + b;
+}
+
+/* Rounded to bf16 and widened again. */
+static inline float num_bf16(float x)
+{
+	return bf16_to_f32(f32_to_bf16(x));
 }
 
 /*

@@ -4,20 +4,48 @@
 
 extern const struct ops ops_scalar;
 #if defined __x86_64__
-extern const struct ops ops_fma, ops_avx512;
+extern const struct ops ops_avx2, ops_avx512, ops_avx512bf16;
 #endif
+
+/* Best first. What a level needs is what the Makefile compiles it with. */
+static int usable(const struct ops **out)
+{
+	int n = 0;
+
+#if defined __x86_64__
+	bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+	bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+		      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+	bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
+
+	if (bf16)
+		out[n++] = &ops_avx512bf16;
+	if (avx512)
+		out[n++] = &ops_avx512;
+	if (avx2)
+		out[n++] = &ops_avx2;
+#endif
+	out[n++] = &ops_scalar;
+	return n;
+}
+
+int cpu_isas(const char **names, int room)
+{
+	const struct ops *tables[CPU_MAX_ISAS];
+	int n = usable(tables);
+
+	for (int i = 0; i < n && i < room; i++)
+		names[i] = tables[i]->isa;
+	return n;
+}
 
 const struct ops *cpu_ops(const char *isa)
 {
-#if defined __x86_64__
-	bool fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-	bool avx512 = fma && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-		      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+	const struct ops *tables[CPU_MAX_ISAS];
+	int n = usable(tables);
 
-	if (avx512 && (!isa || !strcmp(isa, "avx512")))
-		return &ops_avx512;
-	if (fma && (!isa || !strcmp(isa, "fma")))
-		return &ops_fma;
-#endif
-	return !isa || !strcmp(isa, "scalar") ? &ops_scalar : NULL;
+	for (int i = 0; i < n; i++)
+		if (!isa || !strcmp(tables[i]->isa, isa))
+			return tables[i];
+	return NULL;
 }

@@ -9,18 +9,22 @@
  *     k mod 16, k ascending. At the end lanes l and l + 8 are added, then l and l + 4, l + 2, l + 1.
  *       FP8 weights: the lanes start anew for each 128 inputs, over the E4M3 values; then, per lane,
  *       total = fma(scale, lane, total); the totals are added in the same tree. A weight is never rounded.
+ *       INT4 weights: likewise, over code - 8, for each 64 inputs.
  * (A) Abreast sums: outputs that lie abreast in memory have one accumulator each, starting at +0, fused, in ascending
  *     order of the summed index: index scores, attention scores, sums over tokens, the transposed kv_b product.
  *       FP8 weights: one accumulator per run of rows with one scale, then total = fma(scale, run, total).
+ *       INT4 weights: total = fma(scale, q x (code - 8), total) would round twice; there is no INT4 kv_b.
  *
- * In profile COMPUTE_BF16 inputs are rounded to bf16 first, and elements go in pairs, as the bf16 dot product
- * instructions of processors have it: (L) elements 32j + 2l + 1, then 32j + 2l, go to lane l; (A) of scores: the odd
- * element of a pair, then the even one; subnormal inputs and results count as zero. Tables say which profiles they
- * have; COMPUTE_F32 is the only one today.
+ * PROFILE COMPUTE_BF16, in the ops that take a profile: inputs named x or q are rounded to bf16 first, and elements go
+ * in pairs, as the bf16 dot product instructions of processors have it: (L) elements 32j + 2l + 1, then 32j + 2l, go to
+ * lane l; (A) of scores: element 2j + 1, then 2j (an odd length is padded with a zero). Latents and index keys are bf16.
+ * (F) Subnormal numbers count as zero within such an op, in that profile: operands, and results of every addition,
+ *     multiplication and fma, the sign kept. A result is subnormal that is below 2^-126 after rounding to 24 bits.
  *
  * Transcendental functions are those of numeric.h. 1/sqrt is a correctly rounded sqrtf and a division. All arrays are
- * float32, row-major; a `stride` is in elements, from one row to the next. Outputs never overlap inputs unless it is
- * said. No op fails for its values: what is not finite goes through and is found where latents are packed.
+ * row-major, float32 unless it is said; a `stride` is in elements, from one row to the next. Outputs never overlap
+ * inputs unless it is said. No op fails for its values: what is not finite goes through and is found where latents are
+ * packed; which NaN comes out of several is not promised.
  */
 #ifndef QUIRE_ENGINE_OPS_H
 #define QUIRE_ENGINE_OPS_H
@@ -33,12 +37,16 @@
 #include "engine/weight.h"
 #include "offload/device.h"
 
-/* Index keys of a session stand 16 abreast: key t, dimension d is at [t / 16][d][t % 16]. */
+/*
+ * Index keys of a session stand 16 abreast. Profile f32: float32, key t, dimension d at [t / 16][d][t % 16]. Profile
+ * bf16: bf16, at [t / 16][d / 2][t % 16][d % 2], an odd dimension's partner zero.
+ */
 enum { KEYS_ABREAST = 16 };
 
-/* Latents of a session, ready for attention: row t is [kv_lora values | rope_dim rotated values]. */
+/* Latents of a session, ready for attention: row t is [kv_lora values | rope_dim rotated values], float32 in profile
+ * f32, bf16 in profile bf16. */
 struct latent_rows {
-	const float *rows;
+	const void *rows;
 	int64_t stride;
 	int32_t kv_lora, rope_dim;
 };
@@ -82,6 +90,13 @@ struct ops {
 	void (*absorb_query)(struct device *dev, float *out, int64_t out_head, const float *q, int64_t q_head,
 			     const struct weight *kv_b, int32_t n_heads, int32_t nope_dim, int32_t v_dim, int64_t n);
 
+	/* Carry mixtures of latents out of the latent space: out[i, h, r] = UV_h[r] . x[i, h] by (L).
+	 *   x    [n, n_heads, kv_lora]
+	 *   kv_b as above; UV_h = rows h (nope_dim + v_dim) + nope_dim .. + v_dim
+	 *   out  [n, n_heads, v_dim] */
+	void (*expand_values)(struct device *dev, float *out, const float *x, const struct weight *kv_b, int32_t n_heads,
+			      int32_t nope_dim, int32_t v_dim, int64_t n, enum compute_profile profile);
+
 	/* Attention over latents, every head the same keys.
 	 *   q   [n, n_heads, kv_lora + rope_dim]  absorbed, then rotated
 	 *   out [n, n_heads, kv_lora]
@@ -93,9 +108,9 @@ struct ops {
 		       enum compute_profile profile);
 
 	/* scores[i, t] = sum_h w[i, h] relu(q[i, h] . key_t), both sums by (A), for t in [0, n_visible[i]).
-	 *   q [n, n_heads, dim], w [n, n_heads] scaled already, keys 16 abreast */
+	 *   q [n, n_heads, dim], w [n, n_heads] scaled already and never rounded, keys 16 abreast */
 	void (*index_scores)(struct device *dev, float *scores, int64_t scores_stride, const float *q, const float *w,
-			     const float *keys, const int64_t *n_visible, int32_t n_heads, int32_t dim, int64_t n,
+			     const void *keys, const int64_t *n_visible, int32_t n_heads, int32_t dim, int64_t n,
 			     enum compute_profile profile);
 
 	/* The k best of scores[i, 0 .. n_visible[i]): higher score first, then lower position; all of them when there are
@@ -127,8 +142,12 @@ struct ops {
 			   int64_t n, int32_t dim);
 };
 
-/* The table for an instruction set by name, NULL: unknown, or this processor lacks it. NULL name: the best one. */
+/* The table for an instruction set by name (scalar, avx2, avx512, avx512bf16), NULL: unknown, or this processor lacks it. NULL name: the best one. */
 const struct ops *cpu_ops(const char *isa);
+
+/* Names of those that this processor has, best first; how many there are. At most `room` are written. */
+enum { CPU_MAX_ISAS = 4 };
+int cpu_isas(const char **names, int room);
 
 /* The sin and cos of rope for positions first .. first + n - 1: out [n, dim / 2] each. inv_freq is float32,
  * the angle a float32 product, its double cos and sin rounded (rope.c). */

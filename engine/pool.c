@@ -13,13 +13,17 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "config/mem.h"
 
 enum {
+	HUGE_PAGE = 2 << 20,
 	SPINS = 4000,      /* some ten microseconds: shorter than a sleep and a wake-up */
 	LEAST_WORK = 1 << 16, /* operations: some microseconds, what a barrier costs */
 };
@@ -34,6 +38,10 @@ struct pool {
 	void *arg;
 	int64_t n_items;
 	bool stop;
+	struct scratch {
+		_Alignas(64) void *memory; /* a line each: threads write their own */
+		size_t bytes;
+	} *scratch;                        /* [n_threads + 1] */
 	struct worker {
 		struct pool *pool;
 		int index;
@@ -145,6 +153,12 @@ int pool_new(struct pool **out, int n_threads, struct err *err)
 	if (!p)
 		return -1;
 	*p = (struct pool){.n_threads = n_threads};
+	p->scratch = mem_try((size_t)n_threads + 1, sizeof *p->scratch, "compute pool", err);
+	if (!p->scratch) {
+		free(p);
+		return -1;
+	}
+	memset(p->scratch, 0, ((size_t)n_threads + 1) * sizeof *p->scratch);
 	for (int i = 1; i < n_threads; i++) {
 		struct worker *w = &p->workers[i];
 		int e;
@@ -170,7 +184,29 @@ void pool_free(struct pool *p)
 	start_turn(p);
 	for (int i = 1; i <= p->n_started; i++)
 		pthread_join(p->workers[i].thread, NULL);
+	for (int i = 0; i <= p->n_threads; i++)
+		free(p->scratch[i].memory);
+	free(p->scratch);
 	free(p);
+}
+
+void *pool_scratch(struct pool *p, int slot, size_t bytes)
+{
+	struct scratch *s = &p->scratch[slot];
+
+	assert(slot >= 0 && slot <= p->n_threads);
+	if (bytes > s->bytes) {
+		bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+		free(s->memory);
+		s->memory = aligned_alloc(HUGE_PAGE, bytes);
+		if (!s->memory) {
+			fprintf(stderr, "quire: out of memory: %zu bytes for a compute thread\n", bytes);
+			abort();
+		}
+		madvise(s->memory, bytes, MADV_HUGEPAGE); /* fewer misses of the TLB; only advice */
+		s->bytes = bytes;
+	}
+	return s->memory;
 }
 
 int pool_n_threads(const struct pool *p)

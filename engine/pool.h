@@ -28,4 +28,12 @@ int pool_n_threads(const struct pool *p);
 typedef void pool_fn(void *arg, int64_t first, int64_t end, int thread);
 void pool_run(struct pool *p, pool_fn *fn, void *arg, int64_t n_items, int64_t item_work);
 
+/*
+ * At least `bytes` of working memory, aligned to 64, not cleared, valid until the next call for the same slot: slots
+ * 0 .. n_threads - 1 are the threads' own, to be asked for from inside fn; slot n_threads is the caller's, who may hand
+ * it to all threads of a job. It grows and is kept, so that jobs which need the same again ask the system for nothing;
+ * what it holds is bounded by the largest tile of the kernels. Aborts when there is no memory, as xmalloc does.
+ */
+void *pool_scratch(struct pool *p, int slot, size_t bytes);
+
 #endif

@@ -84,12 +84,16 @@ int32_t session_index_layer(const struct session *s, int32_t layer)
 /* Bytes of one token in each array of a layer, and of an index layer. */
 static size_t row_size(const struct session *s)
 {
-	return sizeof(float) * (size_t)(s->model->config.kv_lora + s->model->config.rope_dim);
+	size_t n = (size_t)(s->model->config.kv_lora + s->model->config.rope_dim);
+
+	return s->engine->compute == COMPUTE_BF16 ? n * sizeof(uint16_t) : n * sizeof(float);
 }
 
 static size_t key_size(const struct session *s)
 {
-	return sizeof(float) * (size_t)s->model->config.index_dim;
+	size_t n = (size_t)s->model->config.index_dim;
+
+	return s->engine->compute == COMPUTE_BF16 ? (n + n % 2) * sizeof(uint16_t) : n * sizeof(float);
 }
 
 size_t session_bytes(const struct session *s)
@@ -200,26 +204,25 @@ static int import_rows(struct session *s, const struct layout_group *g, int64_t 
 	const struct model_config *c = &s->model->config;
 	size_t bytes = s->layout->row_bytes;
 	int64_t width = c->kv_lora + c->rope_dim;
-	float *cos, *sin;
+	float *cos, *sin, *values;
 
 	arena_reset(s->scratch);
 	angles(s, first, n, &cos, &sin);
+	values = arena_alloc(s->scratch, (size_t)(n * width), sizeof *values);
 	for (int32_t i = 0; i < g->n_layers; i++) {
 		int32_t layer = g->layers[i];
-		float *rows = s->rows[layer] + first * width;
 
 		for (int64_t t = 0; t < n; t++) {
 			const uint8_t *row = records + ((size_t)t * (size_t)g->n_layers + (size_t)i) * bytes;
 
-			if (!latent_unpack(s->opt.latents, rows + t * width, row, c->kv_lora, c->rope_dim))
+			if (!latent_unpack(s->opt.latents, values + t * width, row, c->kv_lora, c->rope_dim))
 				return err_set(err, ERR_DAMAGED,
 					       "layer %d, position %lld: the stored latent is not finite", layer,
 					       (long long)(first + t));
 			if (s->stored_rows)
 				memcpy(s->stored_rows[layer] + (size_t)(first + t) * bytes, row, bytes);
 		}
-		s->engine->ops->rope(&s->engine->device, rows + c->kv_lora, width, 1, 0, c->rope_dim, cos, sin, n,
-				     c->rope_interleaved);
+		place_latents(s, layer, values, first, n, cos, sin);
 	}
 	return 0;
 }

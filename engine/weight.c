@@ -10,10 +10,12 @@ static const struct {
 	[DTYPE_BF16] = {"BF16", 2},
 	[DTYPE_F16] = {"F16", 2},
 	[DTYPE_F8_E4M3] = {"F8_E4M3", 1},
+	[DTYPE_INT4] = {"INT4_G64", 0},
 };
 
 size_t dtype_bytes(enum dtype dtype)
 {
+	assert(dtype != DTYPE_INT4);
 	return dtypes[dtype].bytes;
 }
 
@@ -22,13 +24,20 @@ const char *dtype_name(enum dtype dtype)
 	return dtypes[dtype].name;
 }
 
+size_t weight_row_bytes(const struct weight *w)
+{
+	return w->dtype == DTYPE_INT4 ? ((size_t)w->cols + 1) / 2 : (size_t)w->cols * dtype_bytes(w->dtype);
+}
+
 struct weight weight_rows(const struct weight *w, int32_t first, int32_t n)
 {
 	struct weight view = *w;
 
 	assert(first >= 0 && n >= 0 && first <= w->rows - n);
-	view.data = (const char *)w->data + (size_t)first * (size_t)w->cols * dtype_bytes(w->dtype);
+	view.data = (const char *)w->data + (size_t)first * weight_row_bytes(w);
 	view.first_row += first;
+	if (view.group_scale)
+		view.group_scale += (size_t)first * (size_t)weight_groups(w);
 	view.rows = n;
 	return view;
 }
@@ -39,7 +48,9 @@ size_t weight_bytes(const struct weight *w)
 
 	if (!w->data)
 		return 0;
-	bytes = (size_t)w->rows * (size_t)w->cols * dtype_bytes(w->dtype);
+	bytes = (size_t)w->rows * weight_row_bytes(w);
+	if (w->group_scale)
+		bytes += sizeof *w->group_scale * (size_t)w->rows * (size_t)weight_groups(w);
 	if (w->scale && w->rows)
 		bytes += sizeof(float) * (size_t)((w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK) *
 			 (size_t)((w->first_row + w->rows - 1) / WEIGHT_BLOCK - w->first_row / WEIGHT_BLOCK + 1);

@@ -14,22 +14,36 @@ enum dtype {
 	DTYPE_F32,
 	DTYPE_BF16,
 	DTYPE_F16,
-	DTYPE_F8_E4M3, /* fn variant: no infinities, 0x7f and 0xff are NaN, largest 448 */
+	DTYPE_F8_E4M3, /* fn variant: no infinities, largest 448; 0x7f and 0xff are NaN, and refused when a model is read */
+	DTYPE_INT4,    /* of expert files only: value = (code - 8) x scale, two codes a byte, low nibble = even input */
 	N_DTYPES
 };
 
-enum { WEIGHT_BLOCK = 128 }; /* rows and columns that share one FP8 scale */
+enum {
+	WEIGHT_BLOCK = 128, /* rows and columns that share one FP8 scale */
+	INT4_GROUP = 64,    /* inputs of a row that share one int4 scale */
+};
 
 struct weight {
 	enum dtype dtype;
 	int32_t rows, cols;  /* out, in */
-	const void *data;    /* [rows, cols], row-major; NULL: the model has no such matrix */
+	const void *data;    /* [rows, cols], row-major, rows packed at weight_row_bytes; NULL: the model has no such matrix */
 	const float *scale;  /* F8_E4M3 only: [ceil(stored rows / 128), ceil(cols / 128)] of the stored matrix */
 	int32_t first_row;   /* row 0 of this view is that row of the stored matrix: scales change at stored rows
 	                        divisible by 128, wherever the view begins */
+	const uint16_t *group_scale; /* INT4 only: bf16 [rows, ceil(cols / 64)], of this view's rows */
 };
 
-/* Bytes of one element, and the name safetensors uses ("BF16"). */
+/* Bytes of one row. */
+size_t weight_row_bytes(const struct weight *w);
+
+/* int4 scales of a row. */
+static inline int32_t weight_groups(const struct weight *w)
+{
+	return (w->cols + INT4_GROUP - 1) / INT4_GROUP;
+}
+
+/* Bytes of one element (not INT4), and the name safetensors uses ("BF16"). */
 size_t dtype_bytes(enum dtype dtype);
 const char *dtype_name(enum dtype dtype);
 

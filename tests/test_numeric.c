@@ -5,6 +5,9 @@
 #include <cmocka.h>
 
 #include <math.h>
+#if defined __x86_64__
+#include <immintrin.h>
+#endif
 
 #include "engine/numeric.h"
 
@@ -120,6 +123,66 @@ static void sigmoid_and_silu_follow_from_exp(void **state)
 	assert_true(num_silu(200.0f) == 200.0f);
 }
 
+static void subnormals_count_as_zero_when_they_are_flushed(void **state)
+{
+	(void)state;
+	assert_true(num_fma(0x1p-127f, 0x1p100f, 1.0f, true) == 1.0f);
+	assert_true(num_fma(1.0f, 1.0f, 0x1p-140f, true) == 1.0f);
+	assert_true(num_fma(0x1p-70f, 0x1p-70f, 0.0f, true) == 0.0f);
+	assert_true(signbit(num_fma(-0x1p-70f, 0x1p-70f, 0.0f, true)));
+	assert_true(num_fma(0x1p-70f, 0x1p-70f, 0.0f, false) == 0x1p-140f);
+	assert_true(num_add(0x1.8p-126f, -0x1p-126f, true) == 0.0f);
+	assert_true(num_mul(0x1p-63f, 0x1p-63f, true) == 0x1p-126f);
+	/* 2^-126 (1 - 2^-24): within 24 bits less than 2^-126, in the subnormal range rounded to it. */
+	assert_true(num_fma(0x1.fffffep-64f, 0x1p-63f, 0.0f, false) == 0x1p-126f);
+	assert_true(num_fma(0x1.fffffep-64f, 0x1p-63f, 0.0f, true) == 0.0f);
+	assert_true(num_mul(0x1.fffffep-64f, 0x1p-63f, true) == 0.0f);
+}
+
+#if defined __x86_64__
+/* What the processor makes of it in the mode that rule (F) describes. Not inlined: the mode is set around the call. */
+__attribute__((target("fma"), noinline)) static float hardware_fma(float a, float b, float c)
+{
+	return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
+}
+
+__attribute__((noinline)) static float hardware_mul(float a, float b)
+{
+	return _mm_cvtss_f32(_mm_mul_ss(_mm_set_ss(a), _mm_set_ss(b)));
+}
+#endif
+
+static void flushing_is_what_the_processor_does(void **state)
+{
+	(void)state;
+#if defined __x86_64__
+	uint32_t seed = 1;
+	unsigned mode = _mm_getcsr();
+
+	if (!__builtin_cpu_supports("fma"))
+		skip();
+	for (int i = 0; i < 3000000; i++) {
+		float x[3], want, product;
+
+		for (int k = 0; k < 3; k++) {
+			uint32_t u = seed = seed * 1664525u + 1013904223u;
+
+			/* Exponents that meet near the least normal number; mantissas of few bits and of all ones. */
+			u = (u & 0x807fffff) | (k < 2 ? 62 + (u >> 5) % 5 : 1 - (u >> 5) % 2 + (u >> 9) % 3) << 23;
+			x[k] = f32_from_bits(i % 3 == k ? u | 0x7fffff : i % 5 == k ? u & 0xff870000 : u);
+		}
+		_mm_setcsr(mode | 0x8040);
+		want = hardware_fma(x[0], x[1], x[2]);
+		product = hardware_mul(x[0], x[1]);
+		_mm_setcsr(mode);
+		assert_int_equal(f32_bits(num_fma(x[0], x[1], x[2], true)), f32_bits(want));
+		assert_int_equal(f32_bits(num_mul(x[0], x[1], true)), f32_bits(product));
+	}
+#else
+	skip();
+#endif
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -130,6 +193,8 @@ int main(void)
 		cmocka_unit_test(exp_is_within_1_2e_7_of_the_double_function),
 		cmocka_unit_test(exp_ends_well),
 		cmocka_unit_test(sigmoid_and_silu_follow_from_exp),
+		cmocka_unit_test(subnormals_count_as_zero_when_they_are_flushed),
+		cmocka_unit_test(flushing_is_what_the_processor_does),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -116,6 +116,30 @@ static void work_smaller_than_a_barrier_stays_with_the_caller(void **state)
 	pool_free(p);
 }
 
+static void ask_for_scratch(void *arg, int64_t first, int64_t end, int thread)
+{
+	unsigned char *mine = pool_scratch(arg, thread, (size_t)(end - first) << 20);
+
+	memset(mine, thread, (size_t)(end - first) << 20);
+	for (int64_t i = 0; i < (end - first) << 20; i += 4096)
+		assert_int_equal(mine[i], thread);
+}
+
+static void every_thread_has_scratch_of_its_own_that_grows(void **state)
+{
+	struct pool *p = NULL;
+	void *shared;
+
+	(void)state;
+	assert_int_equal(pool_new(&p, 3, NULL), 0);
+	for (int64_t n = 3; n <= 12; n += 3)
+		pool_run(p, ask_for_scratch, p, n, 1 << 20);
+	shared = pool_scratch(p, 3, 100);
+	assert_int_equal((uintptr_t)shared % 64, 0);
+	assert_ptr_equal(pool_scratch(p, 3, 50), shared);
+	pool_free(p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -124,6 +148,7 @@ int main(void)
 		cmocka_unit_test(sleeping_workers_wake_up),
 		cmocka_unit_test(work_smaller_than_a_barrier_stays_with_the_caller),
 		cmocka_unit_test(an_idle_pool_uses_no_processor_time),
+		cmocka_unit_test(every_thread_has_scratch_of_its_own_that_grows),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

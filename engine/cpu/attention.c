@@ -1,15 +1,12 @@
-/* Multi-head latent attention in its absorbed form: queries go to the latents, not latents to every head. */
+/*
+ * Multi-head latent attention in its absorbed form: queries go to the latents, not latents to every head. The
+ * definition.
+ */
 #include "engine/cpu/cpu.h"
 
-#include <assert.h>
 #include <stdlib.h>
 
 #include "config/mem.h"
-
-enum {
-	PARTS = 4,            /* lanes summed side by side: as many as hide the latency of a multiplication */
-	DIMS = PARTS * LANES, /* latent values in them */
-};
 
 struct absorb_job {
 	float *out;
@@ -19,47 +16,37 @@ struct absorb_job {
 	int32_t n_heads, nope_dim, v_dim;
 };
 
-/* out[0 .. n) = columns c .. c + n - 1 of the sum, for one head and one query. */
-static void absorb_dims(float *out, const float *q, const struct weight *w, int32_t row, int32_t n_rows, int32_t c,
-			int n)
-{
-	float wide[DIMS] = {0};
-	lanes run[PARTS], total[PARTS];
-
-	for (int p = 0; p < PARTS; p++)
-		run[p] = total[p] = lanes_all(0);
-	for (int32_t d = 0; d < n_rows; d++) {
-		lanes x = lanes_all(q[d]);
-
-		widen(wide, w->dtype, w->data, (int64_t)(row + d) * w->cols + c, n);
-		for (int p = 0; p < PARTS; p++)
-			run[p] = lanes_fma(x, lanes_load(wide + p * LANES), run[p]);
-		if (w->scale && (d + 1 == n_rows || (w->first_row + row + d + 1) % WEIGHT_BLOCK == 0)) {
-			lanes scale = lanes_all(weight_scale(w, row + d, c));
-
-			for (int p = 0; p < PARTS; p++) {
-				total[p] = lanes_fma(scale, run[p], total[p]);
-				run[p] = lanes_all(0);
-			}
-		}
-	}
-	for (int p = 0; p < PARTS; p++)
-		lanes_store(wide + p * LANES, w->scale ? total[p] : run[p]);
-	memcpy(out, wide, (size_t)n * sizeof *out);
-}
-
+/* Item: one head of one query. */
 static void absorb_heads(void *arg, int64_t first, int64_t end, int thread)
 {
 	const struct absorb_job *j = arg;
-	int32_t kv_lora = j->kv_b->cols;
+	const struct weight *w = j->kv_b;
+	int32_t kv_lora = w->cols;
+	float *row = xmalloc(2 * (size_t)kv_lora, sizeof *row), *run = row + kv_lora;
 
 	(void)thread;
-	static_assert((int)WEIGHT_BLOCK % (int)DIMS == 0, "a run of latent values has one scale");
-	for (int64_t i = first; i < end; i++)
-		for (int32_t c = 0; c < kv_lora; c += DIMS)
-			absorb_dims(j->out + i * j->out_head + c, j->q + i * j->q_head, j->kv_b,
-				    (int32_t)(i % j->n_heads) * (j->nope_dim + j->v_dim), j->nope_dim, c,
-				    kv_lora - c < DIMS ? kv_lora - c : DIMS);
+	for (int64_t i = first; i < end; i++) {
+		int32_t uk = (int32_t)(i % j->n_heads) * (j->nope_dim + j->v_dim);
+		const float *q = j->q + i * j->q_head;
+		float *out = j->out + i * j->out_head;
+
+		memset(run, 0, (size_t)kv_lora * sizeof *run);
+		memset(out, 0, (size_t)kv_lora * sizeof *out);
+		for (int32_t d = 0; d < j->nope_dim; d++) {
+			bool ends = w->scale && (d + 1 == j->nope_dim || (w->first_row + uk + d + 1) % WEIGHT_BLOCK == 0);
+
+			weight_widen(row, w, uk + d, 0, kv_lora);
+			for (int32_t c = 0; c < kv_lora; c++)
+				run[c] = fmaf(q[d], row[c], run[c]);
+			for (int32_t c = 0; ends && c < kv_lora; c++) {
+				out[c] = fmaf(weight_scale(w, uk + d, c), run[c], out[c]);
+				run[c] = 0;
+			}
+		}
+		if (!w->scale)
+			memcpy(out, run, (size_t)kv_lora * sizeof *out);
+	}
+	free(row);
 }
 
 void CPU(absorb_query)(struct device *dev, float *out, int64_t out_head, const float *q, int64_t q_head,
@@ -70,11 +57,6 @@ void CPU(absorb_query)(struct device *dev, float *out, int64_t out_head, const f
 	pool_run(dev->queue, absorb_heads, &j, n * n_heads, 2 * (int64_t)nope_dim * kv_b->cols);
 }
 
-enum {
-	HEADS = LANES, /* that lie abreast in a score */
-	TOKENS = 4,    /* scored side by side */
-};
-
 struct attend_job {
 	float *out;
 	const float *q;
@@ -82,132 +64,85 @@ struct attend_job {
 	const struct selection *selections;
 	int32_t n_heads;
 	float scale;
+	enum compute_profile profile;
 };
 
-static inline const float *latent_row(const struct attend_job *j, const struct selection *s, int32_t t)
+/* Latent row of selection s's t-th position, widened: [dim], an even number of values. */
+static void widen_row(float *out, const struct attend_job *j, const struct selection *s, int32_t t)
 {
-	return j->latents->rows + (s->set ? s->set[t] : t) * j->latents->stride;
-}
-
-/* Scores of HEADS heads for `tokens` selected positions from t on: score[t][h]. q is [dim][HEADS]. */
-static inline __attribute__((always_inline)) void score_tokens(float *score, const float *q, const struct attend_job *j,
-							       const struct selection *s, int32_t t, int tokens)
-{
+	int64_t at = (s->set ? s->set[t] : t) * j->latents->stride;
 	int32_t dim = j->latents->kv_lora + j->latents->rope_dim;
-	const float *row[TOKENS];
-	lanes sum[TOKENS];
 
-	for (int i = 0; i < tokens; i++) {
-		row[i] = latent_row(j, s, t + i);
-		sum[i] = lanes_all(0);
-	}
-	for (int32_t d = 0; d < dim; d++) {
-		lanes x = lanes_load(q + d * HEADS);
-
-		for (int i = 0; i < tokens; i++)
-			sum[i] = lanes_fma(x, lanes_all(row[i][d]), sum[i]);
-	}
-	for (int i = 0; i < tokens; i++) {
-		float *out = score + (int64_t)(t + i) * HEADS;
-
-		lanes_store(out, sum[i]);
-		for (int h = 0; h < HEADS; h++)
-			out[h] *= j->scale;
-	}
+	out[dim] = 0;
+	if (j->profile == COMPUTE_BF16)
+		for (int32_t d = 0; d < dim; d++)
+			out[d] = bf16_to_f32(((const uint16_t *)j->latents->rows)[at + d]);
+	else
+		memcpy(out, (const float *)j->latents->rows + at, (size_t)dim * sizeof *out);
 }
 
-static void score_heads(float *score, const float *q, const struct attend_job *j, const struct selection *s)
+/* One head of one query; score [selected], row and query [dim + 1]. */
+static void attend_head(float *out, const struct attend_job *j, const struct selection *s, const float *query, float *score,
+			float *row)
 {
-	int32_t t = 0;
+	bool pairs = j->profile == COMPUTE_BF16;
+	int32_t dim = j->latents->kv_lora + j->latents->rope_dim, kv_lora = j->latents->kv_lora;
+	float most = -INFINITY, sum = 0;
 
-	for (; t + TOKENS <= s->n; t += TOKENS)
-		score_tokens(score, q, j, s, t, TOKENS);
-	for (; t < s->n; t++)
-		score_tokens(score, q, j, s, t, 1);
-}
+	for (int32_t t = 0; t < s->n; t++) {
+		widen_row(row, j, s, t);
+		score[t] = 0;
+		for (int32_t d = 0; d < dim + (pairs && dim % 2); d++) {
+			int32_t e = pairs ? d ^ 1 : d;
 
-/* out[d] = (sum over t of weight[t] row_t[d]) x inverse, for one head. */
-static void sum_latents(float *out, const float *weight, float inverse, const struct attend_job *j,
-			const struct selection *s)
-{
-	int32_t kv_lora = j->latents->kv_lora, d = 0;
-
-	for (; d + DIMS <= kv_lora; d += DIMS) {
-		lanes sum[PARTS];
-
-		for (int p = 0; p < PARTS; p++)
-			sum[p] = lanes_all(0);
-		for (int32_t t = 0; t < s->n; t++) {
-			const float *row = latent_row(j, s, t) + d;
-			lanes x = lanes_all(weight[(int64_t)t * HEADS]);
-
-			for (int p = 0; p < PARTS; p++)
-				sum[p] = lanes_fma(x, lanes_load(row + p * LANES), sum[p]);
+			score[t] = num_fma(query[e], row[e], score[t], pairs);
 		}
-		for (int p = 0; p < PARTS; p++)
-			lanes_store(out + d + p * LANES, sum[p]);
+		score[t] = num_mul(score[t], j->scale, pairs);
+		most = score[t] > most ? score[t] : most;
 	}
-	for (; d < kv_lora; d++) {
-		out[d] = 0;
-		for (int32_t t = 0; t < s->n; t++)
-			out[d] = fmaf(weight[(int64_t)t * HEADS], latent_row(j, s, t)[d], out[d]);
+	memset(out, 0, (size_t)kv_lora * sizeof *out);
+	for (int32_t t = 0; t < s->n; t++) {
+		float e = num_exp(num_add(score[t], -most, pairs));
+
+		widen_row(row, j, s, t);
+		sum = num_add(sum, e, pairs);
+		for (int32_t c = 0; c < kv_lora; c++)
+			out[c] = num_fma(e, row[c], out[c], pairs);
 	}
-	for (d = 0; d < kv_lora; d++)
-		out[d] *= inverse;
+	for (int32_t c = 0; c < kv_lora; c++)
+		out[c] = num_mul(out[c], 1.0f / sum, pairs);
 }
 
-/* Item: one query and HEADS of its heads. */
-static void attend_items(void *arg, int64_t first, int64_t end, int thread)
+/* Item: one head of one query. */
+static void attend_heads(void *arg, int64_t first, int64_t end, int thread)
 {
 	const struct attend_job *j = arg;
-	int32_t dim = j->latents->kv_lora + j->latents->rope_dim;
-	int32_t blocks = (j->n_heads + HEADS - 1) / HEADS, longest = 0;
-	float *q = xcalloc((size_t)dim * HEADS, sizeof *q), *score;
+	int32_t dim = j->latents->kv_lora + j->latents->rope_dim, longest = 0;
+	float *row, *query, *score;
 
 	(void)thread;
 	for (int64_t i = first; i < end; i++)
-		if (j->selections[i / blocks].n > longest)
-			longest = j->selections[i / blocks].n;
-	score = xmalloc((size_t)longest * HEADS, sizeof *score);
+		if (j->selections[i / j->n_heads].n > longest)
+			longest = j->selections[i / j->n_heads].n;
+	row = xcalloc(2 * ((size_t)dim + 1) + (size_t)longest, sizeof *row);
+	query = row + dim + 1;
+	score = query + dim + 1;
 	for (int64_t i = first; i < end; i++) {
-		const struct selection *s = &j->selections[i / blocks];
-		int32_t h0 = (int32_t)(i % blocks) * HEADS;
-		int n = j->n_heads - h0 < HEADS ? j->n_heads - h0 : HEADS;
-
-		for (int h = 0; h < n; h++)
-			for (int32_t d = 0; d < dim; d++)
-				q[d * HEADS + h] = j->q[(i / blocks * j->n_heads + h0 + h) * dim + d];
-		score_heads(score, q, j, s);
-		for (int h = 0; h < n; h++) {
-			float max = -INFINITY, sum = 0;
-
-			for (int32_t t = 0; t < s->n; t++)
-				if (score[(int64_t)t * HEADS + h] > max)
-					max = score[(int64_t)t * HEADS + h];
-			for (int32_t t = 0; t < s->n; t++) {
-				float *e = &score[(int64_t)t * HEADS + h];
-
-				*e = num_exp(*e - max);
-				sum += *e;
-			}
-			sum_latents(j->out + (i / blocks * j->n_heads + h0 + h) * j->latents->kv_lora, score + h,
-				    1.0f / sum, j, s);
-		}
+		for (int32_t d = 0; d < dim; d++)
+			query[d] = j->profile == COMPUTE_BF16 ? num_bf16(j->q[i * dim + d]) : j->q[i * dim + d];
+		attend_head(j->out + i * j->latents->kv_lora, j, &j->selections[i / j->n_heads], query, score, row);
 	}
-	free(q);
-	free(score);
+	free(row);
 }
 
 void CPU(attend)(struct device *dev, float *out, const float *q, const struct latent_rows *latents,
 		 const struct selection *selections, int32_t n_heads, float scale, int64_t n,
 		 enum compute_profile profile)
 {
-	struct attend_job j = {out, q, latents, selections, n_heads, scale};
+	struct attend_job j = {out, q, latents, selections, n_heads, scale, profile};
 	int64_t keys = 0;
 
-	assert(profile == COMPUTE_F32);
 	for (int64_t i = 0; i < n; i++)
 		keys += selections[i].n;
-	pool_run(dev->queue, attend_items, &j, n * ((n_heads + HEADS - 1) / HEADS),
-		 keys / n * HEADS * (2 * latents->kv_lora + latents->rope_dim));
+	pool_run(dev->queue, attend_heads, &j, n * n_heads, keys / n * (2 * latents->kv_lora + latents->rope_dim));
 }

@@ -144,33 +144,41 @@ static inline float lanes_sum(lanes x)
 	return s[0];
 }
 
-/* n values widened to float32; exact. FP8 scales are not applied. */
-static inline void widen(float *out, enum dtype dtype, const void *data, int64_t first, int n)
+/* Columns k .. k + n - 1 of row r widened to float32, exact; scales are not applied. k is even. */
+static inline void weight_widen(float *out, const struct weight *w, int32_t r, int32_t k, int n)
 {
-	switch (dtype) {
+	const char *row = (const char *)w->data + (size_t)r * weight_row_bytes(w);
+
+	switch (w->dtype) {
 	case DTYPE_F32:
-		memcpy(out, (const float *)data + first, (size_t)n * sizeof *out);
+		memcpy(out, (const float *)row + k, (size_t)n * sizeof *out);
 		break;
 	case DTYPE_BF16:
 		for (int i = 0; i < n; i++)
-			out[i] = bf16_to_f32(((const uint16_t *)data)[first + i]);
+			out[i] = bf16_to_f32(((const uint16_t *)row)[k + i]);
 		break;
 	case DTYPE_F16:
 		for (int i = 0; i < n; i++)
-			out[i] = f16_to_f32(((const uint16_t *)data)[first + i]);
+			out[i] = f16_to_f32(((const uint16_t *)row)[k + i]);
+		break;
+	case DTYPE_INT4:
+		for (int i = 0; i < n; i++)
+			out[i] = (float)((((const uint8_t *)row)[(k + i) / 2] >> i % 2 * 4 & 15) - 8);
 		break;
 	default:
 		for (int i = 0; i < n; i++)
-			out[i] = e4m3_to_f32(((const uint8_t *)data)[first + i]);
+			out[i] = e4m3_to_f32(((const uint8_t *)row)[k + i]);
 	}
 }
 
-/* FP8 scale of row r of a view, columns from column on. */
-static inline float weight_scale(const struct weight *w, int32_t r, int32_t column)
+/* The scale of row r of a view, for columns from k on. */
+static inline float weight_scale(const struct weight *w, int32_t r, int32_t k)
 {
 	int64_t across = (w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
 
-	return w->scale[(w->first_row + r) / WEIGHT_BLOCK * across + column / WEIGHT_BLOCK];
+	if (w->group_scale)
+		return bf16_to_f32(w->group_scale[(int64_t)r * weight_groups(w) + k / INT4_GROUP]);
+	return w->scale[(w->first_row + r) / WEIGHT_BLOCK * across + k / WEIGHT_BLOCK];
 }
 
 extern const struct ops CPU(ops);
@@ -186,11 +194,13 @@ void CPU(rope)(struct device *dev, float *x, int64_t stride, int32_t n_heads, in
 	       const float *cos, const float *sin, int64_t n, bool interleaved);
 void CPU(absorb_query)(struct device *dev, float *out, int64_t out_head, const float *q, int64_t q_head,
 		       const struct weight *kv_b, int32_t n_heads, int32_t nope_dim, int32_t v_dim, int64_t n);
+void CPU(expand_values)(struct device *dev, float *out, const float *x, const struct weight *kv_b, int32_t n_heads,
+			int32_t nope_dim, int32_t v_dim, int64_t n, enum compute_profile profile);
 void CPU(attend)(struct device *dev, float *out, const float *q, const struct latent_rows *latents,
 		 const struct selection *selections, int32_t n_heads, float scale, int64_t n,
 		 enum compute_profile profile);
 void CPU(index_scores)(struct device *dev, float *scores, int64_t scores_stride, const float *q, const float *w,
-		       const float *keys, const int64_t *n_visible, int32_t n_heads, int32_t dim, int64_t n,
+		       const void *keys, const int64_t *n_visible, int32_t n_heads, int32_t dim, int64_t n,
 		       enum compute_profile profile);
 void CPU(topk_positions)(struct device *dev, int32_t *set, int64_t set_stride, int32_t *n_set, const float *scores,
 			 int64_t scores_stride, const int64_t *n_visible, int32_t k, int64_t n);

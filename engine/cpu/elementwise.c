@@ -18,8 +18,8 @@ static void embed_rows(void *arg, int64_t first, int64_t end, int thread)
 	for (int64_t i = first; i < end; i++) {
 		float *out = j->out + i * j->dim;
 
-		widen(out, j->w->dtype, j->w->data, (int64_t)j->rows[i] * j->dim, j->dim);
-		if (j->w->scale)
+		weight_widen(out, j->w, j->rows[i], 0, j->dim);
+		if (j->w->scale || j->w->group_scale)
 			for (int32_t k = 0; k < j->dim; k++)
 				out[k] *= weight_scale(j->w, j->rows[i], k);
 	}

@@ -1,91 +1,89 @@
-/* The lightning indexer: how much every position matters to a query, and which ones it will attend to. */
+/*
+ * The lightning indexer: how much every position matters to a query, and which ones it will attend to. The definition.
+ */
 #include "engine/cpu/cpu.h"
 
-#include <assert.h>
 #include <stdlib.h>
 
-enum {
-	CHUNK = 64, /* blocks of 16 keys in one item of work */
-	HEADS = 4,  /* that share the loading of a key */
-};
+#include "config/mem.h"
+
+enum { CHUNK = 1024 }; /* keys in one item of work */
 
 struct score_job {
 	float *scores;
-	const float *q, *w, *keys;
+	const float *q, *w;
+	const void *keys;
 	const int64_t *n_visible;
 	int64_t scores_stride, n;
 	int32_t n_heads, dim;
+	enum compute_profile profile;
 };
 
-/* sum + the part of `heads` heads of one query, for 16 keys. */
-static inline __attribute__((always_inline)) lanes score_heads(lanes sum, const float *q, const float *w,
-							       const float *keys, int32_t dim, int heads)
+/* Dimension d of key t; d = dim of an odd dim: zero. */
+static float key_value(const struct score_job *j, int64_t t, int32_t d)
 {
-	lanes dot[HEADS];
+	int64_t block = t / KEYS_ABREAST, at = t % KEYS_ABREAST;
 
-	for (int h = 0; h < heads; h++)
-		dot[h] = lanes_all(0);
-	for (int32_t d = 0; d < dim; d++) {
-		lanes key = lanes_load(keys + d * KEYS_ABREAST);
+	if (j->profile == COMPUTE_F32)
+		return ((const float *)j->keys)[(block * j->dim + d) * KEYS_ABREAST + at];
+	return bf16_to_f32(((const uint16_t *)j->keys)[((block * ((j->dim + 1) / 2) + d / 2) * KEYS_ABREAST + at) * 2 + d % 2]);
+}
 
-		for (int h = 0; h < heads; h++)
-			dot[h] = lanes_fma(lanes_all(q[h * dim + d]), key, dot[h]);
+/* q [n_heads, dim + 1], rounded if the profile rounds, the last value of a head zero. */
+static float score(const struct score_job *j, const float *q, const float *w, int64_t t)
+{
+	bool pairs = j->profile == COMPUTE_BF16;
+	float sum = 0;
+
+	for (int32_t h = 0; h < j->n_heads; h++) {
+		float dot = 0;
+
+		for (int32_t d = 0; d < j->dim + (pairs && j->dim % 2); d++) {
+			int32_t e = pairs ? d ^ 1 : d;
+
+			dot = num_fma(q[h * (j->dim + 1) + e], key_value(j, t, e), dot, pairs);
+		}
+		sum = num_fma(w[h], dot > 0 ? dot : 0, sum, pairs);
 	}
-	for (int h = 0; h < heads; h++)
-		sum = lanes_fma(lanes_all(w[h]), lanes_positive(dot[h]), sum);
 	return sum;
 }
 
-/* 16 keys against one query. */
-static void score_block(float *out, const float *q, const float *w, const float *keys, int32_t n_heads, int32_t dim)
-{
-	lanes sum = lanes_all(0);
-	int32_t h = 0;
-
-	static_assert((int)KEYS_ABREAST == (int)LANES, "keys stand as wide as lanes");
-	for (; h + HEADS <= n_heads; h += HEADS)
-		sum = score_heads(sum, q + h * dim, w + h, keys, dim, HEADS);
-	for (; h < n_heads; h++)
-		sum = score_heads(sum, q + h * dim, w + h, keys, dim, 1);
-	lanes_store(out, sum);
-}
-
-/* Item: CHUNK blocks of keys and one query; all queries of a chunk follow one another, so its keys stay in cache. */
+/* Item: CHUNK keys and one query. */
 static void score_items(void *arg, int64_t first, int64_t end, int thread)
 {
 	const struct score_job *j = arg;
+	float *q = xcalloc((size_t)j->n_heads * ((size_t)j->dim + 1), sizeof *q);
 
 	(void)thread;
 	for (int64_t item = first; item < end; item++) {
-		int64_t i = item % j->n, t = item / j->n * CHUNK * KEYS_ABREAST;
-		int64_t stop = t + CHUNK * KEYS_ABREAST;
-		float *out = j->scores + i * j->scores_stride;
+		int64_t i = item % j->n, t = item / j->n * CHUNK, stop = t + CHUNK;
 
 		if (stop > j->n_visible[i])
 			stop = j->n_visible[i];
-		for (; t < stop; t += KEYS_ABREAST) {
-			float sum[KEYS_ABREAST];
+		for (int32_t h = 0; h < j->n_heads; h++)
+			for (int32_t d = 0; d < j->dim; d++) {
+				float x = j->q[(i * j->n_heads + h) * j->dim + d];
 
-			score_block(sum, j->q + i * j->n_heads * j->dim, j->w + i * j->n_heads,
-				    j->keys + t * j->dim, j->n_heads, j->dim);
-			memcpy(out + t, sum, sizeof *sum * (size_t)(stop - t < KEYS_ABREAST ? stop - t : KEYS_ABREAST));
-		}
+				q[h * (j->dim + 1) + d] = j->profile == COMPUTE_BF16 ? num_bf16(x) : x;
+			}
+		for (; t < stop; t++)
+			j->scores[i * j->scores_stride + t] = score(j, q, j->w + i * j->n_heads, t);
 	}
+	free(q);
 }
 
 void CPU(index_scores)(struct device *dev, float *scores, int64_t scores_stride, const float *q, const float *w,
-		       const float *keys, const int64_t *n_visible, int32_t n_heads, int32_t dim, int64_t n,
+		       const void *keys, const int64_t *n_visible, int32_t n_heads, int32_t dim, int64_t n,
 		       enum compute_profile profile)
 {
-	struct score_job j = {scores, q, w, keys, n_visible, scores_stride, n, n_heads, dim};
+	struct score_job j = {scores, q, w, keys, n_visible, scores_stride, n, n_heads, dim, profile};
 	int64_t most = 0;
 
-	assert(profile == COMPUTE_F32);
 	for (int64_t i = 0; i < n; i++)
 		if (n_visible[i] > most)
 			most = n_visible[i];
-	pool_run(dev->queue, score_items, &j, (most + CHUNK * KEYS_ABREAST - 1) / (CHUNK * KEYS_ABREAST) * n,
-		 (int64_t)(most < CHUNK * KEYS_ABREAST ? most : CHUNK * KEYS_ABREAST) * n_heads * dim);
+	pool_run(dev->queue, score_items, &j, (most + CHUNK - 1) / CHUNK * n,
+		 (most < CHUNK ? most : CHUNK) * n_heads * dim);
 }
 
 struct topk_job {

@@ -8,6 +8,7 @@ const struct ops CPU(ops) = {
 	.matmul = CPU(matmul),
 	.rope = CPU(rope),
 	.absorb_query = CPU(absorb_query),
+	.expand_values = CPU(expand_values),
 	.attend = CPU(attend),
 	.index_scores = CPU(index_scores),
 	.topk_positions = CPU(topk_positions),

@@ -1,43 +1,20 @@
 /*
  * How fast text becomes tokens: this project's own C sources, repeated to 16 MB, one thread. The limit beside it is
- * reading the same bytes once from memory, measured in the same rounds; medians of
- * seven interleaved rounds, in processor time.
+ * reading the same bytes once from memory, measured in the same rounds; medians of seven interleaved rounds, in
+ * processor time of this thread, since what else the machine does should not count.
  */
 #include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/utsname.h>
-#include <time.h>
 #include <xxhash.h>
 
 #include "config/file.h"
 #include "config/mem.h"
 #include "engine/tokenizer.h"
+#include "tests/support/measure.h"
 
 enum { TEXT_BYTES = 16 << 20, ROUNDS = 7 };
-
-/* Of this thread alone: what else the machine does should not count. */
-static double now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(double *x)
-{
-	qsort(x, ROUNDS, sizeof *x, by_value);
-	return x[ROUNDS / 2];
-}
 
 /* All sources, over and over. */
 static char *sources(void)
@@ -55,10 +32,8 @@ static char *sources(void)
 		size_t bytes, part;
 		char *file;
 
-		if (file_read(&file, &bytes, found.gl_pathv[i], TEXT_BYTES, &err)) {
-			fprintf(stderr, "%s\n", err.text);
-			exit(1);
-		}
+		if (file_read(&file, &bytes, found.gl_pathv[i], TEXT_BYTES, &err))
+			measure_fail(&err);
 		part = bytes < TEXT_BYTES - n ? bytes : TEXT_BYTES - n;
 		memcpy(text + n, file, part);
 		n += part;
@@ -75,33 +50,26 @@ int main(void)
 	struct tokenizer *t = NULL;
 	struct ids ids = {0};
 	struct err err = {0};
-	struct utsname machine;
 	uint64_t sum = 0;
 
-	if (tokenizer_open(&t, "tests/golden/tokenizer/glm.json", &err)) {
-		fprintf(stderr, "%s\n", err.text);
-		return 1;
-	}
+	if (tokenizer_open(&t, "tests/golden/tokenizer/glm.json", &err))
+		measure_fail(&err);
 	for (int round = -1; round < ROUNDS; round++) { /* the first one warms up */
 		int r = round < 0 ? 0 : round;
-		double start = now();
+		double start = measure_thread_now();
 
 		sum += XXH3_64bits(text, TEXT_BYTES);
-		read_s[r] = now() - start;
+		read_s[r] = measure_thread_now() - start;
 		ids.n = 0;
-		start = now();
-		if (tokenizer_encode(t, &ids, text, TEXT_BYTES, 0, &err)) {
-			fprintf(stderr, "%s\n", err.text);
-			return 1;
-		}
-		encode_s[r] = now() - start;
+		start = measure_thread_now();
+		if (tokenizer_encode(t, &ids, text, TEXT_BYTES, 0, &err))
+			measure_fail(&err);
+		encode_s[r] = measure_thread_now() - start;
 	}
-	uname(&machine);
-	speed = TEXT_BYTES / median(encode_s) / 1e6;
-	limit = TEXT_BYTES / median(read_s) / 1e6;
-	printf("{\"bench\":\"tokenizer\",\"value\":%.1f,\"unit\":\"MB/s\",\"limit\":%.0f,\"fraction\":%.4f,\"tokens\":%zu,"
-	       "\"machine\":\"%s %s\",\"check\":\"%016llx\"}\n", speed, limit, speed / limit, ids.n, machine.sysname,
-	       machine.machine, (unsigned long long)sum);
+	speed = TEXT_BYTES / measure_median(encode_s, ROUNDS) / 1e6;
+	limit = TEXT_BYTES / measure_median(read_s, ROUNDS) / 1e6;
+	measure_print(stdout, "tokenizer", speed, "MB/s", limit, "\"tokens\":%zu,\"check\":\"%016llx\"", ids.n,
+		      (unsigned long long)sum);
 	tokenizer_close(t);
 	ids_free(&ids);
 	free(text);

@@ -1,0 +1,267 @@
+/*
+ * Weights on their way into registers: 32 inputs of a row, as stored, to the values that lanes are multiplied with.
+ *
+ * The order (L) of ops.h takes 32 inputs in two steps of 16 lanes: inputs l, then 16 + l (profile f32); inputs
+ * 2l + 1, then 2l (profile bf16, `pairs`). decode_steps gives v[step][half]. Where there are bf16 dot products and a
+ * value fits bf16 (all but F32 and F16), decode_words gives both steps of profile bf16 as one word a lane.
+ *
+ * dtype and pairs are constants where these are inlined. E4M3 goes through float16, which has its values times 2^-8, the
+ * subnormal ones too; a multiplication by 256 is exact. NaN codes never get here (model.c).
+ */
+#ifndef QUIRE_ENGINE_SIMD_DECODE_H
+#define QUIRE_ENGINE_SIMD_DECODE_H
+
+#include "engine/simd/tables.h"
+#include "engine/simd/vec.h"
+
+enum { BLOCK = LANE_PAD }; /* inputs decoded at a time */
+
+/* Bytes of BLOCK inputs. */
+static ALWAYS_INLINE int block_bytes(enum dtype dtype)
+{
+	switch (dtype) {
+	case DTYPE_F32:
+		return 4 * BLOCK;
+	case DTYPE_F8_E4M3:
+		return BLOCK;
+	case DTYPE_INT4:
+		return BLOCK / 2;
+	default:
+		return 2 * BLOCK;
+	}
+}
+
+/* Inputs that share a scale; 0: no scales. */
+static ALWAYS_INLINE int scale_block(enum dtype dtype)
+{
+	return dtype == DTYPE_F8_E4M3 ? WEIGHT_BLOCK : dtype == DTYPE_INT4 ? INT4_GROUP : 0;
+}
+
+/* Does profile bf16 use bf16 dot products for it? */
+static ALWAYS_INLINE bool uses_words(enum dtype dtype, bool pairs)
+{
+	return HAS_DOT && pairs && dtype != DTYPE_F32 && dtype != DTYPE_F16;
+}
+
+#if defined SIMD_WIDE
+static ALWAYS_INLINE void decode_plain(float *out, enum dtype dtype, const void *in)
+{
+	struct weight w = {.dtype = dtype, .rows = 1, .cols = BLOCK, .data = in};
+
+	/* numeric.h's conversions pass through float32 subnormals, which may be zero where this runs. */
+	if (dtype == DTYPE_F16)
+		for (int k = 0; k < BLOCK; k++)
+			out[k] = _cvtsh_ss(((const uint16_t *)in)[k]);
+	else if (dtype == DTYPE_F8_E4M3)
+		for (int k = 0; k < BLOCK; k++) {
+			unsigned c = ((const uint8_t *)in)[k];
+
+			out[k] = _cvtsh_ss((unsigned short)((c & 0x80) << 8 | (c & 0x7f) << 7)) * 256;
+		}
+	else
+		weight_widen(out, &w, 0, 0, BLOCK);
+}
+
+static ALWAYS_INLINE void decode_steps(vf v[2][HALVES], enum dtype dtype, bool pairs, const void *in)
+{
+	float x[BLOCK];
+
+	decode_plain(x, dtype, in);
+	for (int l = 0; l < LANES; l++) {
+		v[0][0][l] = x[pairs ? 2 * l + 1 : l];
+		v[1][0][l] = x[pairs ? 2 * l : LANES + l];
+	}
+}
+
+#if HAS_DOT
+static ALWAYS_INLINE vi decode_words(enum dtype dtype, const void *in)
+{
+	uint16_t word[BLOCK];
+	float x[BLOCK];
+
+	decode_plain(x, dtype, in);
+	for (int k = 0; k < BLOCK; k++)
+		word[k] = f32_to_bf16(x[k]);
+	return vi_load(word);
+}
+#endif
+
+#elif defined __AVX512F__
+static ALWAYS_INLINE void split_pairs(vf v[2][HALVES], vf a, vf b, bool pairs)
+{
+	const __m512i odd = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+	const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+
+	v[0][0] = pairs ? _mm512_permutex2var_ps(a, odd, b) : a;
+	v[1][0] = pairs ? _mm512_permutex2var_ps(a, even, b) : b;
+}
+
+/* Codes in the high bytes of words, to values. */
+static ALWAYS_INLINE vf e4m3_values(__m256i high)
+{
+	__m256i half = _mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbf80));
+
+	return _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256));
+}
+
+static ALWAYS_INLINE vf int4_values(__m512i codes)
+{
+	const __m512 values = _mm512_set_ps(7, 6, 5, 4, 3, 2, 1, 0, -1, -2, -3, -4, -5, -6, -7, -8);
+
+	return _mm512_permutexvar_ps(codes, values);
+}
+
+static ALWAYS_INLINE void decode_steps(vf v[2][HALVES], enum dtype dtype, bool pairs, const void *in)
+{
+	const char *p = in;
+
+	if (dtype == DTYPE_F32) {
+		split_pairs(v, _mm512_loadu_ps(p), _mm512_loadu_ps(p + 64), pairs);
+	} else if (dtype == DTYPE_F16) {
+		split_pairs(v, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)),
+			    _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p + 32))), pairs);
+	} else if (dtype == DTYPE_BF16 && pairs) {
+		vi w = vi_load(p);
+
+		v[0][0] = vf_odd(w);
+		v[1][0] = vf_even(w);
+	} else if (dtype == DTYPE_BF16) {
+		for (int s = 0; s < 2; s++) {
+			__m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p + 32 * s)));
+
+			v[s][0] = vf_of_bits(_mm512_slli_epi32(w, 16));
+		}
+	} else if (dtype == DTYPE_F8_E4M3 && pairs) {
+		__m256i c = _mm256_loadu_si256((const __m256i *)p);
+
+		v[0][0] = e4m3_values(c);
+		v[1][0] = e4m3_values(_mm256_slli_epi16(c, 8));
+	} else if (dtype == DTYPE_F8_E4M3) {
+		for (int s = 0; s < 2; s++) {
+			__m256i c = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(p + 16 * s)));
+
+			v[s][0] = e4m3_values(_mm256_slli_epi16(c, 8));
+		}
+	} else {
+		__m128i c = _mm_loadu_si128((const __m128i *)p), low = _mm_and_si128(c, _mm_set1_epi8(15));
+		__m128i high = _mm_and_si128(_mm_srli_epi16(c, 4), _mm_set1_epi8(15));
+
+		v[0][0] = int4_values(_mm512_cvtepu8_epi32(pairs ? high : _mm_unpacklo_epi8(low, high)));
+		v[1][0] = int4_values(_mm512_cvtepu8_epi32(pairs ? low : _mm_unpackhi_epi8(low, high)));
+	}
+}
+
+#if HAS_DOT
+/* Each byte twice, then a table for the low and one for the high byte of a word. */
+static ALWAYS_INLINE vi e4m3_words(__m256i codes)
+{
+	const __m512i twice = _mm512_set_epi8(31, 31, 30, 30, 29, 29, 28, 28, 27, 27, 26, 26, 25, 25, 24, 24, 23, 23, 22, 22,
+					      21, 21, 20, 20, 19, 19, 18, 18, 17, 17, 16, 16, 15, 15, 14, 14, 13, 13, 12, 12,
+					      11, 11, 10, 10, 9, 9, 8, 8, 7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+	__m512i c = _mm512_permutexvar_epi8(twice, _mm512_castsi256_si512(codes));
+	__m512i low = _mm512_permutex2var_epi8(vi_load(e4m3_bf16[0]), c, vi_load(e4m3_bf16[0] + 64));
+	__m512i high = _mm512_permutex2var_epi8(vi_load(e4m3_bf16[1]), c, vi_load(e4m3_bf16[1] + 64));
+	__m512i words = _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaa, low, high);
+
+	return _mm512_or_si512(words, _mm512_and_si512(c, _mm512_set1_epi16((short)0x8000)));
+}
+
+static ALWAYS_INLINE vi int4_words(__m128i codes)
+{
+	const __m512i value = _mm512_set_epi32(0x40e0, 0x40c0, 0x40a0, 0x4080, 0x4040, 0x4000, 0x3f80, 0x0000,
+					       0xbf80, 0xc000, 0xc040, 0xc080, 0xc0a0, 0xc0c0, 0xc0e0, 0xc100);
+	__m512i c = _mm512_cvtepu8_epi32(codes);
+	__m512i odd = _mm512_permutexvar_epi32(_mm512_srli_epi32(c, 4), _mm512_slli_epi32(value, 16));
+
+	return _mm512_or_si512(_mm512_permutexvar_epi32(c, value), odd);
+}
+
+static ALWAYS_INLINE vi decode_words(enum dtype dtype, const void *in)
+{
+	if (dtype == DTYPE_F8_E4M3)
+		return e4m3_words(_mm256_loadu_si256(in));
+	if (dtype == DTYPE_INT4)
+		return int4_words(_mm_loadu_si128(in));
+	return vi_load(in);
+}
+#endif
+
+#else
+/* a, b: inputs 0 .. 15 in order; the odd ones, and the even ones. */
+static ALWAYS_INLINE vf odd_of(vf a, vf b)
+{
+	return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd)), 0xd8));
+}
+
+static ALWAYS_INLINE vf even_of(vf a, vf b)
+{
+	return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)), 0xd8));
+}
+
+static ALWAYS_INLINE void split_pairs(vf v[2][HALVES], const vf x[4], bool pairs)
+{
+	for (int h = 0; h < HALVES; h++) {
+		v[0][h] = pairs ? odd_of(x[2 * h], x[2 * h + 1]) : x[h];
+		v[1][h] = pairs ? even_of(x[2 * h], x[2 * h + 1]) : x[2 + h];
+	}
+}
+
+/* 16 codes in the high bytes of words, to values. */
+static ALWAYS_INLINE void e4m3_values(vf v[HALVES], __m256i high)
+{
+	__m256i half = _mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbf80));
+
+	v[0] = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_set1_ps(256));
+	v[1] = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), _mm256_set1_ps(256));
+}
+
+/* 16 codes in bytes, to values. */
+static ALWAYS_INLINE void int4_values(vf v[HALVES], __m128i codes)
+{
+	__m128i x = _mm_sub_epi8(codes, _mm_set1_epi8(8));
+
+	v[0] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x));
+	v[1] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)));
+}
+
+static ALWAYS_INLINE void decode_steps(vf v[2][HALVES], enum dtype dtype, bool pairs, const void *in)
+{
+	const char *p = in;
+	vf x[4];
+
+	if (dtype == DTYPE_F32 || dtype == DTYPE_F16) {
+		for (int i = 0; i < 4; i++)
+			x[i] = dtype == DTYPE_F32 ? _mm256_loadu_ps((const float *)p + 8 * i)
+						  : _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + i));
+		split_pairs(v, x, pairs);
+	} else if (dtype == DTYPE_BF16 && pairs) {
+		for (int h = 0; h < HALVES; h++) {
+			vi w = vi_load(p + 32 * h);
+
+			v[0][h] = vf_odd(w);
+			v[1][h] = vf_even(w);
+		}
+	} else if (dtype == DTYPE_BF16) {
+		for (int i = 0; i < 4; i++)
+			v[i / 2][i % 2] = vf_of_bits(_mm256_slli_epi32(
+				_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p + i)), 16));
+	} else if (dtype == DTYPE_F8_E4M3 && pairs) {
+		__m256i c = _mm256_loadu_si256((const __m256i *)p);
+
+		e4m3_values(v[0], c);
+		e4m3_values(v[1], _mm256_slli_epi16(c, 8));
+	} else if (dtype == DTYPE_F8_E4M3) {
+		for (int s = 0; s < 2; s++)
+			e4m3_values(v[s], _mm256_slli_epi16(
+				_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p + s)), 8));
+	} else {
+		__m128i c = _mm_loadu_si128((const __m128i *)p), low = _mm_and_si128(c, _mm_set1_epi8(15));
+		__m128i high = _mm_and_si128(_mm_srli_epi16(c, 4), _mm_set1_epi8(15));
+
+		int4_values(v[0], pairs ? high : _mm_unpacklo_epi8(low, high));
+		int4_values(v[1], pairs ? low : _mm_unpackhi_epi8(low, high));
+	}
+}
+#endif
+
+#endif

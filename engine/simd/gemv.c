@@ -1,0 +1,176 @@
+/*
+ * A few rows of x times a weight. Reading the weights is what takes the time: each thread reads a contiguous part of the
+ * rows of w once, W rows at a time, and multiplies them with X rows of x, all accumulators in registers:
+ *
+ *     X     1   2   3   4      rows of x; more of them come in several turns, while the rows of w are in the cache
+ *     W     4   2   1   1      rows of w (AVX2 with scales half of that: lanes and totals are both in registers)
+ */
+#include "engine/simd/matmul.h"
+
+enum { MOST_X = 4, MOST_W = 8 };
+
+/* How many bytes ahead of its use a row of w is asked for. */
+enum { AHEAD = 1024, LINE = 64 };
+
+/* Up to `blocks` blocks of 32 inputs of W rows of w times X rows of x, onto the lanes. */
+static ALWAYS_INLINE void add_blocks(vf sum[MOST_W][MOST_X][HALVES], const char *const w[MOST_W], const char *x, size_t x_bytes,
+				     int64_t blocks, enum dtype dtype, bool pairs, int W, int X, bool ahead)
+{
+	int step = block_bytes(dtype), ready = ready_bytes(dtype, pairs);
+
+	for (int64_t b = 0; b < blocks; b++)
+		for (int j = 0; j < W; j++) {
+			const char *in = w[j] + b * step;
+
+			for (int at = 0; ahead && at < step; at += LINE)
+				if (step % LINE == 0 || b * step % LINE == 0)
+					_mm_prefetch(in + AHEAD + at, _MM_HINT_T0);
+#if HAS_DOT
+			if (uses_words(dtype, pairs)) {
+				vi words = decode_words(dtype, in);
+
+				for (int i = 0; i < X; i++)
+					sum[j][i][0] = vf_dot(sum[j][i][0], vi_load(x + (size_t)i * x_bytes + b * ready), words);
+				continue;
+			}
+#endif
+			vf v[2][HALVES];
+
+			decode_steps(v, dtype, pairs, in);
+			for (int s = 0; s < 2; s++)
+				for (int i = 0; i < X; i++)
+					for (int h = 0; h < HALVES; h++) {
+						const char *at = x + (size_t)i * x_bytes + b * ready;
+						vf a = vf_load((const float *)at + s * LANES + h * VL);
+
+						sum[j][i][h] = vf_fma(a, v[s][h], sum[j][i][h]);
+					}
+		}
+}
+
+/* Scale blocks end: total = fma(scale, lane, total), and lanes start anew. */
+static ALWAYS_INLINE void add_scaled_lanes(vf total[MOST_W][MOST_X][HALVES], vf sum[MOST_W][MOST_X][HALVES],
+					   const struct weight *w, int32_t r, int32_t k, int W, int X)
+{
+	for (int j = 0; j < W; j++) {
+		vf scale = vf_all(weight_scale(w, r + j, k));
+
+		for (int i = 0; i < X; i++)
+			for (int h = 0; h < HALVES; h++) {
+				total[j][i][h] = vf_fma(scale, sum[j][i][h], total[j][i][h]);
+				sum[j][i][h] = vf_zero();
+			}
+	}
+}
+
+/* y[i0 .. + X][r .. + W]. */
+static ALWAYS_INLINE void dots(const struct product *p, int32_t r, int64_t i0, enum dtype dtype, bool pairs, int W, int X)
+{
+	vf sum[MOST_W][MOST_X][HALVES], total[MOST_W][MOST_X][HALVES];
+	size_t row_bytes = weight_row_bytes(p->w), x_bytes = (size_t)product_blocks(p) * (size_t)ready_bytes(dtype, pairs);
+	const char *w[MOST_W], *x = p->packed + (size_t)i0 * x_bytes;
+	int64_t whole = p->w->cols / BLOCK, per_scale = scale_block(dtype) ? scale_block(dtype) / BLOCK : whole, b = 0;
+	char tail[MOST_W][4 * BLOCK];
+	int rest = p->w->cols % BLOCK;
+
+	for (int j = 0; j < W; j++) {
+		w[j] = (const char *)p->w->data + (size_t)(r + j) * row_bytes;
+		for (int i = 0; i < X; i++)
+			for (int h = 0; h < HALVES; h++)
+				sum[j][i][h] = total[j][i][h] = vf_zero();
+	}
+	for (; b + per_scale <= whole && b < whole; b += per_scale) {
+		add_blocks(sum, w, x, x_bytes, per_scale, dtype, pairs, W, X, true);
+		if (scale_block(dtype))
+			add_scaled_lanes(total, sum, p->w, r, (int32_t)b * BLOCK, W, X);
+		for (int j = 0; j < W; j++)
+			w[j] += per_scale * block_bytes(dtype);
+		x += per_scale * ready_bytes(dtype, pairs);
+	}
+	if (b < whole)
+		add_blocks(sum, w, x, x_bytes, whole - b, dtype, pairs, W, X, false);
+	if (rest) {
+		for (int j = 0; j < W; j++)
+			w[j] = padded_block(tail[j], w[j] + (whole - b) * block_bytes(dtype), rest, dtype);
+		add_blocks(sum, w, x + (whole - b) * ready_bytes(dtype, pairs), x_bytes, 1, dtype, pairs, W, X, false);
+	}
+	if (scale_block(dtype) && b * BLOCK < p->w->cols)
+		add_scaled_lanes(total, sum, p->w, r, (int32_t)b * BLOCK, W, X);
+	for (int j = 0; j < W; j++)
+		for (int i = 0; i < X; i++)
+			p->y[(i0 + i) * p->y_stride + r + j] = lanes_total(scale_block(dtype) ? total[j][i] : sum[j][i]);
+}
+
+/* Rows first .. end - 1 of w with X rows of x, W at a time. */
+#define ROWS(name, dtype, pairs, X, W) \
+	static NEVER_INLINE void name(const struct product *p, int32_t first, int32_t end, int64_t i0) \
+	{ \
+		int32_t r = first; \
+\
+		for (; r + (W) <= end; r += (W)) \
+			dots(p, r, i0, dtype, pairs, W, X); \
+		for (; (W) > 1 && r < end; r++) \
+			dots(p, r, i0, dtype, pairs, 1, X); \
+	}
+
+typedef void rows_fn(const struct product *p, int32_t first, int32_t end, int64_t i0);
+
+/* Plain types have all registers for lanes, scaled ones half of them. */
+#define PER_TYPE(name, dtype, pairs, wide) \
+	ROWS(name##1, dtype, pairs, 1, 4 * (wide)) \
+	ROWS(name##2, dtype, pairs, 2, 2 * (wide)) \
+	ROWS(name##3, dtype, pairs, 3, 1) \
+	ROWS(name##4, dtype, pairs, 4, 1)
+
+#define ROOM (VL == 16 ? 2 : 1) /* twice the registers, and one holds all lanes */
+
+PER_TYPE(f32_in_order, DTYPE_F32, false, ROOM)
+PER_TYPE(bf16_in_order, DTYPE_BF16, false, ROOM)
+PER_TYPE(f16_in_order, DTYPE_F16, false, ROOM)
+PER_TYPE(fp8_in_order, DTYPE_F8_E4M3, false, ROOM)
+PER_TYPE(int4_in_order, DTYPE_INT4, false, ROOM)
+PER_TYPE(f32_in_pairs, DTYPE_F32, true, ROOM)
+PER_TYPE(bf16_in_pairs, DTYPE_BF16, true, ROOM)
+PER_TYPE(f16_in_pairs, DTYPE_F16, true, ROOM)
+PER_TYPE(fp8_in_pairs, DTYPE_F8_E4M3, true, ROOM)
+PER_TYPE(int4_in_pairs, DTYPE_INT4, true, ROOM)
+
+#define BY_X(name) {name##1, name##2, name##3, name##4}
+
+static rows_fn *const rows_of[2][N_DTYPES][MOST_X] = {
+	{[DTYPE_F32] = BY_X(f32_in_order), [DTYPE_BF16] = BY_X(bf16_in_order), [DTYPE_F16] = BY_X(f16_in_order),
+	 [DTYPE_F8_E4M3] = BY_X(fp8_in_order), [DTYPE_INT4] = BY_X(int4_in_order)},
+	{[DTYPE_F32] = BY_X(f32_in_pairs), [DTYPE_BF16] = BY_X(bf16_in_pairs), [DTYPE_F16] = BY_X(f16_in_pairs),
+	 [DTYPE_F8_E4M3] = BY_X(fp8_in_pairs), [DTYPE_INT4] = BY_X(int4_in_pairs)},
+};
+
+/* Rows of w that stay in the cache while all of x passes. */
+enum { TURN = 8 };
+
+static void run(void *arg, int64_t first, int64_t end, int thread)
+{
+	const struct product *p = arg;
+	unsigned mode = flush_begin(p->profile);
+	rows_fn *const *by_x = rows_of[p->profile == COMPUTE_BF16][p->w->dtype];
+
+	(void)thread;
+	if (p->n <= MOST_X)
+		by_x[p->n - 1](p, (int32_t)first, (int32_t)end, 0);
+	else
+		for (int64_t r = first; r < end; r += TURN)
+			for (int64_t i = 0; i < p->n; i += MOST_X)
+				by_x[(p->n - i < MOST_X ? p->n - i : MOST_X) - 1](
+					p, (int32_t)r, (int32_t)(end - r < TURN ? end : r + TURN), i);
+	flush_end(mode);
+}
+
+void CPU(gemv)(struct product *p)
+{
+	bool pairs = p->profile == COMPUTE_BF16;
+	size_t ready = (size_t)ready_bytes(p->w->dtype, pairs), x_bytes = (size_t)product_blocks(p) * ready;
+
+	p->packed = pool_scratch(p->pool, pool_n_threads(p->pool), (size_t)p->n * x_bytes);
+	for (int64_t i = 0; i < p->n; i++)
+		CPU(ready_row)(p->packed + (size_t)i * x_bytes, LANES * 4, VL * 4, p->x + i * p->x_stride, p->w->cols, p->w->dtype, pairs);
+	pool_run(p->pool, run, p, p->w->rows, p->n * p->w->cols);
+}

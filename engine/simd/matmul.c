@@ -1,0 +1,79 @@
+#include "engine/simd/matmul.h"
+
+/* One block: two steps of float32 values, in the order of lanes or of pairs, or one step of words. */
+static ALWAYS_INLINE void ready_block(char *out, size_t step_bytes, size_t half_bytes, const float x[BLOCK], bool words,
+				      bool pairs)
+{
+	if (words) {
+		uint16_t w[BLOCK];
+
+		for (int k = 0; k < BLOCK; k++)
+			w[k] = f32_to_bf16(x[k]);
+		memcpy(out, w, sizeof w); /* there are words only where a vector holds all lanes */
+		return;
+	}
+	for (int s = 0; s < 2; s++)
+		for (int h = 0; h < HALVES; h++) {
+			float *to = (float *)(out + (size_t)s * step_bytes + (size_t)h * half_bytes);
+
+			for (int l = 0; l < VL; l++)
+				to[l] = pairs ? num_bf16(x[2 * (h * VL + l) + 1 - s]) : x[s * LANES + h * VL + l];
+		}
+}
+
+static ALWAYS_INLINE void ready_blocks(char *out, size_t step_bytes, size_t half_bytes, const float *x, int32_t cols,
+				       bool words, bool pairs)
+{
+	size_t block = words ? step_bytes : 2 * step_bytes;
+	int32_t k = 0;
+
+	for (; k + BLOCK <= cols; k += BLOCK, out += block)
+		ready_block(out, step_bytes, half_bytes, x + k, words, pairs);
+	if (k < cols) {
+		float padded[BLOCK] = {0};
+
+		memcpy(padded, x + k, (size_t)(cols - k) * sizeof *x);
+		ready_block(out, step_bytes, half_bytes, padded, words, pairs);
+	}
+}
+
+void CPU(ready_row)(char *out, size_t step_bytes, size_t half_bytes, const float *x, int32_t cols, enum dtype dtype,
+		    bool pairs)
+{
+	if (uses_words(dtype, pairs))
+		ready_blocks(out, step_bytes, half_bytes, x, cols, true, true);
+	else if (pairs)
+		ready_blocks(out, step_bytes, half_bytes, x, cols, false, true);
+	else
+		ready_blocks(out, step_bytes, half_bytes, x, cols, false, false);
+}
+
+static void multiply(struct device *dev, float *y, int64_t y_stride, const float *x, int64_t x_stride, const struct weight *w,
+		     int64_t n, enum compute_profile profile)
+{
+	struct product p = {y, x, w, y_stride, x_stride, n, profile, dev->queue, NULL};
+
+	if (!n || !w->rows)
+		return;
+	if (n <= GEMV_ROWS)
+		CPU(gemv)(&p);
+	else
+		CPU(gemm)(&p);
+}
+
+void CPU(matmul)(struct device *dev, float *y, int64_t y_stride, const float *x, int64_t x_stride,
+		 const struct weight *w, int64_t n, enum compute_profile profile)
+{
+	multiply(dev, y, y_stride, x, x_stride, w, n, profile);
+}
+
+void CPU(expand_values)(struct device *dev, float *out, const float *x, const struct weight *kv_b, int32_t n_heads,
+			int32_t nope_dim, int32_t v_dim, int64_t n, enum compute_profile profile)
+{
+	for (int32_t h = 0; h < n_heads; h++) {
+		struct weight uv = weight_rows(kv_b, h * (nope_dim + v_dim) + nope_dim, v_dim);
+
+		multiply(dev, out + (int64_t)h * v_dim, (int64_t)n_heads * v_dim, x + (int64_t)h * kv_b->cols,
+			 (int64_t)n_heads * kv_b->cols, &uv, n, profile);
+	}
+}

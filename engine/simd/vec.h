@@ -1,0 +1,166 @@
+/*
+ * Vectors, as the twins of engine/simd are written in them: VL float32 values, or as many 32-bit words, in one register.
+ *
+ * Three ways to hold them: AVX2 (VL = 8), AVX-512 (VL = 16), and SIMD_WIDE, which is AVX-512's width in plain C. The
+ * last one is for tests: it runs the code that AVX-512 would run, tile sizes and all, on a processor that lacks it; with
+ * SIMD_WIDE_PAIRS also what has bf16 dot products (HAS_DOT). A twin uses what is here and no intrinsics of its own,
+ * unless an instruction set alone has a way to do it; then the other ways stand beside it.
+ *
+ * The 16 lanes of order (L) are HALVES vectors: lanes 0 .. VL - 1 in the first.
+ */
+#ifndef QUIRE_ENGINE_SIMD_VEC_H
+#define QUIRE_ENGINE_SIMD_VEC_H
+
+#include <immintrin.h>
+
+#include "engine/cpu/cpu.h"
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define NEVER_INLINE __attribute__((noinline))
+
+#if defined __AVX512F__ || defined SIMD_WIDE
+enum { VL = 16 };
+#else
+enum { VL = 8 };
+#endif
+enum { HALVES = LANES / VL };
+
+#if defined __AVX512BF16__ || defined SIMD_WIDE_PAIRS
+#define HAS_DOT 1
+#else
+#define HAS_DOT 0
+#endif
+
+#if defined SIMD_WIDE
+typedef float vf __attribute__((vector_size(64)));
+typedef int32_t vi __attribute__((vector_size(64)));
+typedef float vf_any __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t vi_any __attribute__((vector_size(64), aligned(1), may_alias));
+
+static ALWAYS_INLINE vf vf_load(const float *p) { return *(const vf_any *)p; }
+static ALWAYS_INLINE void vf_store(float *p, vf x) { *(vf_any *)p = x; }
+static ALWAYS_INLINE vf vf_all(float x) { return x - (vf){0}; }
+static ALWAYS_INLINE vf vf_add(vf a, vf b) { return a + b; }
+static ALWAYS_INLINE vf vf_sub(vf a, vf b) { return a - b; }
+static ALWAYS_INLINE vf vf_mul(vf a, vf b) { return a * b; }
+static ALWAYS_INLINE vf vf_div(vf a, vf b) { return a / b; }
+static ALWAYS_INLINE vi vi_load(const void *p) { return *(const vi_any *)p; }
+static ALWAYS_INLINE void vi_store(void *p, vi x) { *(vi_any *)p = x; }
+static ALWAYS_INLINE vi vi_all(int32_t x) { return x - (vi){0}; }
+static ALWAYS_INLINE vi vi_and(vi a, vi b) { return a & b; }
+static ALWAYS_INLINE vi vi_or(vi a, vi b) { return a | b; }
+static ALWAYS_INLINE vi vi_add(vi a, vi b) { return a + b; }
+static ALWAYS_INLINE vf vf_of_bits(vi x) { return (vf)x; }
+static ALWAYS_INLINE vi vi_bits(vf x) { return (vi)x; }
+#define vi_shift_left(x, n) ((vi)((x) << (n)))
+#define vi_shift_right(x, n) ((vi)((__typeof__((vi){0} + 0u))(x) >> (n)))
+
+static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
+{
+	for (int l = 0; l < VL; l++)
+		c[l] = __builtin_fmaf(a[l], b[l], c[l]);
+	return c;
+}
+
+/* As vmaxps: the second where either is a NaN, or both are zero. */
+static ALWAYS_INLINE vf vf_max(vf a, vf b)
+{
+	for (int l = 0; l < VL; l++)
+		a[l] = a[l] > b[l] ? a[l] : b[l];
+	return a;
+}
+#elif defined __AVX512F__
+typedef __m512 vf;
+typedef __m512i vi;
+
+static ALWAYS_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+static ALWAYS_INLINE void vf_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
+static ALWAYS_INLINE vf vf_all(float x) { return _mm512_set1_ps(x); }
+static ALWAYS_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+static ALWAYS_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+static ALWAYS_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static ALWAYS_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static ALWAYS_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static ALWAYS_INLINE vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
+static ALWAYS_INLINE void vi_store(void *p, vi x) { _mm512_storeu_si512(p, x); }
+static ALWAYS_INLINE vi vi_all(int32_t x) { return _mm512_set1_epi32(x); }
+static ALWAYS_INLINE vi vi_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+static ALWAYS_INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+static ALWAYS_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+static ALWAYS_INLINE vf vf_of_bits(vi x) { return _mm512_castsi512_ps(x); }
+static ALWAYS_INLINE vi vi_bits(vf x) { return _mm512_castps_si512(x); }
+#define vi_shift_left(x, n) _mm512_slli_epi32(x, n)
+#define vi_shift_right(x, n) _mm512_srli_epi32(x, n)
+#else
+typedef __m256 vf;
+typedef __m256i vi;
+
+static ALWAYS_INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
+static ALWAYS_INLINE void vf_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
+static ALWAYS_INLINE vf vf_all(float x) { return _mm256_set1_ps(x); }
+static ALWAYS_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+static ALWAYS_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+static ALWAYS_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+static ALWAYS_INLINE vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+static ALWAYS_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+static ALWAYS_INLINE vi vi_load(const void *p) { return _mm256_loadu_si256(p); }
+static ALWAYS_INLINE void vi_store(void *p, vi x) { _mm256_storeu_si256(p, x); }
+static ALWAYS_INLINE vi vi_all(int32_t x) { return _mm256_set1_epi32(x); }
+static ALWAYS_INLINE vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
+static ALWAYS_INLINE vi vi_or(vi a, vi b) { return _mm256_or_si256(a, b); }
+static ALWAYS_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
+static ALWAYS_INLINE vf vf_of_bits(vi x) { return _mm256_castsi256_ps(x); }
+static ALWAYS_INLINE vi vi_bits(vf x) { return _mm256_castps_si256(x); }
+#define vi_shift_left(x, n) _mm256_slli_epi32(x, n)
+#define vi_shift_right(x, n) _mm256_srli_epi32(x, n)
+#endif
+
+static ALWAYS_INLINE vf vf_zero(void)
+{
+	return vf_all(0);
+}
+
+/* A word is a pair of bf16 values, the even one in its low half: each half widened. */
+static ALWAYS_INLINE vf vf_odd(vi pairs)
+{
+	return vf_of_bits(vi_and(pairs, vi_all((int32_t)0xffff0000)));
+}
+
+static ALWAYS_INLINE vf vf_even(vi pairs)
+{
+	return vf_of_bits(vi_shift_left(pairs, 16));
+}
+
+#if HAS_DOT
+/* sum + a.odd b.odd, then + a.even b.even, each fused; subnormals are zero, so it belongs between numeric_flush calls. */
+static ALWAYS_INLINE vf vf_dot(vf sum, vi a, vi b)
+{
+#if defined __AVX512BF16__
+	return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+#else
+	return vf_fma(vf_even(a), vf_even(b), vf_fma(vf_odd(a), vf_odd(b), sum));
+#endif
+}
+#endif
+
+/*
+ * Rule (F) by the processor's own mode: subnormals are zero from flush_begin to flush_end, in this thread. What computes
+ * between them must be a call that is not inlined, since compilers move arithmetic across the change of mode.
+ */
+static inline unsigned flush_begin(enum compute_profile profile)
+{
+	unsigned old = _mm_getcsr();
+
+	if (profile == COMPUTE_BF16)
+		_mm_setcsr(old | 0x8040);
+	return old;
+}
+
+static inline void flush_end(unsigned old)
+{
+	_mm_setcsr(old);
+}
+
+#endif
