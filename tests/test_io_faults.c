@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -471,6 +472,41 @@ static void a_cancellation_reaches_what_is_under_way(void **state)
 	assert_int_equal(x->fake->n_begun, 2); /* the third piece never began */
 }
 
+/* The kernel takes a gigabyte at a time; and what it does not take is read without. */
+static void a_large_buffer_is_registered_in_parts(void **state)
+{
+	const size_t most = IO_BUFFER_MOST, bytes = 2 * most + 4096;
+	char *large = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	/* In the first part, across its end, in the second, in the third. */
+	const size_t places[] = {4096, most - 512, most, 2 * most};
+	const int slots[2][4] = {{0, -1, 1, 2}, {0, -1, 1, -1}};
+	struct fixture *x = *state;
+	struct io_stats s;
+	struct err err;
+
+	assert_ptr_not_equal(large, MAP_FAILED);
+	for (int refused = 0; refused < 2; refused++) {
+		new_engine(x, 4);
+		x->fake->n_buffers_most = 3 - refused;
+		io_use_buffer(x->io, large, bytes);
+		assert_int_equal(x->fake->n_buffers, 3 - refused);
+		io_stats(x->io, &s);
+		assert_true(s.registered_bytes == (int64_t)(refused ? 2 * most : bytes));
+		for (int i = 0; i < 4; i++) {
+			assert_int_equal(io_read_wait(x->io, &x->cached, large + places[i], 5, 1024, &err), 0);
+			assert_memory_equal(large + places[i], x->bytes + 5, 1024);
+			assert_int_equal(x->fake->begun[i].buffer_slot, slots[refused][i]);
+		}
+		io_forget_buffer(x->io, large);
+		assert_int_equal(x->fake->n_buffers, 0);
+		io_stats(x->io, &s);
+		assert_int_equal(s.registered_bytes, 0);
+		assert_int_equal(io_read_wait(x->io, &x->cached, large, 5, 1024, &err), 0);
+		assert_int_equal(x->fake->begun[4].buffer_slot, -1);
+	}
+	munmap(large, bytes);
+}
+
 /* ---- systems that refuse: each in a child, which answers with a number ------------------------------------------ */
 
 static int number_to_refuse;
@@ -659,6 +695,7 @@ int main(void)
 		CASE(a_full_disk_says_what_to_do),
 		CASE(the_higher_class_goes_first),
 		CASE(a_cancellation_reaches_what_is_under_way),
+		CASE(a_large_buffer_is_registered_in_parts),
 		CASE(where_the_ring_is_refused_threads_read_and_the_statistics_say_why),
 		CASE(an_ordinary_user_s_memory_limit_is_no_error),
 		CASE(a_disk_that_is_full_in_the_middle_of_a_write_is_an_error),

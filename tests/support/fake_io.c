@@ -163,6 +163,18 @@ static int fake_fd(void *state)
 	return -1; /* nobody sleeps on a disk that answers at once */
 }
 
+static int fake_register_buffer(void *state, int slot, void *memory, size_t bytes)
+{
+	struct fake_io *f = state;
+
+	(void)slot;
+	assert(bytes <= IO_BUFFER_MOST);
+	if (memory && f->n_buffers == f->n_buffers_most)
+		return ENOMEM;
+	f->n_buffers += memory ? 1 : -1;
+	return 0;
+}
+
 const struct io_backend fake_io_backend = {
 	.name = "fake",
 	.free = fake_free,
@@ -170,4 +182,5 @@ const struct io_backend fake_io_backend = {
 	.reap = fake_reap,
 	.cancel = fake_cancel,
 	.fd = fake_fd,
+	.register_buffer = fake_register_buffer,
 };

@@ -36,11 +36,13 @@ struct fake_io {
 	bool then_on;          /* and every later one */
 	bool backwards;        /* completions come in the reverse order of their beginnings */
 	int hold;              /* every operation stays in flight for so many more reaps */
+	int n_buffers_most;    /* registered buffers above this number are refused */
 
 	/* What happened. */
 	int n_begun;
 	struct io_operation begun[FAKE_LOG]; /* the first ones, in order */
 	int n_cancelled;       /* operations that a cancellation met in flight */
+	int n_buffers;         /* registered now */
 
 	/* Its own. */
 	struct {
