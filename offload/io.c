@@ -313,8 +313,6 @@ static bool goes_on(struct io *io, struct slot *s, int32_t result)
 		fail(r, -result, at);
 		return false;
 	}
-	if (r->op == IO_SYNC)
-		return false;
 	if ((size_t)result > s->bytes - s->done) {
 		fail(r, FAILED_LONG, at);
 		return false;

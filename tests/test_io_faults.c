@@ -112,8 +112,11 @@ static void run(struct fixture *x, enum io_op op, const struct io_file *f)
 	else
 		memset(x->memory, 0xee, (size_t)N_REQUESTS * REQUEST);
 	io_submit(x->io, list, N_REQUESTS);
-	for (x->n_back = 0; (back = io_wait(x->io, -1)); x->n_back++)
+	for (x->n_back = 0; (back = io_wait(x->io, -1)); x->n_back++) {
 		assert_int_equal(++*(int *)back->tag, 1);
+		/* While the caller is busy, the disk is too. */
+		assert_int_equal(x->fake->n_not_run, 0);
+	}
 	assert_int_equal(x->n_back, N_REQUESTS);
 }
 
@@ -206,6 +209,9 @@ static void a_failed_operation_fails_its_request_alone_and_says_where(void **sta
 					assert_says(the_failed_one(x), "%s %s at byte %llu: Input/output error",
 						    op == IO_WRITE ? "write" : "read", f->path,
 						    (unsigned long long)x->fake->begun[n - 1].offset);
+					/* One at a time: what follows it in its request is not even begun. */
+					if (depths[d] == 1)
+						assert_int_equal(x->fake->n_begun, N_OPERATIONS - (N_PIECES - 1 - (n - 1) % N_PIECES));
 				}
 }
 
@@ -268,6 +274,7 @@ static void an_operation_that_is_always_put_off_is_an_error(void **state)
 static void a_short_operation_goes_on_where_it_ended(void **state)
 {
 	struct fixture *x = *state;
+	struct err err;
 
 	for EACH_DEPTH(d)
 		for (int n = 1; n <= N_OPERATIONS; n++)
@@ -281,6 +288,13 @@ static void a_short_operation_goes_on_where_it_ended(void **state)
 					assert_int_equal(n_well(x, (enum io_op)op), N_REQUESTS);
 					assert_int_equal(stats_of(x, x->r[0].class).n_continued, 1);
 				}
+	/* Inside a block, from where a direct read cannot go on: the block is read again. */
+	new_engine(x, 3);
+	x->fake->fault = FAKE_SHORT;
+	x->fake->nth = 1;
+	assert_int_equal(io_read_wait(x->io, &x->direct, x->memory, 0, x->direct.align, &err), 0);
+	assert_memory_equal(x->memory, x->bytes, x->direct.align);
+	assert_int_equal(x->fake->begun[1].offset, x->direct.direct_fd < 0 ? x->direct.align / 2 : 0);
 	/* Every one of them, down to single bytes. */
 	new_engine(x, 3);
 	x->fake->fault = FAKE_SHORT;

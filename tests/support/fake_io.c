@@ -31,6 +31,7 @@ static void fake_start(void *state, const struct io_operation *o)
 	if (f->n_begun < FAKE_LOG)
 		f->begun[f->n_begun] = *o;
 	f->n_begun++;
+	f->n_not_run++;
 	f->in_flight[i].o = *o;
 	f->in_flight[i].number = f->n_begun;
 	f->in_flight[i].hold = f->hold;
@@ -126,6 +127,7 @@ static int fake_reap(void *state, struct io_completion *out, int n_most, int tim
 	struct fake_io *f = state;
 	int n = 0, i;
 
+	f->n_not_run = 0;
 	if (!n_most)
 		return 0;
 	if (f->has_extra) {
