@@ -62,7 +62,8 @@ int io_read_full(const struct io_file *f, void *out, uint64_t offset, size_t byt
 int io_check_unchanged(const struct io_file *f, struct err *err);
 
 /* Take disk space for a range, growing the file to its end, so that a full disk is met here and not in the middle of
- * a write. A file system that cannot take space ahead only grows the file. */
+ * a write. A file system that cannot take space ahead only grows the file. Above RLIMIT_FSIZE the kernel sends SIGXFSZ,
+ * here and for a write: a program that writes ignores it, and gets the error. */
 int io_preallocate(const struct io_file *f, uint64_t offset, uint64_t bytes, struct err *err);
 
 /* Make durable what was written (fdatasync), waiting for it. After a failure nothing can be known about what reached

@@ -82,6 +82,15 @@ static const char *find_alignment(struct io_file *f)
 	return NULL;
 }
 
+/* Off again: io_uring takes it at its word where the file system cannot wait on the side (NFS, FUSE), and gives EAGAIN for
+ * ever. */
+static int clear_nonblock(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	return flags < 0 ? -1 : fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+}
+
 /* A second descriptor, as O_DIRECT belongs to one, and headers are better read through the cache. */
 static int open_direct(struct io_file *f, int dir_fd, const char *name, int how, struct err *err)
 {
@@ -93,7 +102,7 @@ static int open_direct(struct io_file *f, int dir_fd, const char *name, int how,
 		f->why_not_direct = "its file system has no direct access";
 		return 0;
 	}
-	if (f->direct_fd < 0 || fstat(f->direct_fd, &st))
+	if (f->direct_fd < 0 || fstat(f->direct_fd, &st) || clear_nonblock(f->direct_fd))
 		return err_errno(err, errno, "open %s for direct access", f->path);
 	if (st.st_dev != f->device || st.st_ino != f->inode)
 		return err_set(err, ERR_IO, "%s was replaced by another file while it was opened; try again when nothing "
@@ -125,6 +134,8 @@ static int open_file(struct io_file *f, int dir_fd, const char *name, char *path
 		err_errno(err, errno, "stat %s", path);
 	else if (!S_ISREG(st.st_mode))
 		err_set(err, ERR_FORMAT, "%s is a %s, not a regular file", path, kind_of(st.st_mode));
+	else if (clear_nonblock(f->fd))
+		err_errno(err, errno, "open %s", path);
 	else {
 		f->bytes = (uint64_t)st.st_size;
 		f->device = st.st_dev;

@@ -204,7 +204,45 @@ static void any_range_can_be_had_from_the_aligned_read_around_it(void **state)
 	free(memory);
 }
 
-/* In blocks of the cached file, whose `align` is 1, every small odd range comes as it is. */
+/* A file system without a disk: opened for direct access it is read through the cache, to the same rules. */
+static void a_file_in_memory_is_read_and_written_like_any_other(void **state)
+{
+	struct fixture *x = fixture_of(state);
+	char *path = xasprintf("/dev/shm/quire-test-%ld", (long)getpid()), *memory = memory_of(BYTES + 4096);
+	struct io_request r = {.class = IO_CLASS_WRITE, .bytes = 5 * PIECE, .buffer = memory};
+	struct io_stats stats;
+	struct io_file f;
+	struct err err;
+
+	if (io_open(&f, path, IO_OPEN_WRITE | IO_OPEN_CREATE | IO_OPEN_DIRECT, &err)) {
+		print_message("skipped: no file system in memory: %s\n", err.text);
+		free(path);
+		free(memory);
+		skip();
+	}
+	unlink(path);
+	io_use_file(x->io, &f);
+	memcpy(memory, x->bytes, 5 * PIECE);
+	r.file = &f;
+	for (r.op = IO_WRITE; ; r.op = IO_READ) {
+		submit(x->io, &r);
+		if (io_finish(x->io, &r, &err))
+			fail_msg("%s", err.text);
+		assert_holds(x, &r, 5 * PIECE);
+		if (r.op == IO_READ)
+			break;
+		memset(memory, 0, 5 * PIECE);
+	}
+	io_stats(x->io, &stats);
+	assert_int_equal(stats.n_files_cached, f.direct_fd < 0);
+	assert_int_equal(stats.of[IO_CLASS_WRITE].n_retries, 0);
+	io_forget_file(x->io, &f);
+	io_close(&f);
+	free(path);
+	free(memory);
+}
+
+/* Requests on a file opened without direct access need no alignment. */
 static void odd_ranges_come_as_they_are_through_the_cache(void **state)
 {
 	struct fixture *x = fixture_of(state);
@@ -615,6 +653,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		ON_EACH(every_request_comes_back_once_with_its_bytes),
 		ON_EACH(any_range_can_be_had_from_the_aligned_read_around_it),
+		ON_EACH(a_file_in_memory_is_read_and_written_like_any_other),
 		ON_EACH(odd_ranges_come_as_they_are_through_the_cache),
 		ON_EACH(the_file_s_end_is_an_error_that_names_the_byte),
 		ON_EACH(what_is_at_least_needed_decides_at_the_end),
