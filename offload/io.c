@@ -27,12 +27,12 @@
 #include "offload/io_backend.h"
 
 enum {
-	DEPTH = 16,
+	DEPTH = 32,
 	DEPTH_MOST = 1024,
 	PIECE_BYTES = 4 << 20, /* 1 MiB costs a virtual disk a tenth of its rate (tests/bench/io.c) */
 	PIECE_STEP = 4096,
 	PIECE_MOST = 1 << 30,
-	N_THREADS = 8,
+	N_THREADS = 16,
 	HUGE_PAGE = 2 << 20,
 	BATCH = 64,            /* completions taken at a time */
 	RETRIES_MOST = 1000,   /* of a piece that the system puts off, a millisecond each after the first few */

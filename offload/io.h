@@ -163,9 +163,9 @@ struct io_backend; /* offload/io_backend.h: tests bring their own */
 struct io_options {
 	const char *purpose;    /* "files": for the log, what this engine reads */
 	enum io_choice choice;
-	int depth;              /* 16 pieces in flight at most, to 1024; a pool of threads takes 2 of them a thread */
+	int depth;              /* 32 pieces in flight at most, to 1024; a pool of threads takes 2 of them a thread */
 	size_t piece_bytes;     /* 4 MiB, the largest piece; rounded up to 4096 */
-	int n_threads;          /* 8, of the pool */
+	int n_threads;          /* 16, of the pool */
 	const struct io_backend *backend; /* NULL; else this one, with backend_state, whatever `choice` says */
 	void *backend_state;
 };
