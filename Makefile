@@ -7,7 +7,7 @@
 #                          `make SAN=... test` is the same with the set-up before it
 #   make e2e, make fuzz    those parts of `make test` alone; SECONDS_EACH=600 for longer fuzzing
 #   make soak              large counts: figures as JSON lines on stdout, at most 75 minutes
-#   make bench [BENCH=x]   one JSON line a figure
+#   make bench [BENCH=x]   one JSON line a figure; ARGS="--depth 64K" are handed to the program
 #   make demo              ingest, restart, ask, in build/demo
 #   make deps              install the Debian packages that a build needs and that are missing
 #   make install           PREFIX (/usr/local), DESTDIR
@@ -146,7 +146,7 @@ soak: deps
 
 bench: deps
 	@$(MAKE) -j$$(nproc) $(BENCHES) >&2
-	@for b in $(BENCHES); do $$b || exit; done
+	@for b in $(BENCHES); do $$b $(ARGS) || exit; done
 
 demo: deps
 	@$(MAKE) -j$$(nproc) all

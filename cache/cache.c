@@ -64,12 +64,10 @@ static int lock_take(struct cache *c, struct err *err)
 }
 
 /* The store holds what other people's files say: nobody else may look. */
-static int dir_check(const char *dir, struct err *err)
+int cache_check_directory(const char *dir, struct err *err)
 {
 	struct stat st;
 
-	if (file_make_directories(dir, err))
-		return -1;
 	if (stat(dir, &st))
 		return err_errno(err, errno, "look at %s", dir);
 	if (!S_ISDIR(st.st_mode))
@@ -109,7 +107,7 @@ int cache_open(struct cache **out, const char *dir, struct err *err)
 		cache_close(c);
 		return err_set(err, ERR_FAILED, "open store %s: libsodium cannot start", dir);
 	}
-	if (dir_check(dir, err) || lock_take(c, err)) {
+	if (file_make_directories(dir, err) || cache_check_directory(dir, err) || lock_take(c, err)) {
 		cache_close(c);
 		return -1;
 	}

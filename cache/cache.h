@@ -40,6 +40,10 @@ struct span_key {
 void span_key_make(struct span_key *key, const uint8_t identity[32], const struct span_key *parent,
 		   const int32_t *ids, int32_t n);
 
+/* The directory of a store is a directory, this user's, and not open to everybody; ERR_NOT_FOUND: it is not there.
+ * Any thread. */
+int cache_check_directory(const char *dir, struct err *err);
+
 struct cache;
 
 /* Open or create the store in dir (created with mode 0700, files 0600). A store of a newer format, or one that is

@@ -36,8 +36,9 @@ struct key {
 };
 
 static const char *const templates[] = {"glm-5.2", "glm-5", NULL};
-static const char *const computes[] = {"f32", NULL};
+static const char *const computes[] = {"bf16", "f32", NULL};
 static const char *const latents[] = {"bf16", "fp8", NULL};
+static const char *const isas[] = {"auto", "scalar", "avx2", "avx512", "avx512bf16", NULL};
 static const char *const levels[] = {
 	[LOG_LEVEL_ERROR] = "error", [LOG_LEVEL_WARN] = "warn", [LOG_LEVEL_INFO] = "info", [LOG_LEVEL_DEBUG] = "debug", NULL,
 };
@@ -53,6 +54,7 @@ static const struct key keys[] = {
 	{"model", "latents", CHOICE, AT(model.latents), .choices = latents},
 	{"model", "mla_norm_eps", FRACTION, AT(model.mla_norm_eps), 1e-12, 1, .zero = ""},
 	{"compute", "threads", COUNT, AT(compute.threads), 1, 1024, .zero = "auto"},
+	{"compute", "isa", CHOICE, AT(compute.isa), .choices = isas},
 	{"context", "max_tokens", COUNT, AT(context.max_tokens), 1, 1 << 20, .zero = "auto"},
 	{"store", "path", PATH, AT(store.path)},
 	{"server", "socket", SOCKET, AT(server.socket)},
@@ -161,7 +163,8 @@ static void set_defaults(struct config *c)
 {
 	*c = (struct config){
 		.version = 1,
-		.model = {.compute = xstrdup("f32"), .latents = xstrdup("bf16")},
+		.model = {.compute = xstrdup("bf16"), .latents = xstrdup("bf16")},
+		.compute = {.isa = xstrdup("auto")},
 		.store = {.path = user_path("XDG_DATA_HOME", "quire", ".local/share/quire")},
 		.server = {.max_queue = 64},
 		.ingest = {.max_file_bytes = 1 << 20, .exclude = no_globs(), .include = no_globs()},

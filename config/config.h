@@ -12,10 +12,13 @@
  *     model:
  *       path: /srv/models/glm-5.2-fp8  # as published: config.json, tokenizer.json, *.safetensors; none: no model
  *       template: glm-5.2              # or glm-5: render so whatever chat template the model brings; unset: by the model
- *       compute: f32                   # activations
+ *       compute: bf16                  # activations: bf16 | f32
  *       latents: bf16                  # as stored: bf16 | fp8
  *       mla_norm_eps: 1e-6             # unset: the architecture's
- *     compute: {threads: auto}         # auto: every processor this process may use; else 1 to 1024
+ *     compute:
+ *       threads: auto                  # auto: every processor this process may use; else 1 to 1024
+ *       isa: auto                      # auto: the best instruction set this processor has; else scalar, avx2, avx512
+ *                                      # or avx512bf16, refused at start where it is missing. Decides speed, no bit
  *     context: {max_tokens: auto}      # auto: what the model was made for; else 1 to 1048576
  *     store: {path: ~/.local/share/quire}
  *     server:
@@ -50,12 +53,13 @@ struct config {
 	struct {
 		char *path;              /* NULL: the daemon runs without a model */
 		char *template;          /* NULL: by the model; else "glm-5.2" or "glm-5" */
-		char *compute;           /* "f32" */
+		char *compute;           /* "bf16"; or "f32" */
 		char *latents;           /* "bf16"; or "fp8" */
 		double mla_norm_eps;     /* 0: the architecture's */
 	} model;
 	struct {
 		int64_t threads;         /* 0: auto */
+		char *isa;               /* "auto"; or an instruction set */
 	} compute;
 	struct {
 		int64_t max_tokens;      /* 0: auto */

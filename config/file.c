@@ -71,6 +71,43 @@ int file_read(char **text, size_t *bytes, const char *path, size_t max_bytes, st
 	return failed;
 }
 
+static int read_to_end(int fd, char *text, const char *path, size_t max_bytes, struct err *err)
+{
+	size_t n = 0;
+
+	for (;;) {
+		ssize_t got = read(fd, text + n, max_bytes + 1 - n);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return err_errno(err, errno, "read %s at byte %zu", path, n);
+		n += (size_t)got;
+		if (n > max_bytes)
+			return err_set(err, ERR_TOO_LARGE, "%s has more than %zu bytes", path, max_bytes);
+		if (!got) {
+			text[n] = '\0';
+			return 0;
+		}
+	}
+}
+
+int file_read_kernel(char **text, const char *path, size_t max_bytes, struct err *err)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK), failed;
+
+	if (fd < 0)
+		return err_errno(err, errno, "open %s", path);
+	*text = xmalloc(max_bytes + 1, 1);
+	failed = read_to_end(fd, *text, path, max_bytes, err);
+	close(fd);
+	if (failed) {
+		free(*text);
+		*text = NULL;
+	}
+	return failed;
+}
+
 int file_make_directories(const char *path, struct err *err)
 {
 	char *dir = xstrdup(path), *p = dir;

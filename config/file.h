@@ -14,6 +14,10 @@
  * is read is refused as well. The sentence names the path. */
 int file_read(char **text, size_t *bytes, const char *path, size_t max_bytes, struct err *err);
 
+/* Read a file of /proc or /sys to its end: such files do not say how long they are. *text gets a NUL; free() it. What
+ * has more than max_bytes bytes is refused, not cut (ERR_TOO_LARGE). */
+int file_read_kernel(char **text, const char *path, size_t max_bytes, struct err *err);
+
 /* Make a directory, and those above it that are missing, for its owner alone (mode 0700). One that is there is left as it
  * is. */
 int file_make_directories(const char *path, struct err *err);

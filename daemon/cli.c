@@ -17,6 +17,7 @@
 #include "config/mem.h"
 #include "daemon/api.h"
 #include "daemon/client.h"
+#include "daemon/doctor.h"
 #include "daemon/loop.h"
 #include "daemon/model_verbs.h"
 #include "daemon/print.h"
@@ -122,22 +123,6 @@ static char **values_of(const struct cli *c, int option)
 		if (c->values[i].option == option)
 			all[n++] = c->values[i].text;
 	return all;
-}
-
-/* One line for a program: type and v come first. Takes the reference to `fields`. */
-static void print_json(FILE *f, const char *type, json_t *fields)
-{
-	json_t *line = json_object();
-	char *text;
-
-	json_object_set_new(line, "type", json_string(type));
-	json_object_set_new(line, "v", json_integer(1));
-	json_object_update_missing(line, fields);
-	json_decref(fields);
-	text = api_dump(line);
-	fprintf(f, "%s\n", text);
-	fflush(f);
-	free(text);
 }
 
 static void print_error(const struct err *err, bool json)
@@ -697,6 +682,13 @@ static int run_serve(struct cli *c)
 	return status ? -1 : 0;
 }
 
+static int run_doctor(struct cli *c)
+{
+	const struct doctor_options opt = {value_of(c, OPTION_CONFIG), value_of(c, OPTION_SOCKET), "", c->given[OPTION_JSON]};
+
+	return doctor_run(stdout, &opt) ? err_exit_status(ERR_FAILED) : 0;
+}
+
 static int run_version(struct cli *c)
 {
 	if (c->given[OPTION_JSON])
@@ -722,8 +714,9 @@ static const struct verb verbs[] = {
 	{"jobs", "[JOB]", "ingests, newest first; or one of them", 0, 1, 0, run_jobs},
 	{"cancel", "JOB", "end a job that waits or runs; what it computed is kept", 1, 1, 0, run_cancel},
 	{"status", "", "the daemon, its model, its store and its queue", 0, 0, 0, run_status},
+	{"doctor", "", "is this machine ready? a line a finding: ok, warn or fail (status 1)", 0, 0, 0, run_doctor},
 	{"serve", "", "run the daemon here (as quired does)", 0, 0, 0, run_serve},
-	{"model", "info|eval|tokenize|bench DIR ...", "look at a model directory without a daemon", 0, 0, 0, run_model},
+	{"model", "info|eval|tokenize|bench|synth DIR ...", "look at a model directory without a daemon", 0, 0, 0, run_model},
 	{"version", "", "the version", 0, 0, 0, run_version},
 	{"help", "[VERB]", "this text, or that of a verb", 0, 1, 0, run_help},
 };

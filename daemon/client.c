@@ -78,6 +78,7 @@ void sse_clear(struct sse *s)
 
 struct client {
 	char *socket_path;
+	int timeout_ms;
 	CURL *curl;
 	CURLM *multi;
 
@@ -125,6 +126,11 @@ void client_close(struct client *c)
 	free(c);
 }
 
+void client_set_timeout(struct client *c, int ms)
+{
+	c->timeout_ms = ms;
+}
+
 static long http_status(struct client *c)
 {
 	long status = 0;
@@ -158,6 +164,9 @@ static int connection_error(struct client *c, CURLcode code)
 	long number = 0;
 
 	curl_easy_getinfo(c->curl, CURLINFO_OS_ERRNO, &number);
+	if (code == CURLE_OPERATION_TIMEDOUT)
+		return err_set(c->err, ERR_DEADLINE, "the daemon at %s has not answered within %d ms", c->socket_path,
+			       c->timeout_ms);
 	if (code != CURLE_COULDNT_CONNECT)
 		return err_set(c->err, ERR_UNREACHABLE, "the daemon at %s went away in the middle: %s", c->socket_path,
 			       curl_easy_strerror(code));
@@ -210,6 +219,7 @@ static int perform(struct client *c, enum api_route route, const char *arg, cons
 	curl_easy_setopt(c->curl, CURLOPT_PROTOCOLS_STR, "http");
 	curl_easy_setopt(c->curl, CURLOPT_PROXY, "");
 	curl_easy_setopt(c->curl, CURLOPT_NOSIGNAL, 1L);
+	curl_easy_setopt(c->curl, CURLOPT_TIMEOUT_MS, (long)c->timeout_ms);
 	curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, headers);
 	curl_easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, on_bytes);
 	curl_easy_setopt(c->curl, CURLOPT_WRITEDATA, c);

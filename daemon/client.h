@@ -33,6 +33,9 @@ int client_open(struct client **out, const char *socket_path, struct err *err);
 /* Takes NULL. */
 void client_close(struct client *c);
 
+/* Requests from now on may take this long in all, and are then ERR_DEADLINE; 0, as at first: for ever. */
+void client_set_timeout(struct client *c, int ms);
+
 /* body may be NULL; it is not freed. *reply is to be json_decref'ed. A reply that is an error becomes err; no daemon
  * is ERR_UNREACHABLE with the socket and what to do. */
 int client_request(struct client *c, enum api_route route, const char *arg, const char *body, json_t **reply,

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,15 +14,22 @@
 #include "config/mem.h"
 #include "engine/engine.h"
 #include "engine/model_info.h"
+#include "engine/synth.h"
 #include "engine/tokenizer.h"
 
 static const char usage[] =
 	"usage: quire model info DIR [--json]\n"
-	"       quire model eval DIR --ids FILE --logits OUT [--chunk N] [--threads N] [--compute f32|bf16]\n"
+	"       quire model eval DIR --ids FILE --logits OUT [--chunk N] [--threads N] [--compute bf16|f32]\n"
 	"                        [--latents bf16|fp8|f32] [--topk OUT2] [--isa scalar|avx2|avx512|avx512bf16]\n"
 	"       quire model tokenize DIR --text FILE [--added-tokens]\n"
-	"       quire model bench DIR --prompt N --decode M [--depth N] [--threads N] [--compute f32|bf16]\n"
-	"                        [--latents bf16|fp8|f32] [--repeat R] [--chunk N] [--isa scalar|avx2|avx512|avx512bf16] [--json]\n";
+	"       quire model bench DIR --prompt N --decode M [--depth N] [--threads N] [--compute bf16|f32]\n"
+	"                        [--latents bf16|fp8|f32] [--repeat R] [--chunk N] [--json]\n"
+	"                        [--isa scalar|avx2|avx512|avx512bf16]\n"
+	"       quire model synth OUT --moe-layers K --dense-layers D [--format fp8|bf16] [--seed S] [--threads N]\n"
+	"                        [--schedule glm52|full] [--hidden N] [--heads N] [--q-lora N] [--kv-lora N] [--nope N]\n"
+	"                        [--rope N] [--v N] [--dense-dim N] [--expert-dim N] [--experts N]\n"
+	"                        [--experts-per-token N] [--index-heads N] [--index-dim N] [--index-topk N] [--vocab N]\n"
+	"                        [--max-positions N]: seeded random weights; what is not named is GLM-5.2's\n";
 
 /* Every option of every verb; `known` in parse says whose it is. */
 struct options {
@@ -30,9 +38,37 @@ struct options {
 	enum compute_profile compute;
 	enum latent_format latents;
 	bool added_tokens, json;
+	struct synth_options synth;
 };
 
-enum { EVAL = 1, TOKENIZE = 2, BENCH = 4, INFO = 8 };
+enum { EVAL = 1, TOKENIZE = 2, BENCH = 4, INFO = 8, SYNTH = 16 };
+
+/* Dimensions of a synthetic checkpoint; what their values may be together, the reader of config.json says. */
+static const struct dimension {
+	const char *name;
+	size_t field;
+	int32_t least;
+} dimensions[] = {
+	{"dense-layers", offsetof(struct synth_options, n_dense_layers), 0},
+	{"moe-layers", offsetof(struct synth_options, n_moe_layers), 0},
+	{"hidden", offsetof(struct synth_options, hidden), 1},
+	{"heads", offsetof(struct synth_options, n_heads), 1},
+	{"q-lora", offsetof(struct synth_options, q_lora), 1},
+	{"kv-lora", offsetof(struct synth_options, kv_lora), 1},
+	{"nope", offsetof(struct synth_options, nope_dim), 1},
+	{"rope", offsetof(struct synth_options, rope_dim), 1},
+	{"v", offsetof(struct synth_options, v_dim), 1},
+	{"dense-dim", offsetof(struct synth_options, dense_dim), 1},
+	{"expert-dim", offsetof(struct synth_options, expert_dim), 1},
+	{"experts", offsetof(struct synth_options, n_experts), 1},
+	{"experts-per-token", offsetof(struct synth_options, experts_per_token), 1},
+	{"index-heads", offsetof(struct synth_options, index_n_heads), 1},
+	{"index-dim", offsetof(struct synth_options, index_dim), 1},
+	{"index-topk", offsetof(struct synth_options, index_topk), 1},
+	{"vocab", offsetof(struct synth_options, vocab), 1},
+};
+
+enum { N_DIMENSIONS = sizeof dimensions / sizeof dimensions[0] };
 
 static int parse_count(const char *name, const char *text, int64_t least, int64_t most, int64_t *out, struct err *err)
 {
@@ -45,6 +81,38 @@ static int parse_count(const char *name, const char *text, int64_t least, int64_
 		return err_set(err, ERR_USAGE, "--%s: '%s' is not a number from %lld to %lld", name, text,
 			       (long long)least, (long long)most);
 	*out = value;
+	return 0;
+}
+
+static int parse_synth_option(struct synth_options *s, const char *name, const char *value, struct err *err)
+{
+	int64_t number = 0;
+	int i;
+
+	if (!strcmp(name, "format")) {
+		i = synth_format_from_name(value);
+		if (i < 0)
+			return err_set(err, ERR_USAGE, "--format: '%s' is neither fp8 nor bf16", value);
+		s->format = (enum synth_format)i;
+	} else if (!strcmp(name, "schedule")) {
+		i = synth_schedule_from_name(value);
+		if (i < 0)
+			return err_set(err, ERR_USAGE, "--schedule: '%s' is neither glm52 nor full", value);
+		s->schedule = (enum synth_schedule)i;
+	} else if (!strcmp(name, "seed")) {
+		if (parse_count(name, value, 0, INT64_MAX, &number, err))
+			return -1;
+		s->seed = (uint64_t)number;
+	} else if (!strcmp(name, "max-positions")) {
+		return parse_count(name, value, 1, INT32_MAX, &s->max_positions, err);
+	}
+	for (i = 0; i < N_DIMENSIONS; i++) {
+		if (strcmp(name, dimensions[i].name))
+			continue;
+		if (parse_count(name, value, dimensions[i].least, 1 << 24, &number, err))
+			return -1;
+		*(int32_t *)((char *)s + dimensions[i].field) = (int32_t)number;
+	}
 	return 0;
 }
 
@@ -89,7 +157,7 @@ static int parse_option(struct options *o, const char *name, const char *value, 
 			return err_set(err, ERR_USAGE, "--latents: '%s' is none of bf16, fp8, f32", value);
 		o->latents = (enum latent_format)i;
 	}
-	return 0;
+	return parse_synth_option(&o->synth, name, value, err);
 }
 
 static int parse(struct options *o, int verb, int argc, char **argv, struct err *err)
@@ -102,7 +170,7 @@ static int parse(struct options *o, int verb, int argc, char **argv, struct err 
 		{EVAL, {"logits", required_argument, NULL, 0}},
 		{EVAL, {"topk", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"chunk", required_argument, NULL, 0}},
-		{EVAL | BENCH, {"threads", required_argument, NULL, 0}},
+		{EVAL | BENCH | SYNTH, {"threads", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"compute", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"latents", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"isa", required_argument, NULL, 0}},
@@ -113,14 +181,20 @@ static int parse(struct options *o, int verb, int argc, char **argv, struct err 
 		{BENCH, {"depth", required_argument, NULL, 0}},
 		{BENCH, {"repeat", required_argument, NULL, 0}},
 		{BENCH | INFO, {"json", no_argument, NULL, 0}},
+		{SYNTH, {"format", required_argument, NULL, 0}},
+		{SYNTH, {"schedule", required_argument, NULL, 0}},
+		{SYNTH, {"seed", required_argument, NULL, 0}},
+		{SYNTH, {"max-positions", required_argument, NULL, 0}},
 	};
-	struct option options[sizeof known / sizeof known[0] + 1] = {{0}};
+	struct option options[sizeof known / sizeof known[0] + N_DIMENSIONS + 1] = {{0}};
 	int n = 0, index = 0, c;
 
 	for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
 		if (known[i].verbs & verb)
 			options[n++] = known[i].option;
-	*o = (struct options){.repeat = 3, .latents = LATENTS_BF16};
+	for (int i = 0; i < N_DIMENSIONS && verb == SYNTH; i++)
+		options[n++] = (struct option){dimensions[i].name, required_argument, NULL, 0};
+	*o = (struct options){.repeat = 3, .compute = COMPUTE_BF16, .latents = LATENTS_BF16, .synth = synth_glm52};
 	optind = 0;
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, ":", options, &index)) != -1) {
@@ -434,6 +508,26 @@ out:
 	return status;
 }
 
+/* ---- synth ---- */
+
+static int synth(const struct options *o, struct err *err)
+{
+	struct synth_options opt = o->synth;
+	struct synth_report report;
+	double start = now(), seconds;
+
+	if (!opt.n_dense_layers && !opt.n_moe_layers)
+		return err_set(err, ERR_USAGE, "model synth: --moe-layers K and --dense-layers D are needed, one layer in "
+			       "all at least");
+	opt.n_threads = (int)o->threads;
+	if (synth_write(o->dir, &opt, &report, err))
+		return -1;
+	seconds = now() - start;
+	printf("%s: %d tensors, %.3f GB in %d shards, written and synced in %.1f s (%.2f GB/s)\n", o->dir, report.n_tensors,
+	       (double)report.bytes / 1e9, report.n_shards, seconds, (double)report.bytes / seconds / 1e9);
+	return 0;
+}
+
 int model_verb(int argc, char **argv)
 {
 	struct err err = {0};
@@ -452,8 +546,10 @@ int model_verb(int argc, char **argv)
 		status = parse(&o, BENCH, argc, argv, &err) || bench(&o, &err);
 	else if (!strcmp(argv[0], "info"))
 		status = parse(&o, INFO, argc, argv, &err) || model_info_print(stdout, o.dir, o.json, &err);
+	else if (!strcmp(argv[0], "synth"))
+		status = parse(&o, SYNTH, argc, argv, &err) || synth(&o, &err);
 	else
-		status = err_set(&err, ERR_USAGE, "model: no verb '%s'; there are info, eval, tokenize and bench",
+		status = err_set(&err, ERR_USAGE, "model: no verb '%s'; there are info, eval, tokenize, bench and synth",
 				 argv[0]);
 	if (!status && (fflush(stdout) || ferror(stdout)))
 		status = err_errno(&err, errno, "write standard output");

@@ -7,6 +7,7 @@
 
 #include "config/err.h"
 #include "config/mem.h"
+#include "daemon/api.h"
 
 static void print_escaped(FILE *f, const char *text, size_t bytes)
 {
@@ -36,6 +37,21 @@ void print_text(FILE *f, const char *text, size_t bytes)
 			putc(*p++, f);
 		text = p;
 	}
+}
+
+void print_json(FILE *f, const char *type, json_t *fields)
+{
+	json_t *line = json_object();
+	char *text;
+
+	json_object_set_new(line, "type", json_string(type));
+	json_object_set_new(line, "v", json_integer(1));
+	json_object_update_missing(line, fields);
+	json_decref(fields);
+	text = api_dump(line);
+	fprintf(f, "%s\n", text);
+	fflush(f);
+	free(text);
 }
 
 const char *print_count(char out[PRINT_BYTES], int64_t n)

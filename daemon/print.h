@@ -5,6 +5,7 @@
 #ifndef QUIRE_DAEMON_PRINT_H
 #define QUIRE_DAEMON_PRINT_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,6 +14,9 @@
 void print_line(FILE *f, const char *text);
 /* Text that may have lines of its own: line feeds and tabs stand. */
 void print_text(FILE *f, const char *text, size_t bytes);
+
+/* One line for a program: "type" and "v" come first. Takes the reference to `fields`. */
+void print_json(FILE *f, const char *type, json_t *fields);
 
 enum { PRINT_BYTES = 32 };
 /* 81,204 */

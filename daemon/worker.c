@@ -482,23 +482,34 @@ static void take_ask(struct worker *w, struct message *ask)
 
 /* The engine thread. */
 
+int worker_engine_options(struct engine_options *opt, enum latent_format *latents, const struct config *c,
+			  struct err *err)
+{
+	int compute = compute_profile_from_name(c->model.compute), format = latent_format_from_name(c->model.latents);
+
+	if (compute < 0 || format < 0)
+		return err_set(err, ERR_USAGE, "model.compute %s or model.latents %s is not known", c->model.compute,
+			       c->model.latents);
+	*opt = (struct engine_options){
+		.n_threads = (int)c->compute.threads,
+		.compute = (enum compute_profile)compute,
+		.isa = strcmp(c->compute.isa, "auto") ? c->compute.isa : NULL,
+	};
+	*latents = (enum latent_format)format;
+	return 0;
+}
+
 static int open_model(struct worker *w, struct message *m, struct err *err)
 {
 	const struct config *c = w->config;
-	struct engine_options engine_options = {.n_threads = (int)c->compute.threads};
+	struct engine_options engine_options;
 	struct model_options model_options = {.mla_norm_eps = (float)c->model.mla_norm_eps};
-	int compute = compute_profile_from_name(c->model.compute), latents = latent_format_from_name(c->model.latents);
 	uint8_t identity[MODEL_ID_BYTES];
 	int64_t began = clock_now_ns();
 	char *path;
 	int failed;
 
-	if (compute < 0 || latents < 0)
-		return err_set(err, ERR_USAGE, "model.compute %s or model.latents %s is not known", c->model.compute,
-			       c->model.latents);
-	engine_options.compute = (enum compute_profile)compute;
-	w->latents = (enum latent_format)latents;
-	if (engine_open(&w->engine, &engine_options, err))
+	if (worker_engine_options(&engine_options, &w->latents, c, err) || engine_open(&w->engine, &engine_options, err))
 		return -1;
 	model_options.n_threads = engine_n_threads(w->engine);
 	snprintf(m->model.engine.isa, sizeof m->model.engine.isa, "%s", engine_isa(w->engine));

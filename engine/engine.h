@@ -46,6 +46,9 @@ int engine_open(struct engine **out, const struct engine_options *opt, struct er
 void engine_close(struct engine *e);
 int engine_n_threads(const struct engine *e);
 const char *engine_isa(const struct engine *e);
+/* The instruction sets that this build has kernels for and this processor can run, best first; the first is what isa
+ * NULL means. Returns how many there are; at most `room` are written. */
+int cpu_isas(const char **names, int room);
 enum compute_profile engine_compute(const struct engine *e);
 
 /* Everything a stored latent depends on besides the tokens: the model's fingerprint, render format, compute profile,
@@ -69,7 +72,7 @@ void session_free(struct session *s);
 
 int64_t session_n_tokens(const struct session *s);
 const struct layout *session_layout(const struct session *s);
-/* Bytes of latents and index keys held. */
+/* Bytes that latents and index keys have room in. Room that no token has come to takes no memory. */
 size_t session_bytes(const struct session *s);
 
 /* What somebody may want to see of a forward pass; each may be NULL. Rows are valid during the call only. */
@@ -104,7 +107,8 @@ int session_import_index_keys(struct session *s, int32_t index_layer, int64_t fi
 void session_import_commit(struct session *s, int64_t n);
 
 /* Fill n further positions with seeded random latents and index keys in place of computed ones, for measuring at a
- * depth. */
+ * depth. They are rounded as stored ones are; each depends on seed, layer and position alone. Without room for all of
+ * them (ERR_TOO_LARGE) the session is as before. */
 int session_fill(struct session *s, int64_t n, uint64_t seed, struct err *err);
 
 #endif

@@ -657,7 +657,6 @@ static int load_all(struct builder *b, int n_threads)
 	if (!memory)
 		return err_wrap(b->err, "%s", b->files->dir);
 	b->m->memory = memory;
-	b->m->loaded_bytes = b->bytes;
 	for (size_t i = 0; i < b->n_slots; i++)
 		*b->slots[i].where = memory + b->slots[i].offset;
 	return read_all(b, memory, n_threads) || fingerprint_model(b->m->fingerprint, &b->m->config, b->files, b->err) ||
@@ -669,8 +668,10 @@ static int load_all(struct builder *b, int n_threads)
 static int build(struct model *m, const struct checkpoint *files, bool load, int n_threads, struct err *err)
 {
 	struct builder b = {.m = m, .files = files, .err = err, .used = xcalloc(files->n_tensors, sizeof *b.used)};
-	int failed = place_all(&b) || account_for_rest(&b) || (load && load_all(&b, n_threads));
+	int failed = place_all(&b) || account_for_rest(&b);
 
+	m->loaded_bytes = b.bytes;
+	failed = failed || (load && load_all(&b, n_threads));
 	if (m->config.tied_head)
 		m->head = m->embedding;
 	m->n_tensors = files->n_tensors;

@@ -134,8 +134,8 @@ char *model_config_text(const struct model_config *c);
  * left behind. A model does not change after this: any thread may read it. */
 int model_open(struct model **out, const char *dir, const struct model_options *opt, struct err *err);
 
-/* The same from the headers alone: config, bytes, n_tensors and each weight's dtype and shape. No weight is read:
- * every data is NULL, and there is no fingerprint. */
+/* The same from the headers alone: config, bytes, n_tensors, loaded_bytes (what model_open would own) and each weight's
+ * dtype and shape. No weight is read: every data is NULL, and there is no fingerprint. */
 int model_open_headers(struct model **out, const char *dir, const struct model_options *opt, struct err *err);
 
 /* Takes NULL. */

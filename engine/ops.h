@@ -145,9 +145,7 @@ struct ops {
 /* The table for an instruction set by name (scalar, avx2, avx512, avx512bf16), NULL: unknown, or this processor lacks it. NULL name: the best one. */
 const struct ops *cpu_ops(const char *isa);
 
-/* Names of those that this processor has, best first; how many there are. At most `room` are written. */
-enum { CPU_MAX_ISAS = 4 };
-int cpu_isas(const char **names, int room);
+enum { CPU_MAX_ISAS = 4 }; /* cpu_isas of engine.h names those there are */
 
 /* The sin and cos of rope for positions first .. first + n - 1: out [n, dim / 2] each. inv_freq is float32,
  * the angle a float32 product, its double cos and sin rounded (rope.c). */

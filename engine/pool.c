@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -20,6 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "config/log.h"
 #include "config/mem.h"
 
 enum {
@@ -137,14 +137,27 @@ void pool_run(struct pool *p, pool_fn *fn, void *arg, int64_t n_items, int64_t i
 
 int pool_default_threads(void)
 {
-	cpu_set_t set;
+	struct numa *numa = numa_read("/sys", NULL);
+	int n = numa->n_cpus;
 
-	if (sched_getaffinity(0, sizeof set, &set))
-		return (int)sysconf(_SC_NPROCESSORS_ONLN);
-	return CPU_COUNT(&set);
+	numa_free(numa);
+	return n;
 }
 
-int pool_new(struct pool **out, int n_threads, struct err *err)
+/* An unbound thread is slower and no less right: a cpuset that changed under us must not keep the engine from opening. */
+static void bind_worker(const struct worker *w, const struct numa *numa, int n_threads)
+{
+	const struct numa_node *node = &numa->nodes[numa_node_of_thread(numa, w->index, n_threads)];
+	int e;
+
+	if (numa->n_nodes == 1)
+		return;
+	e = pthread_setaffinity_np(w->thread, NUMA_SET_BYTES, node->cpus);
+	if (e)
+		log_warn("compute thread %d is not bound to NUMA node %d: %s", w->index, node->id, strerror(e));
+}
+
+int pool_new_on(struct pool **out, int n_threads, const struct numa *numa, struct err *err)
 {
 	struct pool *p;
 
@@ -171,9 +184,22 @@ int pool_new(struct pool **out, int n_threads, struct err *err)
 			return err_errno(err, e, "start compute thread %d of %d", i, n_threads);
 		}
 		p->n_started++;
+		bind_worker(w, numa, n_threads);
 	}
 	*out = p;
 	return 0;
+}
+
+int pool_new(struct pool **out, int n_threads, struct err *err)
+{
+	struct numa *numa = numa_read("/sys", NULL);
+	int failed;
+
+	if (numa->trouble.code)
+		log_warn("all processors count as one NUMA node: %s", numa->trouble.text);
+	failed = pool_new_on(out, n_threads, numa, err);
+	numa_free(numa);
+	return failed;
 }
 
 void pool_free(struct pool *p)

@@ -10,14 +10,23 @@
 #include <stdint.h>
 
 #include "config/err.h"
+#include "engine/numa.h"
 
 struct pool;
 
 /* Threads to use by default: the processors that this process may run on. */
 int pool_default_threads(void);
 
-/* n_threads >= 1, the caller of pool_run being one of them. */
+/*
+ * n_threads >= 1, the caller of pool_run being thread 0. Where the allowed processors are on several NUMA nodes, each
+ * thread that is started here is bound to the processors of the node that numa_node_of_thread gives it, so that it
+ * meets the same memory in every job; on one node nothing is bound. The caller's own thread is left as it is:
+ * whatever it starts later (the readers of a model, another pool) would inherit the binding, and the processor that
+ * the bound threads leave free for it is one of thread 0's node anyway.
+ */
 int pool_new(struct pool **out, int n_threads, struct err *err);
+/* The same with a description of the machine, which is used during the call only. */
+int pool_new_on(struct pool **out, int n_threads, const struct numa *numa, struct err *err);
 /* Takes NULL. */
 void pool_free(struct pool *p);
 int pool_n_threads(const struct pool *p);

@@ -4,9 +4,11 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "config/pages.h"
 #include "engine/latents.h"
+#include "engine/noise.h"
 
-enum { FIRST_ROOM = 256, IMPORT_ROWS = 256 };
+enum { FIRST_ROOM = 256, IMPORT_ROWS = 256, FILL_ROWS = 8192 };
 
 int session_new(struct session **out, struct engine *e, const struct model *m, const struct session_options *opt,
 		struct err *err)
@@ -35,31 +37,6 @@ int session_new(struct session **out, struct engine *e, const struct model *m, c
 	(void)err;
 	*out = s;
 	return 0;
-}
-
-void session_free(struct session *s)
-{
-	if (!s)
-		return;
-	for (int32_t i = 0; i < s->layout->n_layers; i++) {
-		free(s->rows[i]);
-		if (s->stored_rows)
-			free(s->stored_rows[i]);
-	}
-	for (int32_t i = 0; i < s->layout->n_index_layers; i++) {
-		free(s->keys[i]);
-		if (s->stored_keys)
-			free(s->stored_keys[i]);
-	}
-	free(s->rows);
-	free(s->keys);
-	free(s->stored_rows);
-	free(s->stored_keys);
-	free(s->inv_freq);
-	arena_free(s->arena);
-	arena_free(s->scratch);
-	layout_free(s->layout);
-	free(s);
 }
 
 int64_t session_n_tokens(const struct session *s)
@@ -104,24 +81,72 @@ size_t session_bytes(const struct session *s)
 	return (size_t)s->room * ((size_t)s->layout->n_layers * row + (size_t)s->layout->n_index_layers * key);
 }
 
-static int grow(void *array, size_t used_bytes, size_t room, size_t bytes, struct err *err)
+/* Array i of the session and the bytes of one token in it; NULL behind the last one. */
+static void **array_at(const struct session *s, int32_t i, size_t *bytes)
 {
-	void **p = array, *q = mem_try(room, bytes, "latents of the session", err);
+	const struct layout *l = s->layout;
+	const struct {
+		void **arrays;
+		int32_t n;
+		size_t bytes;
+	} kinds[] = {
+		{s->rows, l->n_layers, row_size(s)},
+		{s->keys, l->n_index_layers, key_size(s)},
+		{(void **)s->stored_rows, s->stored_rows ? l->n_layers : 0, l->row_bytes},
+		{(void **)s->stored_keys, s->stored_keys ? l->n_index_layers : 0, l->index_key_bytes},
+	};
 
-	if (!q)
+	for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; i -= kinds[k++].n) {
+		*bytes = kinds[k].bytes;
+		if (i < kinds[k].n)
+			return &kinds[k].arrays[i];
+	}
+	return NULL;
+}
+
+/* All arrays to a room of so many tokens, or none of them. */
+static int resize(struct session *s, int64_t room, struct err *err)
+{
+	size_t bytes;
+	void **array;
+
+	for (int32_t i = 0; (array = array_at(s, i, &bytes)); i++) {
+		if (!pages_resize(array, (size_t)s->room * bytes, (size_t)room * bytes, "latents of the session", err))
+			continue;
+		while (i--) {
+			array = array_at(s, i, &bytes);
+			pages_resize(array, (size_t)room * bytes, (size_t)s->room * bytes, "", NULL);
+		}
 		return -1;
-	if (*p)
-		memcpy(q, *p, used_bytes);
-	free(*p);
-	*p = q;
+	}
+	s->room = room;
 	return 0;
 }
 
-/* Room for n tokens in all. Arrays that grew before one that could not are merely longer than they need be. */
+void session_free(struct session *s)
+{
+	size_t bytes;
+	void **array;
+
+	if (!s)
+		return;
+	for (int32_t i = 0; (array = array_at(s, i, &bytes)); i++)
+		pages_free(*array, (size_t)s->room * bytes);
+	free(s->rows);
+	free(s->keys);
+	free(s->stored_rows);
+	free(s->stored_keys);
+	free(s->inv_freq);
+	arena_free(s->arena);
+	arena_free(s->scratch);
+	layout_free(s->layout);
+	free(s);
+}
+
+/* Room for n tokens in all. What is not used costs nothing, so room is taken generously. */
 static int reserve(struct session *s, int64_t n, struct err *err)
 {
 	int64_t room = s->room ? s->room : FIRST_ROOM;
-	size_t used = (size_t)((s->n_tokens + KEYS_ABREAST - 1) / KEYS_ABREAST * KEYS_ABREAST);
 
 	if (n > s->opt.max_tokens)
 		return err_set(err, ERR_TOO_LARGE, "%lld tokens are more than the context of %lld", (long long)n,
@@ -132,18 +157,7 @@ static int reserve(struct session *s, int64_t n, struct err *err)
 		room = room < (1 << 20) ? 2 * room : room + (1 << 20);
 	if (room > s->opt.max_tokens)
 		room = (s->opt.max_tokens + KEYS_ABREAST - 1) / KEYS_ABREAST * KEYS_ABREAST;
-	for (int32_t i = 0; i < s->layout->n_layers; i++)
-		if (grow(&s->rows[i], used * row_size(s), (size_t)room, row_size(s), err) ||
-		    (s->stored_rows && grow(&s->stored_rows[i], used * s->layout->row_bytes, (size_t)room,
-					    s->layout->row_bytes, err)))
-			return -1;
-	for (int32_t i = 0; i < s->layout->n_index_layers; i++)
-		if (grow(&s->keys[i], used * key_size(s), (size_t)room, key_size(s), err) ||
-		    (s->stored_keys && grow(&s->stored_keys[i], used * s->layout->index_key_bytes, (size_t)room,
-					    s->layout->index_key_bytes, err)))
-			return -1;
-	s->room = room;
-	return 0;
+	return resize(s, room, err);
 }
 
 int session_append(struct session *s, const int32_t *ids, size_t n, float *last_logits,
@@ -280,62 +294,91 @@ void session_import_commit(struct session *s, int64_t n)
 	s->n_tokens += n;
 }
 
-/* A seeded value of about unit variance; xorshift, since only speed is measured with it. */
-static float noise(uint64_t *state)
-{
-	float sum = 0;
+/* ---- random latents ---- */
 
-	for (int i = 0; i < 4; i++) {
-		*state ^= *state << 13;
-		*state ^= *state >> 7;
-		*state ^= *state << 17;
-		sum += (float)(*state >> 40) * 0x1p-24f - 0.5f;
+/* One array of a layer, at some positions: values made, rounded as a store would, and left where they are placed from. */
+struct fill_job {
+	struct session *s;
+	float *values;   /* [n, dim] */
+	uint8_t *stored; /* [n, bytes], NULL: not kept */
+	size_t bytes;
+	int64_t first;
+	int32_t dim;
+	bool index_keys;
+	uint64_t key;
+};
+
+/* n values of unit variance, evenly spread, four a word. */
+static void noise(float *out, int32_t n, uint64_t key)
+{
+	for (int32_t i = 0; i < n; i += 4) {
+		uint64_t x = noise_word(key, (uint64_t)i / 4);
+
+		for (int32_t k = i; k < n && k < i + 4; k++, x >>= 16)
+			out[k] = (float)(int16_t)x * (1.7320508f / 32768);
 	}
-	return sum * 1.7f;
+}
+
+static void fill_rows(void *arg, int64_t first, int64_t end, int thread)
+{
+	const struct fill_job *j = arg;
+	const struct session *s = j->s;
+	const struct model_config *c = &s->model->config;
+	uint8_t *own = j->stored ? NULL : pool_scratch(s->engine->pool, thread, j->bytes);
+	enum latent_format format = s->opt.latents;
+
+	for (int64_t i = first; i < end; i++) {
+		float *value = j->values + i * j->dim;
+		uint8_t *row = own ? own : j->stored + (size_t)i * j->bytes;
+
+		/* By position, so that it does not matter in how many calls or by how many threads. */
+		noise(value, j->dim, noise_word(j->key, (uint64_t)(j->first + i)));
+		if (j->index_keys) {
+			index_key_pack(format, row, value, j->dim);
+			index_key_unpack(format, value, row, j->dim);
+		} else {
+			latent_pack(format, row, value, c->kv_lora, c->rope_dim);
+			latent_unpack(format, value, row, c->kv_lora, c->rope_dim);
+		}
+	}
+}
+
+/* n more positions, at most FILL_ROWS, for which there is room. */
+static void fill_part(struct session *s, int64_t n, uint64_t seed)
+{
+	const struct model_config *c = &s->model->config;
+	const struct layout *l = s->layout;
+	int32_t width = c->kv_lora + c->rope_dim, widest = width > c->index_dim ? width : c->index_dim;
+	int64_t first = s->n_tokens;
+	float *cos, *sin, *values;
+
+	arena_reset(s->scratch);
+	angles(s, first, n, &cos, &sin);
+	values = arena_alloc(s->scratch, (size_t)n * (size_t)widest, sizeof *values);
+	for (int32_t i = 0; i < l->n_layers; i++) {
+		struct fill_job j = {s, values, NULL, l->row_bytes, first, width, false, noise_word(seed, 2 * (uint64_t)i)};
+
+		j.stored = s->stored_rows ? s->stored_rows[i] + (size_t)first * l->row_bytes : NULL;
+		pool_run(s->engine->pool, fill_rows, &j, n, 16 * width);
+		place_latents(s, i, values, first, n, cos, sin);
+	}
+	for (int32_t i = 0; i < l->n_index_layers; i++) {
+		struct fill_job j = {s, values, NULL, l->index_key_bytes, first, c->index_dim, true,
+				     noise_word(seed, 2 * (uint64_t)l->index_layers[i] + 1)};
+
+		j.stored = s->stored_keys ? s->stored_keys[i] + (size_t)first * l->index_key_bytes : NULL;
+		pool_run(s->engine->pool, fill_rows, &j, n, 16 * c->index_dim);
+		place_index_keys(s, i, values, first, n, cos, sin);
+	}
+	s->n_tokens += n;
 }
 
 int session_fill(struct session *s, int64_t n, uint64_t seed, struct err *err)
 {
-	const struct model_config *c = &s->model->config;
-	int32_t width = c->kv_lora + c->rope_dim, widest = width > c->index_dim ? width : c->index_dim;
-	uint64_t state = seed * 2654435761u + 88172645463325252u;
-	float *values = xcalloc((size_t)widest, sizeof *values);
-	uint8_t *packed = NULL;
-	int status = -1;
-
-	for (int64_t done = 0; done < n;) {
-		int64_t part = n - done < IMPORT_ROWS ? n - done : IMPORT_ROWS;
-
-		for (int32_t g = 0; g < s->layout->n_groups; g++) {
-			size_t rows = (size_t)part * (size_t)s->layout->groups[g].n_layers;
-
-			packed = xrealloc(packed, rows, s->layout->row_bytes);
-			for (size_t i = 0; i < rows; i++) {
-				for (int32_t k = 0; k < width; k++)
-					values[k] = noise(&state);
-				latent_pack(s->opt.latents, packed + i * s->layout->row_bytes, values, c->kv_lora,
-					    c->rope_dim);
-			}
-			if (session_import_records(s, g, s->n_tokens, part, packed, err))
-				goto out;
-		}
-		for (int32_t l = 0; l < s->layout->n_index_layers; l++) {
-			packed = xrealloc(packed, (size_t)part, s->layout->index_key_bytes);
-			for (int64_t i = 0; i < part; i++) {
-				for (int32_t k = 0; k < c->index_dim; k++)
-					values[k] = noise(&state);
-				index_key_pack(s->opt.latents, packed + (size_t)i * s->layout->index_key_bytes, values,
-					       c->index_dim);
-			}
-			if (session_import_index_keys(s, l, s->n_tokens, part, packed, err))
-				goto out;
-		}
-		session_import_commit(s, part);
-		done += part;
-	}
-	status = 0;
-out:
-	free(values);
-	free(packed);
-	return status;
+	assert(n >= 0 && s->n_tokens <= INT64_MAX - n);
+	if (reserve(s, s->n_tokens + n, err))
+		return -1;
+	for (int64_t end = s->n_tokens + n; s->n_tokens < end;)
+		fill_part(s, end - s->n_tokens < FILL_ROWS ? end - s->n_tokens : FILL_ROWS, seed);
+	return 0;
 }

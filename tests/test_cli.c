@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "config/mem.h"
@@ -66,8 +68,8 @@ static struct said quire(const char *first, ...)
 
 static void help_lists_every_verb_and_explains_each(void **state)
 {
-	static const char *const verbs[] = {"ingest", "ask",   "corpora", "jobs",    "cancel",
-					    "status", "serve", "model",   "version", "help"};
+	static const char *const verbs[] = {"ingest", "ask",   "corpora", "jobs",    "cancel", "status",
+					    "doctor", "serve", "model",   "version", "help"};
 	struct said all = quire("help", NULL);
 
 	(void)state;
@@ -162,6 +164,54 @@ static void a_directory_is_looked_at_before_the_daemon_is_asked(void **state)
 	assert_non_null(strstr(s.err, "not a directory"));
 	free(socket);
 	free(file);
+	temp_dir_free(dir);
+}
+
+/* A daemon that hangs: it listens, and never answers. */
+static void a_request_with_a_timeout_does_not_wait_for_ever(void **state)
+{
+	char *dir = temp_dir_new(), *path = temp_path(dir, "quire.sock");
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct client *client;
+	json_t *reply = NULL;
+	struct err err;
+
+	(void)state;
+	memcpy(address.sun_path, path, strlen(path) + 1);
+	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
+	assert_int_equal(listen(fd, 1), 0);
+	assert_int_equal(client_open(&client, path, &err), 0);
+	client_set_timeout(client, 50);
+	assert_int_equal(client_request(client, API_STATUS, NULL, NULL, &reply, &err), -1);
+	assert_int_equal(err.code, ERR_DEADLINE);
+	assert_non_null(strstr(err.text, path));
+	assert_non_null(strstr(err.text, "has not answered within 50 ms"));
+	client_close(client);
+	close(fd);
+	free(path);
+	temp_dir_free(dir);
+}
+
+static void the_doctor_ends_with_1_when_something_fails(void **state)
+{
+	char *dir = temp_dir_new(), *socket = temp_path(dir, "quire.sock");
+	char *text = xasprintf("version: 1\nstore: {path: %s/store}\n", dir), *good = temp_text(dir, "good.yaml", text);
+	char *bad = temp_text(dir, "bad.yaml", "version: 3\n");
+	struct said s = quire("doctor", "--config", good, "--socket", socket, NULL);
+
+	(void)state;
+	assert_int_equal(s.status, 0);
+	assert_string_equal(s.err, "");
+	assert_non_null(strstr(s.out, ", 0 fail\n"));
+	s = quire("doctor", "--config", bad, "--socket", socket, "--json", NULL);
+	assert_int_equal(s.status, 1);
+	assert_ptr_equal(strstr(s.out, "{\"type\":\"finding\",\"v\":1,\"level\":\"fail\",\"name\":\"config\","), s.out);
+	assert_non_null(strstr(s.out, "\"fail\":1}\n"));
+	free(good);
+	free(bad);
+	free(text);
+	free(socket);
 	temp_dir_free(dir);
 }
 
@@ -295,6 +345,8 @@ int main(void)
 		cmocka_unit_test(misuse_is_status_2_and_names_what_was_wrong),
 		cmocka_unit_test(no_daemon_is_status_5_with_the_socket_and_what_to_do),
 		cmocka_unit_test(a_directory_is_looked_at_before_the_daemon_is_asked),
+		cmocka_unit_test(a_request_with_a_timeout_does_not_wait_for_ever),
+		cmocka_unit_test(the_doctor_ends_with_1_when_something_fails),
 		cmocka_unit_test(events_are_the_same_in_whatever_pieces_they_come),
 		cmocka_unit_test(events_stop_when_they_are_told_to),
 		cmocka_unit_test(an_event_that_is_not_json_is_an_error),

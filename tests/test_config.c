@@ -63,7 +63,7 @@ static void every_key_reaches_its_place(void **state)
 				 "  compute: f32\n"
 				 "  latents: fp8\n"
 				 "  mla_norm_eps: 1e-5\n"
-				 "compute: {threads: 3}\n"
+				 "compute: {threads: 3, isa: avx512bf16}\n"
 				 "context: {max_tokens: 4096}\n"
 				 "store: {path: /var/lib/quire}\n"
 				 "server: {socket: /run/q.sock, max_queue: 9}\n"
@@ -82,6 +82,7 @@ static void every_key_reaches_its_place(void **state)
 	assert_string_equal(c.model.latents, "fp8");
 	assert_true(c.model.mla_norm_eps == 1e-5);
 	assert_int_equal(c.compute.threads, 3);
+	assert_string_equal(c.compute.isa, "avx512bf16");
 	assert_int_equal(c.context.max_tokens, 4096);
 	assert_string_equal(c.store.path, "/var/lib/quire");
 	assert_string_equal(c.server.socket, "/run/q.sock");
@@ -110,10 +111,11 @@ static void what_is_not_said_has_the_default_of_the_header(void **state)
 	(void)state;
 	assert_null(c.model.path);
 	assert_null(c.model.template);
-	assert_string_equal(c.model.compute, "f32");
+	assert_string_equal(c.model.compute, "bf16");
 	assert_string_equal(c.model.latents, "bf16");
 	assert_true(c.model.mla_norm_eps == 0);
 	assert_int_equal(c.compute.threads, 0);
+	assert_string_equal(c.compute.isa, "auto");
 	assert_int_equal(c.context.max_tokens, 0);
 	assert_string_equal(c.store.path, "/xdg/data/quire");
 	assert_null(c.server.socket);
@@ -197,6 +199,11 @@ static void a_value_out_of_range_is_refused(void **state)
 	assert_refused("version: 1\ningest: {max_file: 2GiB}\n", "q.yaml:2:20: ingest.max_file: 2GiB is not between 1B and 1GiB");
 	assert_refused("version: 1\nmodel: {latents: f32}\n",
 		       "q.yaml:2:18: model.latents: \"f32\" is not a value it may have (known: bf16, fp8)");
+	assert_refused("version: 1\ncompute: {isa: sse9}\n", "q.yaml:2:16: compute.isa: \"sse9\" is not a value it may have "
+		       "(known: auto, scalar, avx2, avx512, avx512bf16)");
+	assert_refused("version: 1\ncompute: {isa: AVX512}\n", "q.yaml:2:16: compute.isa: \"AVX512\" is not a value it may have");
+	assert_refused("version: 1\ncompute: {isa: 512}\n", "q.yaml:2:16: compute.isa: 512 is a number in YAML");
+	assert_refused("version: 1\nmodel: {isa: auto}\n", "q.yaml:2:9: unknown key \"model.isa\"; did you mean \"compute.isa\"?");
 	assert_refused("version: 1\nlog: {level: debgu}\n", "q.yaml:2:14: log.level: \"debgu\" is not a value it may have "
 		       "(known: error, warn, info, debug); did you mean \"debug\"?");
 }
@@ -270,7 +277,7 @@ static void what_is_printed_is_read_as_the_same(void **state)
 {
 	struct config c = parsed("version: 1\n"
 				 "model: {path: \"/a\\\"b\\\\c\\n\\e \\u202e\xc3\xa9\", latents: fp8, mla_norm_eps: 1e-7}\n"
-				 "compute: {threads: 2}\n"
+				 "compute: {isa: scalar, threads: 2}\n"
 				 "ingest: {exclude: [\"no\", \"1\", \"a: b\", \"#x\"], max_file: 1500000B}\n"
 				 "query: {temperature: 0.1, seed: 9007199254740992}\n");
 	char *once = printed(&c), *twice;
@@ -285,6 +292,7 @@ static void what_is_printed_is_read_as_the_same(void **state)
 	assert_int_equal(c.ingest.max_file_bytes, 1500000);
 	assert_non_null(strstr(once, "  path: \"/a\\\"b\\\\c\\n\\x1b \\u202e\xc3\xa9\"\n"));
 	assert_non_null(strstr(once, "  max_file: 1500KB\n"));
+	assert_non_null(strstr(once, "compute:\n  threads: 2\n  isa: scalar\n"));
 	assert_non_null(strstr(once, "context:\n  max_tokens: auto\n"));
 	config_free(&c);
 	free(once);

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -280,6 +281,52 @@ static void a_stop_in_the_middle_of_an_ingest_is_in_good_order(void **state)
 	stop(d);
 }
 
+static int count_threads(pid_t pid)
+{
+	char *path = xasprintf("/proc/%d/task", (int)pid);
+	DIR *dir = opendir(path);
+	int n = 0;
+
+	assert_non_null(dir);
+	for (struct dirent *e; (e = readdir(dir));)
+		n += e->d_name[0] != '.';
+	closedir(dir);
+	free(path);
+	return n;
+}
+
+/* Restart with these settings; returns the threads of the whole daemon, and what its status says of the engine. */
+static int engine_with(struct daemon_process *d, int64_t threads, const char *isa, json_t **status)
+{
+	stop(d);
+	d->config.compute.threads = threads;
+	free(d->config.compute.isa);
+	d->config.compute.isa = xstrdup(isa);
+	start(d);
+	wait_until_ready(d);
+	*status = request(d, API_STATUS, NULL, NULL);
+	return count_threads(d->pid);
+}
+
+static void the_engine_has_the_threads_and_the_instructions_of_the_configuration(void **state)
+{
+	struct daemon_process *d = *state;
+	json_t *status, *engine;
+	int with_one, with_four;
+
+	with_one = engine_with(d, 1, "auto", &status);
+	engine = json_object_get(status, "engine");
+	assert_int_equal(json_integer_value(json_object_get(engine, "threads")), 1);
+	json_decref(status);
+	with_four = engine_with(d, 4, "scalar", &status);
+	engine = json_object_get(status, "engine");
+	assert_int_equal(json_integer_value(json_object_get(engine, "threads")), 4);
+	assert_string_equal(json_string_value(json_object_get(engine, "isa")), "scalar");
+	json_decref(status);
+	assert_int_equal(with_four, with_one + 3);
+	stop(d);
+}
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -289,6 +336,7 @@ int main(void)
 		CASE(clients_that_leave_early_leave_nothing_behind),
 		CASE(refusals_come_with_their_code_and_their_words),
 		CASE(a_stop_in_the_middle_of_an_ingest_is_in_good_order),
+		CASE(the_engine_has_the_threads_and_the_instructions_of_the_configuration),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

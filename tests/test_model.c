@@ -172,6 +172,8 @@ static void every_byte_of_a_good_checkpoint_is_accounted_for(void **state)
 		assert_int_equal((uintptr_t)m->embedding.data % 64, 0);
 		assert_int_equal(model_open_headers(&headers, dir, NULL, NULL), 0);
 		assert_memory_equal(&headers->bytes, &m->bytes, sizeof m->bytes);
+		assert_true(m->loaded_bytes > 0);
+		assert_int_equal(headers->loaded_bytes, m->loaded_bytes);
 		assert_null(headers->embedding.data);
 		assert_int_equal(headers->layers[0].o.rows, m->config.hidden);
 		model_close(headers);

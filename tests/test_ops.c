@@ -507,6 +507,24 @@ static void an_unknown_instruction_set_has_no_table(void **state)
 	assert_string_equal(cpu_ops("scalar")->isa, "scalar");
 }
 
+static void usable_instruction_sets_are_listed_best_first(void **state)
+{
+	const char *names[8], *best[2] = {NULL, NULL};
+	int n = cpu_isas(names, 8);
+
+	(void)state;
+	assert_true(n >= 1);
+	for (int i = 0; i < n; i++) {
+		assert_non_null(cpu_ops(names[i]));
+		assert_string_equal(cpu_ops(names[i])->isa, names[i]);
+	}
+	assert_ptr_equal(cpu_ops(names[0]), cpu_ops(NULL));
+	assert_string_equal(names[n - 1], "scalar");
+	assert_int_equal(cpu_isas(best, 1), n);
+	assert_string_equal(best[0], names[0]);
+	assert_null(best[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -524,6 +542,7 @@ int main(void)
 		cmocka_unit_test(norms_do_what_their_formulas_say),
 		cmocka_unit_test(rows_are_gathered_and_added_where_they_came_from),
 		cmocka_unit_test(an_unknown_instruction_set_has_no_table),
+		cmocka_unit_test(usable_instruction_sets_are_listed_best_first),
 	};
 
 	n_tables = op_tables(tables);

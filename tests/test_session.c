@@ -10,6 +10,8 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "config/mem.h"
 #include "engine/ops.h"
@@ -268,6 +270,172 @@ static void a_filled_session_decodes_and_repeats(void **state)
 	model_close(m);
 }
 
+/* Everything a session keeps of its tokens, as stored: records of every group, then index keys. To be freed. */
+static uint8_t *stored(const struct session *s, size_t *bytes)
+{
+	const struct layout *l = session_layout(s);
+	int64_t n = session_n_tokens(s);
+	uint8_t *all, *at;
+
+	*bytes = (size_t)n * ((size_t)l->n_layers * l->row_bytes + (size_t)l->n_index_layers * l->index_key_bytes);
+	at = all = xmalloc(*bytes, 1);
+	for (int32_t g = 0; g < l->n_groups; g++) {
+		session_export_records(s, g, 0, n, at);
+		at += (size_t)n * layout_record_bytes(l, g);
+	}
+	for (int32_t i = 0; i < l->n_index_layers; i++) {
+		session_export_index_keys(s, i, 0, n, at);
+		at += (size_t)n * l->index_key_bytes;
+	}
+	return all;
+}
+
+static void what_fills_a_session_depends_on_seed_and_position_and_not_on_calls_or_threads(void **state)
+{
+	struct model *m = open_model("glm52");
+	struct engine *one = open_engine(1, NULL), *three = open_engine(3, NULL);
+
+	(void)state;
+	for (int format = 0; format < N_LATENT_FORMATS; format++) {
+		struct session *a = open_session(one, m, (enum latent_format)format, true);
+		struct session *b = open_session(three, m, (enum latent_format)format, true);
+		struct session *other = open_session(three, m, (enum latent_format)format, true);
+		uint8_t *bytes[3];
+		size_t n;
+
+		assert_int_equal(session_fill(a, 5000, 3, NULL), 0);
+		assert_int_equal(session_fill(b, 17, 3, NULL), 0);
+		assert_int_equal(session_fill(b, 4000, 3, NULL), 0);
+		assert_int_equal(session_fill(b, 983, 3, NULL), 0);
+		assert_int_equal(session_fill(other, 5000, 4, NULL), 0);
+		bytes[0] = stored(a, &n);
+		bytes[1] = stored(b, &n);
+		bytes[2] = stored(other, &n);
+		assert_memory_equal(bytes[0], bytes[1], n);
+		assert_memory_not_equal(bytes[0], bytes[2], n);
+		for (int i = 0; i < 3; i++)
+			free(bytes[i]);
+		session_free(a);
+		session_free(b);
+		session_free(other);
+	}
+	engine_close(one);
+	engine_close(three);
+	model_close(m);
+}
+
+/* So that a session filled for a measurement computes as one from a store does. */
+static void what_filled_a_session_is_what_a_store_would_give_back(void **state)
+{
+	struct model *m = open_model("glm52");
+
+	(void)state;
+	for (int run = 0; run < 2 * N_LATENT_FORMATS; run++) {
+		struct engine_options opt = {.n_threads = 2, .compute = run % 2 ? COMPUTE_BF16 : COMPUTE_F32};
+		enum latent_format format = (enum latent_format)(run / 2);
+		const int32_t id = 5;
+		float a[512], b[512];
+		struct engine *e = NULL;
+		struct session *filled, *imported;
+		const struct layout *l;
+		uint8_t *all, *at;
+		size_t bytes;
+
+		assert_int_equal(engine_open(&e, &opt, NULL), 0);
+		filled = open_session(e, m, format, true);
+		imported = open_session(e, m, format, false);
+		l = session_layout(filled);
+		assert_int_equal(session_fill(filled, 300, 7, NULL), 0);
+		at = all = stored(filled, &bytes);
+		for (int32_t g = 0; g < l->n_groups; g++) {
+			assert_int_equal(session_import_records(imported, g, 0, 300, at, NULL), 0);
+			at += 300 * layout_record_bytes(l, g);
+		}
+		for (int32_t i = 0; i < l->n_index_layers; i++) {
+			assert_int_equal(session_import_index_keys(imported, i, 0, 300, at, NULL), 0);
+			at += 300 * l->index_key_bytes;
+		}
+		session_import_commit(imported, 300);
+		assert_int_equal(session_append(filled, &id, 1, a, NULL, NULL), 0);
+		assert_int_equal(session_append(imported, &id, 1, b, NULL, NULL), 0);
+		assert_memory_equal(a, b, (size_t)m->config.vocab * sizeof *a);
+		free(all);
+		session_free(filled);
+		session_free(imported);
+		engine_close(e);
+	}
+	model_close(m);
+}
+
+static void a_fill_beyond_the_context_leaves_the_session_as_it_was(void **state)
+{
+	struct model *m = open_model("glm52");
+	struct engine *e = open_engine(1, NULL);
+	struct session_options opt = {.latents = LATENTS_BF16, .max_tokens = 100};
+	struct session *s = NULL;
+	struct err err = {0};
+
+	(void)state;
+	assert_int_equal(session_new(&s, e, m, &opt, NULL), 0);
+	assert_int_equal(session_fill(s, 60, 1, &err), 0);
+	assert_int_equal(session_fill(s, 41, 1, &err), -1);
+	assert_int_equal(err.code, ERR_TOO_LARGE);
+	assert_int_equal(session_n_tokens(s), 60);
+	assert_int_equal(session_fill(s, 40, 1, &err), 0);
+	session_free(s);
+	engine_close(e);
+	model_close(m);
+}
+
+#if !defined __SANITIZE_ADDRESS__ /* whose shadow is more address space than any limit */
+static rlim_t address_space_in_use(void)
+{
+	FILE *f = fopen("/proc/self/statm", "r");
+	long pages;
+
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%ld", &pages), 1);
+	fclose(f);
+	return (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE);
+}
+
+/* 200,000 positions are 59 MB an array: some arrays grow, one does not. */
+static void a_session_that_cannot_grow_is_as_it_was(void **state)
+{
+	struct model *m = open_model("glm52");
+	struct engine *e = open_engine(1, NULL);
+	struct session *s = open_session(e, m, LATENTS_BF16, true);
+	struct rlimit before, tight;
+	rlim_t in_use;
+	struct err err = {0};
+	float a[512], b[512];
+	const int32_t id = 5;
+
+	(void)state;
+	assert_int_equal(session_fill(s, 1000, 1, NULL), 0);
+	assert_int_equal(session_append(s, &id, 1, a, NULL, NULL), 0);
+	session_truncate(s, 1000);
+	assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
+	tight = before;
+	in_use = address_space_in_use();
+	tight.rlim_cur = in_use + (150 << 20);
+	assert_int_equal(setrlimit(RLIMIT_AS, &tight), 0);
+	assert_int_equal(session_fill(s, 200000, 1, &err), -1);
+	assert_int_equal(err.code, ERR_TOO_LARGE);
+	assert_non_null(strstr(err.text, "no memory for latents of the session"));
+	assert_true(address_space_in_use() < in_use + (16 << 20)); /* those that had grown gave it back */
+	assert_int_equal(session_n_tokens(s), 1000);
+	assert_int_equal(session_append(s, &id, 1, b, NULL, NULL), 0);
+	assert_memory_equal(a, b, (size_t)m->config.vocab * sizeof *a);
+	session_truncate(s, 1000);
+	assert_int_equal(setrlimit(RLIMIT_AS, &before), 0);
+	assert_int_equal(session_fill(s, 2000, 1, &err), 0); /* and now it can */
+	session_free(s);
+	engine_close(e);
+	model_close(m);
+}
+#endif
+
 static void an_identity_changes_with_everything_a_latent_depends_on(void **state)
 {
 	struct model *a = open_model("glm52"), *b = open_model("glm52-fused");
@@ -309,6 +477,12 @@ int main(void)
 		cmocka_unit_test(a_session_does_not_grow_beyond_its_context),
 		cmocka_unit_test(weights_that_overflow_are_an_error_naming_layer_and_position),
 		cmocka_unit_test(a_filled_session_decodes_and_repeats),
+		cmocka_unit_test(what_fills_a_session_depends_on_seed_and_position_and_not_on_calls_or_threads),
+		cmocka_unit_test(what_filled_a_session_is_what_a_store_would_give_back),
+		cmocka_unit_test(a_fill_beyond_the_context_leaves_the_session_as_it_was),
+#if !defined __SANITIZE_ADDRESS__
+		cmocka_unit_test(a_session_that_cannot_grow_is_as_it_was),
+#endif
 		cmocka_unit_test(an_identity_changes_with_everything_a_latent_depends_on),
 		cmocka_unit_test(what_the_engine_cannot_do_it_refuses),
 	};

@@ -6,7 +6,8 @@
  * value fits bf16 (all but F32 and F16), decode_words gives both steps of profile bf16 as one word a lane.
  *
  * dtype and pairs are constants where these are inlined. E4M3 goes through float16, which has its values times 2^-8, the
- * subnormal ones too; a multiplication by 256 is exact. NaN codes never get here (model.c).
+ * subnormal ones too; a multiplication by 256 is exact. DTYPE_F8_LIFTED leaves it out: what it is multiplied with is then
+ * 256 times as large (product_lift in gemv.c). NaN codes never get here (model.c).
  */
 #ifndef QUIRE_ENGINE_SIMD_DECODE_H
 #define QUIRE_ENGINE_SIMD_DECODE_H
@@ -15,6 +16,8 @@
 #include "engine/simd/vec.h"
 
 enum { BLOCK = LANE_PAD }; /* inputs decoded at a time */
+
+#define DTYPE_F8_LIFTED ((enum dtype)N_DTYPES)
 
 /* Bytes of BLOCK inputs. */
 static ALWAYS_INLINE int block_bytes(enum dtype dtype)
@@ -27,20 +30,25 @@ static ALWAYS_INLINE int block_bytes(enum dtype dtype)
 	case DTYPE_INT4:
 		return BLOCK / 2;
 	default:
-		return 2 * BLOCK;
+		return dtype == DTYPE_F8_LIFTED ? BLOCK : 2 * BLOCK;
 	}
+}
+
+static ALWAYS_INLINE bool is_fp8(enum dtype dtype)
+{
+	return dtype == DTYPE_F8_E4M3 || dtype == DTYPE_F8_LIFTED;
 }
 
 /* Inputs that share a scale; 0: no scales. */
 static ALWAYS_INLINE int scale_block(enum dtype dtype)
 {
-	return dtype == DTYPE_F8_E4M3 ? WEIGHT_BLOCK : dtype == DTYPE_INT4 ? INT4_GROUP : 0;
+	return is_fp8(dtype) ? WEIGHT_BLOCK : dtype == DTYPE_INT4 ? INT4_GROUP : 0;
 }
 
 /* Does profile bf16 use bf16 dot products for it? */
 static ALWAYS_INLINE bool uses_words(enum dtype dtype, bool pairs)
 {
-	return HAS_DOT && pairs && dtype != DTYPE_F32 && dtype != DTYPE_F16;
+	return HAS_DOT && pairs && dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_F8_LIFTED;
 }
 
 #if defined SIMD_WIDE
@@ -52,11 +60,11 @@ static ALWAYS_INLINE void decode_plain(float *out, enum dtype dtype, const void 
 	if (dtype == DTYPE_F16)
 		for (int k = 0; k < BLOCK; k++)
 			out[k] = _cvtsh_ss(((const uint16_t *)in)[k]);
-	else if (dtype == DTYPE_F8_E4M3)
+	else if (is_fp8(dtype))
 		for (int k = 0; k < BLOCK; k++) {
 			unsigned c = ((const uint8_t *)in)[k];
 
-			out[k] = _cvtsh_ss((unsigned short)((c & 0x80) << 8 | (c & 0x7f) << 7)) * 256;
+			out[k] = _cvtsh_ss((unsigned short)((c & 0x80) << 8 | (c & 0x7f) << 7)) * (dtype == DTYPE_F8_LIFTED ? 1 : 256);
 		}
 	else
 		weight_widen(out, &w, 0, 0, BLOCK);
@@ -97,11 +105,11 @@ static ALWAYS_INLINE void split_pairs(vf v[2][HALVES], vf a, vf b, bool pairs)
 }
 
 /* Codes in the high bytes of words, to values. */
-static ALWAYS_INLINE vf e4m3_values(__m256i high)
+static ALWAYS_INLINE vf e4m3_values(__m256i high, bool lifted)
 {
-	__m256i half = _mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbf80));
+	vf x = _mm512_cvtph_ps(_mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbf80)));
 
-	return _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256));
+	return lifted ? x : _mm512_mul_ps(x, _mm512_set1_ps(256));
 }
 
 static ALWAYS_INLINE vf int4_values(__m512i codes)
@@ -131,16 +139,16 @@ static ALWAYS_INLINE void decode_steps(vf v[2][HALVES], enum dtype dtype, bool p
 
 			v[s][0] = vf_of_bits(_mm512_slli_epi32(w, 16));
 		}
-	} else if (dtype == DTYPE_F8_E4M3 && pairs) {
+	} else if (is_fp8(dtype) && pairs) {
 		__m256i c = _mm256_loadu_si256((const __m256i *)p);
 
-		v[0][0] = e4m3_values(c);
-		v[1][0] = e4m3_values(_mm256_slli_epi16(c, 8));
-	} else if (dtype == DTYPE_F8_E4M3) {
+		v[0][0] = e4m3_values(c, dtype == DTYPE_F8_LIFTED);
+		v[1][0] = e4m3_values(_mm256_slli_epi16(c, 8), dtype == DTYPE_F8_LIFTED);
+	} else if (is_fp8(dtype)) {
 		for (int s = 0; s < 2; s++) {
 			__m256i c = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(p + 16 * s)));
 
-			v[s][0] = e4m3_values(_mm256_slli_epi16(c, 8));
+			v[s][0] = e4m3_values(_mm256_slli_epi16(c, 8), dtype == DTYPE_F8_LIFTED);
 		}
 	} else {
 		__m128i c = _mm_loadu_si128((const __m128i *)p), low = _mm_and_si128(c, _mm_set1_epi8(15));
@@ -207,12 +215,14 @@ static ALWAYS_INLINE void split_pairs(vf v[2][HALVES], const vf x[4], bool pairs
 }
 
 /* 16 codes in the high bytes of words, to values. */
-static ALWAYS_INLINE void e4m3_values(vf v[HALVES], __m256i high)
+static ALWAYS_INLINE void e4m3_values(vf v[HALVES], __m256i high, bool lifted)
 {
 	__m256i half = _mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbf80));
 
-	v[0] = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_set1_ps(256));
-	v[1] = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), _mm256_set1_ps(256));
+	v[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(half));
+	v[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1));
+	for (int h = 0; !lifted && h < HALVES; h++)
+		v[h] = _mm256_mul_ps(v[h], _mm256_set1_ps(256));
 }
 
 /* 16 codes in bytes, to values. */
@@ -245,15 +255,16 @@ static ALWAYS_INLINE void decode_steps(vf v[2][HALVES], enum dtype dtype, bool p
 		for (int i = 0; i < 4; i++)
 			v[i / 2][i % 2] = vf_of_bits(_mm256_slli_epi32(
 				_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p + i)), 16));
-	} else if (dtype == DTYPE_F8_E4M3 && pairs) {
+	} else if (is_fp8(dtype) && pairs) {
 		__m256i c = _mm256_loadu_si256((const __m256i *)p);
 
-		e4m3_values(v[0], c);
-		e4m3_values(v[1], _mm256_slli_epi16(c, 8));
-	} else if (dtype == DTYPE_F8_E4M3) {
+		e4m3_values(v[0], c, dtype == DTYPE_F8_LIFTED);
+		e4m3_values(v[1], _mm256_slli_epi16(c, 8), dtype == DTYPE_F8_LIFTED);
+	} else if (is_fp8(dtype)) {
 		for (int s = 0; s < 2; s++)
 			e4m3_values(v[s], _mm256_slli_epi16(
-				_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p + s)), 8));
+				_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p + s)), 8),
+				    dtype == DTYPE_F8_LIFTED);
 	} else {
 		__m128i c = _mm_loadu_si128((const __m128i *)p), low = _mm_and_si128(c, _mm_set1_epi8(15));
 		__m128i high = _mm_and_si128(_mm_srli_epi16(c, 4), _mm_set1_epi8(15));

@@ -9,12 +9,12 @@
 
 enum { MOST_X = 4, MOST_W = 8 };
 
-/* How many bytes ahead of its use a row of w is asked for. */
-enum { AHEAD = 1024, LINE = 64 };
+enum { LINE = 64 };
 
-/* Up to `blocks` blocks of 32 inputs of W rows of w times X rows of x, onto the lanes. */
+/* `blocks` blocks of 32 inputs of W rows of w times X rows of x, onto the lanes. What lies `ahead` bytes ahead is asked
+ * for: the same place of the next rows. (The prefetchers of processors start anew with every row.) */
 static ALWAYS_INLINE void add_blocks(vf sum[MOST_W][MOST_X][HALVES], const char *const w[MOST_W], const char *x, size_t x_bytes,
-				     int64_t blocks, enum dtype dtype, bool pairs, int W, int X, bool ahead)
+				     int64_t blocks, enum dtype dtype, bool pairs, int W, int X, size_t ahead)
 {
 	int step = block_bytes(dtype), ready = ready_bytes(dtype, pairs);
 
@@ -22,9 +22,11 @@ static ALWAYS_INLINE void add_blocks(vf sum[MOST_W][MOST_X][HALVES], const char 
 		for (int j = 0; j < W; j++) {
 			const char *in = w[j] + b * step;
 
-			for (int at = 0; ahead && at < step; at += LINE)
-				if (step % LINE == 0 || b * step % LINE == 0)
-					_mm_prefetch(in + AHEAD + at, _MM_HINT_T0);
+			if (ahead && step >= LINE)
+				for (int at = 0; at < step; at += LINE)
+					_mm_prefetch(in + ahead + at, _MM_HINT_T0);
+			else if (ahead && (blocks % 2 || b % 2 == 0))
+				_mm_prefetch(in + ahead, _MM_HINT_T0);
 #if HAS_DOT
 			if (uses_words(dtype, pairs)) {
 				vi words = decode_words(dtype, in);
@@ -69,7 +71,9 @@ static ALWAYS_INLINE void dots(const struct product *p, int32_t r, int64_t i0, e
 	vf sum[MOST_W][MOST_X][HALVES], total[MOST_W][MOST_X][HALVES];
 	size_t row_bytes = weight_row_bytes(p->w), x_bytes = (size_t)product_blocks(p) * (size_t)ready_bytes(dtype, pairs);
 	const char *w[MOST_W], *x = p->packed + (size_t)i0 * x_bytes;
-	int64_t whole = p->w->cols / BLOCK, per_scale = scale_block(dtype) ? scale_block(dtype) / BLOCK : whole, b = 0;
+	/* Blocks to a scale: a constant, so that the loop over them is none. */
+	const int64_t per_scale = scale_block(dtype) ? scale_block(dtype) / BLOCK : p->w->cols / BLOCK;
+	int64_t whole = p->w->cols / BLOCK, b = 0;
 	char tail[MOST_W][4 * BLOCK];
 	int rest = p->w->cols % BLOCK;
 
@@ -80,7 +84,7 @@ static ALWAYS_INLINE void dots(const struct product *p, int32_t r, int64_t i0, e
 				sum[j][i][h] = total[j][i][h] = vf_zero();
 	}
 	for (; b + per_scale <= whole && b < whole; b += per_scale) {
-		add_blocks(sum, w, x, x_bytes, per_scale, dtype, pairs, W, X, true);
+		add_blocks(sum, w, x, x_bytes, per_scale, dtype, pairs, W, X, (size_t)W * row_bytes);
 		if (scale_block(dtype))
 			add_scaled_lanes(total, sum, p->w, r, (int32_t)b * BLOCK, W, X);
 		for (int j = 0; j < W; j++)
@@ -88,11 +92,11 @@ static ALWAYS_INLINE void dots(const struct product *p, int32_t r, int64_t i0, e
 		x += per_scale * ready_bytes(dtype, pairs);
 	}
 	if (b < whole)
-		add_blocks(sum, w, x, x_bytes, whole - b, dtype, pairs, W, X, false);
+		add_blocks(sum, w, x, x_bytes, whole - b, dtype, pairs, W, X, 0);
 	if (rest) {
 		for (int j = 0; j < W; j++)
 			w[j] = padded_block(tail[j], w[j] + (whole - b) * block_bytes(dtype), rest, dtype);
-		add_blocks(sum, w, x + (whole - b) * ready_bytes(dtype, pairs), x_bytes, 1, dtype, pairs, W, X, false);
+		add_blocks(sum, w, x + (whole - b) * ready_bytes(dtype, pairs), x_bytes, 1, dtype, pairs, W, X, 0);
 	}
 	if (scale_block(dtype) && b * BLOCK < p->w->cols)
 		add_scaled_lanes(total, sum, p->w, r, (int32_t)b * BLOCK, W, X);
@@ -115,33 +119,36 @@ static ALWAYS_INLINE void dots(const struct product *p, int32_t r, int64_t i0, e
 
 typedef void rows_fn(const struct product *p, int32_t first, int32_t end, int64_t i0);
 
-/* Plain types have all registers for lanes, scaled ones half of them. */
-#define PER_TYPE(name, dtype, pairs, wide) \
-	ROWS(name##1, dtype, pairs, 1, 4 * (wide)) \
-	ROWS(name##2, dtype, pairs, 2, 2 * (wide)) \
+#define PER_TYPE(name, dtype, pairs) \
+	ROWS(name##1, dtype, pairs, 1, scale_block(dtype) ? 2 * ROOM : 4 * ROOM) \
+	ROWS(name##2, dtype, pairs, 2, scale_block(dtype) ? ROOM : 2 * ROOM) \
 	ROWS(name##3, dtype, pairs, 3, 1) \
 	ROWS(name##4, dtype, pairs, 4, 1)
 
-#define ROOM (VL == 16 ? 2 : 1) /* twice the registers, and one holds all lanes */
+enum { ROOM = VL == 16 ? 2 : 1 }; /* twice the registers, and one holds all lanes */
 
-PER_TYPE(f32_in_order, DTYPE_F32, false, ROOM)
-PER_TYPE(bf16_in_order, DTYPE_BF16, false, ROOM)
-PER_TYPE(f16_in_order, DTYPE_F16, false, ROOM)
-PER_TYPE(fp8_in_order, DTYPE_F8_E4M3, false, ROOM)
-PER_TYPE(int4_in_order, DTYPE_INT4, false, ROOM)
-PER_TYPE(f32_in_pairs, DTYPE_F32, true, ROOM)
-PER_TYPE(bf16_in_pairs, DTYPE_BF16, true, ROOM)
-PER_TYPE(f16_in_pairs, DTYPE_F16, true, ROOM)
-PER_TYPE(fp8_in_pairs, DTYPE_F8_E4M3, true, ROOM)
-PER_TYPE(int4_in_pairs, DTYPE_INT4, true, ROOM)
+PER_TYPE(f32_in_order, DTYPE_F32, false)
+PER_TYPE(bf16_in_order, DTYPE_BF16, false)
+PER_TYPE(f16_in_order, DTYPE_F16, false)
+PER_TYPE(fp8_in_order, DTYPE_F8_E4M3, false)
+PER_TYPE(int4_in_order, DTYPE_INT4, false)
+PER_TYPE(lifted_in_order, DTYPE_F8_LIFTED, false)
+PER_TYPE(f32_in_pairs, DTYPE_F32, true)
+PER_TYPE(bf16_in_pairs, DTYPE_BF16, true)
+PER_TYPE(f16_in_pairs, DTYPE_F16, true)
+PER_TYPE(fp8_in_pairs, DTYPE_F8_E4M3, true)
+PER_TYPE(int4_in_pairs, DTYPE_INT4, true)
+PER_TYPE(lifted_in_pairs, DTYPE_F8_LIFTED, true)
 
 #define BY_X(name) {name##1, name##2, name##3, name##4}
 
-static rows_fn *const rows_of[2][N_DTYPES][MOST_X] = {
+static rows_fn *const rows_of[2][N_DTYPES + 1][MOST_X] = {
 	{[DTYPE_F32] = BY_X(f32_in_order), [DTYPE_BF16] = BY_X(bf16_in_order), [DTYPE_F16] = BY_X(f16_in_order),
-	 [DTYPE_F8_E4M3] = BY_X(fp8_in_order), [DTYPE_INT4] = BY_X(int4_in_order)},
+	 [DTYPE_F8_E4M3] = BY_X(fp8_in_order), [DTYPE_INT4] = BY_X(int4_in_order),
+	 [DTYPE_F8_LIFTED] = BY_X(lifted_in_order)},
 	{[DTYPE_F32] = BY_X(f32_in_pairs), [DTYPE_BF16] = BY_X(bf16_in_pairs), [DTYPE_F16] = BY_X(f16_in_pairs),
-	 [DTYPE_F8_E4M3] = BY_X(fp8_in_pairs), [DTYPE_INT4] = BY_X(int4_in_pairs)},
+	 [DTYPE_F8_E4M3] = BY_X(fp8_in_pairs), [DTYPE_INT4] = BY_X(int4_in_pairs),
+	 [DTYPE_F8_LIFTED] = BY_X(lifted_in_pairs)},
 };
 
 /* Rows of w that stay in the cache while all of x passes. */
@@ -151,9 +158,16 @@ static void run(void *arg, int64_t first, int64_t end, int thread)
 {
 	const struct product *p = arg;
 	unsigned mode = flush_begin(p->profile);
-	rows_fn *const *by_x = rows_of[p->profile == COMPUTE_BF16][p->w->dtype];
+	rows_fn *const *by_x = rows_of[p->profile == COMPUTE_BF16][p->lifted ? DTYPE_F8_LIFTED : p->w->dtype];
 
 	(void)thread;
+#if HAS_INT4_ROWS
+	if (p->n == 1 && p->w->dtype == DTYPE_INT4 && p->profile == COMPUTE_BF16) {
+		CPU(int4_rows)(p, (int32_t)first, (int32_t)end);
+		flush_end(mode);
+		return;
+	}
+#endif
 	if (p->n <= MOST_X)
 		by_x[p->n - 1](p, (int32_t)first, (int32_t)end, 0);
 	else
@@ -164,6 +178,19 @@ static void run(void *arg, int64_t first, int64_t end, int thread)
 	flush_end(mode);
 }
 
+/* x, made ready, 256 times as large: exact, but for numbers that are too large; then false, and x is as it was. What is
+ * subnormal is zero in the mode that this runs in. */
+static NEVER_INLINE bool lift(float *x, size_t n)
+{
+	bool fits = true;
+
+	for (size_t k = 0; k < n; k++)
+		fits &= !(fabsf(x[k]) >= 0x1p119f);
+	for (size_t k = 0; fits && k < n; k++)
+		x[k] *= 256;
+	return fits;
+}
+
 void CPU(gemv)(struct product *p)
 {
 	bool pairs = p->profile == COMPUTE_BF16;
@@ -171,6 +198,17 @@ void CPU(gemv)(struct product *p)
 
 	p->packed = pool_scratch(p->pool, pool_n_threads(p->pool), (size_t)p->n * x_bytes);
 	for (int64_t i = 0; i < p->n; i++)
-		CPU(ready_row)(p->packed + (size_t)i * x_bytes, LANES * 4, VL * 4, p->x + i * p->x_stride, p->w->cols, p->w->dtype, pairs);
+		CPU(ready_row)(p->packed + (size_t)i * x_bytes, LANES * 4, VL * 4, p->x + i * p->x_stride, p->w->cols,
+			       p->w->dtype, pairs);
+	if (p->w->dtype == DTYPE_F8_E4M3 && !uses_words(p->w->dtype, pairs)) {
+		unsigned mode = flush_begin(p->profile);
+
+		p->lifted = lift((float *)p->packed, (size_t)p->n * x_bytes / sizeof(float));
+		flush_end(mode);
+	}
+#if HAS_INT4_ROWS
+	if (p->n == 1 && p->w->dtype == DTYPE_INT4 && pairs)
+		CPU(int4_order)((float *)p->packed, product_blocks(p));
+#endif
 	pool_run(p->pool, run, p, p->w->rows, p->n * p->w->cols);
 }

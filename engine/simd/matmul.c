@@ -4,21 +4,17 @@
 static ALWAYS_INLINE void ready_block(char *out, size_t step_bytes, size_t half_bytes, const float x[BLOCK], bool words,
 				      bool pairs)
 {
-	if (words) {
-		uint16_t w[BLOCK];
+	vf v[2][HALVES];
 
-		for (int k = 0; k < BLOCK; k++)
-			w[k] = f32_to_bf16(x[k]);
-		memcpy(out, w, sizeof w); /* there are words only where a vector holds all lanes */
-		return;
-	}
-	for (int s = 0; s < 2; s++)
-		for (int h = 0; h < HALVES; h++) {
-			float *to = (float *)(out + (size_t)s * step_bytes + (size_t)h * half_bytes);
-
-			for (int l = 0; l < VL; l++)
-				to[l] = pairs ? num_bf16(x[2 * (h * VL + l) + 1 - s]) : x[s * LANES + h * VL + l];
-		}
+	decode_steps(v, DTYPE_F32, pairs, x);
+	for (int s = 0; pairs && s < 2; s++)
+		for (int h = 0; h < HALVES; h++)
+			v[s][h] = vf_round_bf16(v[s][h]);
+	for (int h = 0; words && h < HALVES; h++)
+		vi_store(out + (size_t)h * half_bytes, vi_or(vi_bits(v[0][h]), vi_shift_right(vi_bits(v[1][h]), 16)));
+	for (int s = 0; !words && s < 2; s++)
+		for (int h = 0; h < HALVES; h++)
+			vf_store((float *)(out + (size_t)s * step_bytes + (size_t)h * half_bytes), v[s][h]);
 }
 
 static ALWAYS_INLINE void ready_blocks(char *out, size_t step_bytes, size_t half_bytes, const float *x, int32_t cols,
@@ -51,7 +47,7 @@ void CPU(ready_row)(char *out, size_t step_bytes, size_t half_bytes, const float
 static void multiply(struct device *dev, float *y, int64_t y_stride, const float *x, int64_t x_stride, const struct weight *w,
 		     int64_t n, enum compute_profile profile)
 {
-	struct product p = {y, x, w, y_stride, x_stride, n, profile, dev->queue, NULL};
+	struct product p = {y, x, w, y_stride, x_stride, n, profile, dev->queue, NULL, false};
 
 	if (!n || !w->rows)
 		return;

@@ -15,6 +15,7 @@ struct product {
 	enum compute_profile profile;
 	struct pool *pool;
 	char *packed; /* x as lanes are multiplied with it: gemv.c, gemm.c; the caller's scratch */
+	bool lifted;  /* gemv.c: 256 times as large, for DTYPE_F8_LIFTED */
 };
 
 /* Blocks of 32 inputs in a row, the last one padded. */
@@ -50,20 +51,39 @@ static inline const char *padded_block(char *tail, const char *in, int rest, enu
 /* The 16 lanes of a sum added up, by the tree of (L). */
 static ALWAYS_INLINE float lanes_total(const vf sum[HALVES])
 {
+#if defined SIMD_WIDE
 	float s[LANES];
 
-	for (int h = 0; h < HALVES; h++)
-		vf_store(s + h * VL, sum[h]);
+	vf_store(s, sum[0]);
 	for (int step = LANES / 2; step; step /= 2)
 		for (int l = 0; l < step; l++)
 			s[l] += s[l + step];
 	return s[0];
+#else
+#if defined __AVX512F__
+	__m256 by_8 = _mm256_add_ps(_mm512_castps512_ps256(sum[0]), _mm512_extractf32x8_ps(sum[0], 1));
+#else
+	__m256 by_8 = _mm256_add_ps(sum[0], sum[1]);
+#endif
+	__m128 by_4 = _mm_add_ps(_mm256_castps256_ps128(by_8), _mm256_extractf128_ps(by_8, 1));
+	__m128 by_2 = _mm_add_ps(by_4, _mm_movehl_ps(by_4, by_4));
+
+	return _mm_cvtss_f32(_mm_add_ss(by_2, _mm_movehdup_ps(by_2)));
+#endif
 }
 
 /* Rows of x that gemv takes: beyond, gemm is faster. */
 enum { GEMV_ROWS = 8 };
 
 void CPU(gemv)(struct product *p);
+
+#if !defined __AVX512F__ && !defined SIMD_WIDE
+#define HAS_INT4_ROWS 1
+/* gemv_int4.c: one row of x in profile bf16, rows first .. end - 1 of an int4 weight. x is packed by ready_row, then put in
+ * that file's order of lanes by int4_order, in place. */
+void CPU(int4_order)(float *x, int64_t blocks);
+void CPU(int4_rows)(const struct product *p, int32_t first, int32_t end);
+#endif
 void CPU(gemm)(struct product *p);
 
 #endif

@@ -6,6 +6,8 @@
  * SIMD_WIDE_PAIRS also what has bf16 dot products (HAS_DOT). A twin uses what is here and no intrinsics of its own,
  * unless an instruction set alone has a way to do it; then the other ways stand beside it.
  *
+ * A mask (vm) says yes or no for each value; vm_less is no where either is a NaN.
+ *
  * The 16 lanes of order (L) are HALVES vectors: lanes 0 .. VL - 1 in the first.
  */
 #ifndef QUIRE_ENGINE_SIMD_VEC_H
@@ -34,6 +36,7 @@ enum { HALVES = LANES / VL };
 #if defined SIMD_WIDE
 typedef float vf __attribute__((vector_size(64)));
 typedef int32_t vi __attribute__((vector_size(64)));
+typedef uint32_t vi_unsigned __attribute__((vector_size(64)));
 typedef float vf_any __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t vi_any __attribute__((vector_size(64), aligned(1), may_alias));
 
@@ -52,8 +55,13 @@ static ALWAYS_INLINE vi vi_or(vi a, vi b) { return a | b; }
 static ALWAYS_INLINE vi vi_add(vi a, vi b) { return a + b; }
 static ALWAYS_INLINE vf vf_of_bits(vi x) { return (vf)x; }
 static ALWAYS_INLINE vi vi_bits(vf x) { return (vi)x; }
+static ALWAYS_INLINE vi vi_sub(vi a, vi b) { return a - b; }
+static ALWAYS_INLINE vi vi_xor(vi a, vi b) { return a ^ b; }
+typedef vi vm;
+static ALWAYS_INLINE vm vm_less(vf a, vf b) { return (vi)(a < b); }
+static ALWAYS_INLINE vf vf_select(vm m, vf yes, vf no) { return (vf)((m & (vi)yes) | (~m & (vi)no)); }
 #define vi_shift_left(x, n) ((vi)((x) << (n)))
-#define vi_shift_right(x, n) ((vi)((__typeof__((vi){0} + 0u))(x) >> (n)))
+#define vi_shift_right(x, n) ((vi)((vi_unsigned)(x) >> (n)))
 
 static ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
 {
@@ -90,6 +98,11 @@ static ALWAYS_INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 static ALWAYS_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 static ALWAYS_INLINE vf vf_of_bits(vi x) { return _mm512_castsi512_ps(x); }
 static ALWAYS_INLINE vi vi_bits(vf x) { return _mm512_castps_si512(x); }
+static ALWAYS_INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+static ALWAYS_INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
+typedef __mmask16 vm;
+static ALWAYS_INLINE vm vm_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+static ALWAYS_INLINE vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 #define vi_shift_left(x, n) _mm512_slli_epi32(x, n)
 #define vi_shift_right(x, n) _mm512_srli_epi32(x, n)
 #else
@@ -113,6 +126,11 @@ static ALWAYS_INLINE vi vi_or(vi a, vi b) { return _mm256_or_si256(a, b); }
 static ALWAYS_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 static ALWAYS_INLINE vf vf_of_bits(vi x) { return _mm256_castsi256_ps(x); }
 static ALWAYS_INLINE vi vi_bits(vf x) { return _mm256_castps_si256(x); }
+static ALWAYS_INLINE vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
+static ALWAYS_INLINE vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
+typedef __m256i vm;
+static ALWAYS_INLINE vm vm_less(vf a, vf b) { return vi_bits(_mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+static ALWAYS_INLINE vf vf_select(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, vf_of_bits(m)); }
 #define vi_shift_left(x, n) _mm256_slli_epi32(x, n)
 #define vi_shift_right(x, n) _mm256_srli_epi32(x, n)
 #endif
@@ -131,6 +149,26 @@ static ALWAYS_INLINE vf vf_odd(vi pairs)
 static ALWAYS_INLINE vf vf_even(vi pairs)
 {
 	return vf_of_bits(vi_shift_left(pairs, 16));
+}
+
+/* Rounded to bf16, to nearest even, and still float32; a NaN stays one. */
+static ALWAYS_INLINE vf vf_round_bf16(vf x)
+{
+#if defined SIMD_WIDE
+	for (int l = 0; l < VL; l++)
+		x[l] = num_bf16(x[l]);
+	return x;
+#else
+	vi u = vi_bits(x), last = vi_and(vi_shift_right(u, 16), vi_all(1));
+	vi rounded = vi_add(vi_add(u, vi_all(0x7fff)), last), quiet = vi_or(u, vi_all(0x400000));
+#if defined __AVX512F__
+	rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), quiet);
+#else
+	rounded = _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet),
+						       _mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+#endif
+	return vf_of_bits(vi_and(rounded, vi_all((int32_t)0xffff0000)));
+#endif
 }
 
 #if HAS_DOT

@@ -1,5 +1,6 @@
 #include "tests/support/golden.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,24 +156,41 @@ static int take_set(void *ctx, int32_t layer, int64_t position, const int32_t *s
 	return 0;
 }
 
-void golden_run(struct golden_run *run, struct engine *e, const struct model *m, enum latent_format latents,
-		const struct golden_case *c, int64_t chunk)
+static void run_ids(struct golden_run *run, struct engine *e, const struct model *m, enum latent_format latents,
+		    const char *name, const int32_t *ids, int32_t n, int64_t chunk)
 {
 	struct session_tap tap = {run, take_logits, take_set};
 	struct session_options opt = {.latents = latents};
 	struct session *s = NULL;
 	struct err err = {0};
 
-	*run = (struct golden_run){.vocab = m->config.vocab};
-	run->logits = xcalloc((size_t)c->n_ids * (size_t)run->vocab, sizeof *run->logits);
+	*run = (struct golden_run){.n_positions = n, .vocab = m->config.vocab};
+	run->logits = xcalloc((size_t)n * (size_t)run->vocab, sizeof *run->logits);
 	if (session_new(&s, e, m, &opt, &err))
-		die(c->name, err.text);
-	chunk = chunk ? chunk : c->n_ids;
-	for (int64_t i = 0; i < c->n_ids; i += chunk)
-		if (session_append(s, c->ids + i, (size_t)(c->n_ids - i < chunk ? c->n_ids - i : chunk), NULL, &tap,
-				   &err))
-			die(c->name, err.text);
+		die(name, err.text);
+	chunk = chunk ? chunk : n;
+	for (int64_t i = 0; i < n; i += chunk)
+		if (session_append(s, ids + i, (size_t)(n - i < chunk ? n - i : chunk), NULL, &tap, &err))
+			die(name, err.text);
 	session_free(s);
+}
+
+void golden_run(struct golden_run *run, struct engine *e, const struct model *m, enum latent_format latents,
+		const struct golden_case *c, int64_t chunk)
+{
+	run_ids(run, e, m, latents, c->name, c->ids, c->n_ids, chunk);
+}
+
+void golden_run_forced(struct golden_run *run, struct engine *e, const struct model *m, enum latent_format latents,
+		       const struct golden_case *c)
+{
+	int32_t n = c->n_ids + c->n_greedy;
+	int32_t *ids = xcalloc((size_t)n, sizeof *ids);
+
+	memcpy(ids, c->ids, (size_t)c->n_ids * sizeof *ids);
+	memcpy(ids + c->n_ids, c->greedy, (size_t)c->n_greedy * sizeof *ids);
+	run_ids(run, e, m, latents, c->name, ids, n, 0);
+	free(ids);
 }
 
 void golden_run_free(struct golden_run *run)
@@ -198,20 +216,177 @@ double golden_error(const struct golden_run *run, const struct golden_case *c)
 	return worst / largest;
 }
 
+static const struct golden_set *find_set(const struct golden_run *run, int32_t layer, int32_t position)
+{
+	for (int32_t k = 0; k < run->n_sets; k++)
+		if (run->sets[k].layer == layer && run->sets[k].position == position)
+			return &run->sets[k];
+	return NULL;
+}
+
 int golden_set_differences(const struct golden_run *run, const struct golden_case *c, const struct golden_set **first)
 {
 	int different = 0;
 
 	for (int32_t i = 0; i < c->n_sets; i++) {
-		const struct golden_set *want = &c->sets[i], *got = NULL;
+		const struct golden_set *want = &c->sets[i], *got = find_set(run, want->layer, want->position);
 
-		for (int32_t k = 0; k < run->n_sets && !got; k++)
-			if (run->sets[k].layer == want->layer && run->sets[k].position == want->position)
-				got = &run->sets[k];
 		if (!got || got->n != want->n || memcmp(got->set, want->set, (size_t)want->n * sizeof *want->set)) {
 			*first = want;
 			different++;
 		}
 	}
 	return different;
+}
+
+/* Add sum |a - b|^2 and sum |b|^2 of stored row i. */
+static void add_squares(const struct golden_run *run, const struct golden_case *c, int32_t i, double *error, double *size)
+{
+	for (int32_t k = 0; k < run->vocab; k++) {
+		double b = c->logits[(size_t)i * (size_t)run->vocab + (size_t)k];
+		double d = run->logits[(size_t)c->rows[i] * (size_t)run->vocab + (size_t)k] - b;
+
+		*error += d * d;
+		*size += b * b;
+	}
+}
+
+double golden_rms_error(const struct golden_run *runs, const struct golden_case *cases, int n)
+{
+	double error = 0, size = 0;
+
+	for (int j = 0; j < n; j++)
+		for (int32_t i = 0; i < cases[j].n_rows; i++)
+			add_squares(&runs[j], &cases[j], i, &error, &size);
+	return sqrt(error / size);
+}
+
+double golden_geometric_error(const struct golden_run *runs, const struct golden_case *cases, int n)
+{
+	double sum = 0;
+	int n_rows = 0;
+
+	for (int j = 0; j < n; j++)
+		for (int32_t i = 0; i < cases[j].n_rows; i++, n_rows++) {
+			double error = 0, size = 0, relative;
+
+			add_squares(&runs[j], &cases[j], i, &error, &size);
+			relative = sqrt(error / size);
+			sum += log(relative < 0x1p-24 ? 0x1p-24 : relative); /* a NaN stays one */
+		}
+	return exp(sum / n_rows);
+}
+
+/* How many numbers two ascending sets have in common. */
+static int32_t common(const struct golden_set *a, const struct golden_set *b)
+{
+	int32_t n = 0;
+
+	for (int32_t i = 0, k = 0; i < a->n && k < b->n;) {
+		n += a->set[i] == b->set[k];
+		if (a->set[i] <= b->set[k])
+			i++;
+		else
+			k++;
+	}
+	return n;
+}
+
+double golden_set_overlap(const struct golden_run *runs, const struct golden_case *cases, int n)
+{
+	double sum = 0;
+	int n_sets = 0;
+
+	for (int j = 0; j < n; j++)
+		for (int32_t i = 0; i < cases[j].n_sets; i++, n_sets++) {
+			const struct golden_set *want = &cases[j].sets[i];
+			const struct golden_set *got = find_set(&runs[j], want->layer, want->position);
+
+			if (got)
+				sum += (double)common(want, got) / want->n;
+		}
+	return n_sets ? sum / n_sets : NAN;
+}
+
+int32_t golden_greatest(const float *x, int32_t n)
+{
+	int32_t best = 0;
+
+	for (int32_t i = 1; i < n; i++)
+		if (x[i] > x[best])
+			best = i;
+	return best;
+}
+
+double golden_greedy_agreement(const struct golden_run *runs, const struct golden_case *cases, int n)
+{
+	int n_steps = 0, n_agree = 0;
+
+	for (int j = 0; j < n; j++)
+		for (int32_t g = 0; g < cases[j].n_greedy; g++, n_steps++) {
+			size_t row = (size_t)(cases[j].n_ids - 1 + g);
+
+			if (row >= (size_t)runs[j].n_positions)
+				die(cases[j].name, "its greedy ids were not run");
+			n_agree += golden_greatest(runs[j].logits + row * (size_t)runs[j].vocab, runs[j].vocab) ==
+				   cases[j].greedy[g];
+		}
+	return n_steps ? (double)n_agree / n_steps : NAN;
+}
+
+struct golden_figures golden_measure(const struct golden_run *runs, const struct golden_case *cases, int n)
+{
+	struct golden_figures f = {
+		.rms_error = golden_rms_error(runs, cases, n),
+		.geometric_error = golden_geometric_error(runs, cases, n),
+		.set_overlap = golden_set_overlap(runs, cases, n),
+		.greedy_agreement = golden_greedy_agreement(runs, cases, n),
+	};
+
+	for (int j = 0; j < n; j++)
+		f.max_error = fmax(f.max_error, golden_error(&runs[j], &cases[j]));
+	return f;
+}
+
+/* A figure of bf16.txt; "-": there is nothing to measure it by. */
+static double read_figure(const char *path, const char *text)
+{
+	char *end;
+	double x = strtod(text, &end);
+
+	if (!strcmp(text, "-"))
+		return NAN;
+	if (end == text || *end || !(x >= 0 && x < 100))
+		die(path, "a figure is not understood");
+	return x;
+}
+
+struct golden_figures golden_transformers_bf16(const char *checkpoint, const char *name)
+{
+	const char *path = "tests/golden/bf16.txt";
+	struct golden_figures f = {0};
+	char *save, *text;
+	int n_found = 0;
+	size_t bytes;
+
+	text = read_case("tests/golden", "bf16", ".txt", 0, &bytes);
+	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		char word[7][32];
+
+		if (*line == '#')
+			continue;
+		if (sscanf(line, "%31s %31s %31s %31s %31s %31s %31s", word[0], word[1], word[2], word[3], word[4],
+			   word[5], word[6]) != 7)
+			die(path, "a line has fewer than seven words");
+		if (strcmp(word[0], checkpoint) || strcmp(word[1], name))
+			continue;
+		f = (struct golden_figures){read_figure(path, word[2]), read_figure(path, word[3]),
+					    read_figure(path, word[4]), read_figure(path, word[5]),
+					    read_figure(path, word[6])};
+		n_found++;
+	}
+	free(text);
+	if (n_found != 1)
+		die(name, "not exactly one line of tests/golden/bf16.txt is about it; run tests/golden/bf16.py");
+	return f;
 }
