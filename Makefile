@@ -28,7 +28,7 @@ comma   = ,
 space   = $() $()
 
 # Where a library is not found, tests/deps.sh knows the package.
-LIBS    = sqlite3 yaml-0.1 libmicrohttpd jansson libpcre2-8 libsodium libxxhash libcurl libxml-2.0 libgit2
+LIBS    = sqlite3 yaml-0.1 libmicrohttpd jansson libpcre2-8 libsodium libxxhash libcurl libxml-2.0 libgit2 liburing
 
 # -ffp-contract=off: every fused multiply-add is written out, so that the bits do not depend on the compiler.
 # -fno-math-errno lets sqrtf be the instruction; it is the only float function the numeric code uses.
@@ -69,7 +69,7 @@ SOAKS   = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/soak/*.c))
 FUZZERS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 # Tests with more than one thread, which `make test` runs under TSan as well.
-THREADED_TESTS = queue pool jobs http daemon golden tokenizer_threads
+THREADED_TESTS = queue pool io jobs http daemon golden tokenizer_threads
 
 RUN = MAKE='$(MAKE)' ROOT='$(ROOT)' BUILD='$(BUILD)' tests/run.sh
 

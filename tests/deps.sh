@@ -15,6 +15,7 @@ build libsodium-dev         BLAKE2b: identities of models, texts and spans
 build libxxhash-dev         checksums of the store
 build libxml2-dev           HTML to text
 build libgit2-dev           git: work trees, refs, history
+build liburing-dev          many reads in flight at once
 build libcmocka-dev         the tests' frame
 test  clang                 a second compiler, and the fuzzers
 test  libclang-rt-14-dev    sanitizers and libFuzzer of clang

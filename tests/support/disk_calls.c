@@ -3,17 +3,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+static atomic_int n_calls; /* of all threads */
 static struct {
-	int n, kill_at, torn, fail_at, number, then_on, sync_number;
+	int kill_at, torn, fail_at, number, then_on, sync_number;
 } calls;
 
 int disk_calls(void)
 {
-	return calls.n;
+	return n_calls;
 }
 
 void disk_calls_reset(void)
@@ -21,17 +23,18 @@ void disk_calls_reset(void)
 	__typeof__(calls) none = {0};
 
 	calls = none;
+	n_calls = 0;
 }
 
 void disk_calls_kill(int nth, int torn)
 {
-	calls.kill_at = calls.n + nth;
+	calls.kill_at = n_calls + nth;
 	calls.torn = torn;
 }
 
 void disk_calls_fail(int nth, int number, int then_on)
 {
-	calls.fail_at = calls.n + nth;
+	calls.fail_at = n_calls + nth;
 	calls.number = number;
 	calls.then_on = then_on;
 }
@@ -44,7 +47,7 @@ void disk_calls_fail_sync(int number)
 /* Counts a call; the error that it shall have, or 0. */
 static int count(int fd, const void *bytes, size_t n, off_t offset)
 {
-	int at = ++calls.n;
+	int at = ++n_calls;
 
 	if (at == calls.kill_at) {
 		if (calls.torn && n)
