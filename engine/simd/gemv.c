@@ -38,6 +38,9 @@ static ALWAYS_INLINE void add_blocks(vf sum[MOST_W][MOST_X][HALVES], const char 
 #endif
 			vf v[2][HALVES];
 
+			/* x comes from the cache for each row of w anew: kept in registers it would drive sums out of them. */
+			if (scale_block(dtype))
+				__asm__ volatile("" ::: "memory");
 			decode_steps(v, dtype, pairs, in);
 			for (int s = 0; s < 2; s++)
 				for (int i = 0; i < X; i++)
