@@ -20,6 +20,7 @@
 
 #include "config/log.h"
 #include "config/mem.h"
+#include "config/pages.h"
 #include "engine/checkpoint.h"
 #include "engine/fingerprint.h"
 
@@ -652,11 +653,12 @@ static int read_all(struct builder *b, char *memory, int n_threads)
 
 static int load_all(struct builder *b, int n_threads)
 {
-	char *memory = mem_try(b->bytes, 1, "weights", b->err);
+	char *memory;
 
-	if (!memory)
+	/* Huge pages: weights are read from end to end again and again. */
+	if (pages_resize(&b->m->memory, 0, b->bytes, "weights", b->err))
 		return err_wrap(b->err, "%s", b->files->dir);
-	b->m->memory = memory;
+	memory = b->m->memory;
 	for (size_t i = 0; i < b->n_slots; i++)
 		*b->slots[i].where = memory + b->slots[i].offset;
 	return read_all(b, memory, n_threads) || fingerprint_model(b->m->fingerprint, &b->m->config, b->files, b->err) ||
@@ -716,7 +718,7 @@ void model_close(struct model *m)
 	for (int32_t i = 0; i < m->config.n_layers && m->layers; i++)
 		free(m->layers[i].experts);
 	free(m->layers);
-	free(m->memory);
+	pages_free(m->memory, m->memory ? m->loaded_bytes : 0);
 	free(m->dir);
 	free(m);
 }

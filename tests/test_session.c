@@ -17,15 +17,20 @@
 #include "engine/ops.h"
 #include "tests/support/golden.h"
 
-static struct engine *open_engine(int n_threads, const char *isa)
+static struct engine *open_engine_of(enum compute_profile compute, int n_threads, const char *isa)
 {
-	struct engine_options opt = {.n_threads = n_threads, .isa = isa};
+	struct engine_options opt = {.n_threads = n_threads, .compute = compute, .isa = isa};
 	struct engine *e = NULL;
 	struct err err = {0};
 
 	if (engine_open(&e, &opt, &err))
 		fail_msg("%s", err.text);
 	return e;
+}
+
+static struct engine *open_engine(int n_threads, const char *isa)
+{
+	return open_engine_of(COMPUTE_F32, n_threads, isa);
 }
 
 static struct model *open_model(const char *checkpoint)
@@ -54,46 +59,50 @@ static void same_run(const struct golden_run *a, const struct golden_run *b, con
 	assert_memory_equal(a->logits, b->logits, (size_t)c->n_ids * (size_t)a->vocab * sizeof(float));
 }
 
+/* One case in one profile and latent format: all at once with one thread, and every other way. */
+static void every_way_gives_the_same(const struct model *m, const struct golden_case *c, enum compute_profile compute,
+				     enum latent_format latents)
+{
+	static const int64_t chunks[] = {1, 7, 64};
+	const char *isas[8];
+	int n_isas = cpu_isas(isas, 8);
+	struct engine *one = open_engine_of(compute, 1, NULL);
+	struct golden_run whole, part;
+
+	golden_run(&whole, one, m, latents, c, 0);
+	for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++) {
+		golden_run(&part, one, m, latents, c, chunks[i]);
+		same_run(&whole, &part, c);
+		golden_run_free(&part);
+	}
+	engine_close(one);
+	for (int i = 0; i < n_isas; i++) {
+		struct engine *e;
+
+		if (!strcmp(isas[i], "scalar") && latents != LATENTS_BF16)
+			continue; /* plain C is slow, and packing latents has nothing of a product */
+		e = open_engine_of(compute, 2 + i, isas[i]);
+		golden_run(&part, e, m, latents, c, i ? 0 : 50);
+		same_run(&whole, &part, c);
+		golden_run_free(&part);
+		engine_close(e);
+	}
+	golden_run_free(&whole);
+}
+
 /* Chunks of 1 are decode: prefill and decode agree as a special case. */
 static void logits_do_not_depend_on_chunks_threads_or_instructions(void **state)
 {
-	static const int64_t chunks[] = {1, 7, 64};
-	static const char *const isas[] = {"scalar", "avx2", "avx512", NULL};
-
 	(void)state;
 	for (int k = 0; golden_checkpoints[k]; k++) {
 		struct model *m = open_model(golden_checkpoints[k]);
 		int n;
 		struct golden_case *cases = golden_load(golden_checkpoints[k], m->config.vocab, &n);
-		const struct golden_case *c = &cases[n - 1]; /* the longest */
 
-		for (int latents = 0; latents < N_LATENT_FORMATS; latents++) {
-			struct engine *one = open_engine(1, NULL);
-			struct golden_run whole, part;
-
-			golden_run(&whole, one, m, (enum latent_format)latents, c, 0);
-			for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++) {
-				golden_run(&part, one, m, (enum latent_format)latents, c, chunks[i]);
-				same_run(&whole, &part, c);
-				golden_run_free(&part);
-			}
-			engine_close(one);
-			for (int threads = 1; threads <= 4; threads++) {
-				struct engine *e;
-
-				if (!cpu_ops(isas[threads - 1]))
-					continue; /* test_ops says so */
-				if (threads == 1 && latents != LATENTS_BF16)
-					continue; /* plain C is slow, and packing latents has nothing of an op */
-				e = open_engine(threads, isas[threads - 1]);
-
-				golden_run(&part, e, m, (enum latent_format)latents, c, threads == 3 ? 50 : 0);
-				same_run(&whole, &part, c);
-				golden_run_free(&part);
-				engine_close(e);
-			}
-			golden_run_free(&whole);
-		}
+		for (int compute = 0; compute < 2; compute++)
+			for (int latents = 0; latents < N_LATENT_FORMATS; latents++)
+				every_way_gives_the_same(m, &cases[n - 1], (enum compute_profile)compute,
+							 (enum latent_format)latents);
 		golden_free(cases, n);
 		model_close(m);
 	}
@@ -131,7 +140,8 @@ static void a_warm_session_answers_with_the_bits_of_a_cold_one(void **state)
 	(void)state;
 	for (int k = 0; golden_checkpoints[k]; k++) {
 		struct model *m = open_model(golden_checkpoints[k]);
-		struct engine *e = open_engine(2, NULL);
+		/* The profiles in turn: each has both kinds of models. */
+		struct engine *e = open_engine_of((enum compute_profile)(k / 2 % 2), 2, NULL);
 		size_t bytes = (size_t)m->config.vocab * sizeof(float);
 		float *cold = xmalloc(bytes, 1), *warm = xmalloc(bytes, 1);
 		int n;
