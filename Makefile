@@ -46,6 +46,7 @@ OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
 
 # Kernels are compiled once for each instruction set: the definitions of engine/cpu for all of them, but where
 # engine/simd has a file of that name, which is then what instruction sets with vectors use. The bits are the same.
+KERNEL_FLAGS = $(if $(SAN),-O1 -fno-var-tracking) # gcc takes minutes over what is inlined there, and seconds so
 ISAS    = scalar $(if $(filter x86_64,$(shell uname -m)),avx2 avx512 avx512bf16)
 ISA_FLAGS_scalar     =
 ISA_FLAGS_avx2       = -mavx2 -mfma -mf16c
@@ -57,10 +58,12 @@ VECTORS = $(TWINS) $(filter-out $(TWINS:engine/simd/%=engine/cpu/%),$(DEFINED))
 OBJECTS += $(DEFINED:%.c=$(BUILD)/%.scalar.o) \
            $(foreach isa,$(filter-out scalar,$(ISAS)),$(VECTORS:%.c=$(BUILD)/%.$(isa).o))
 
-# AVX-512's width in plain C, for the tests of processors that lack it (engine/simd/vec.h).
+# AVX-512's width in plain C, for the tests of processors that lack it (engine/simd/vec.h). Not in the variants: compilers
+# take minutes over it under sanitizers, and those are for the instruction sets that there are.
 ISA_FLAGS_wide       = $(ISA_FLAGS_avx2) -DSIMD_WIDE -Wno-psabi
 ISA_FLAGS_widebf16   = $(ISA_FLAGS_wide) -DSIMD_WIDE_PAIRS
-WIDE     = $(if $(filter x86_64,$(shell uname -m)),$(foreach isa,wide widebf16,$(VECTORS:%.c=$(BUILD)/%.$(isa).o)))
+WIDE     = $(if $(VARIANT)$(filter-out x86_64,$(shell uname -m)),,$(foreach isa,wide widebf16,$(VECTORS:%.c=$(BUILD)/%.$(isa).o)))
+CFLAGS  += $(if $(WIDE),-DHAVE_WIDE)
 
 SUPPORT = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c)) $(WIDE)
 TESTS   = $(patsubst %.c,$(BUILD)/%,$(if $(ONLY),$(ONLY:%=tests/test_%.c),$(wildcard tests/test_*.c)))
@@ -104,7 +107,7 @@ define kernel_rule
 $(BUILD)/engine/%.$(1).o: engine/%.c $(BUILD)/flags
 	@mkdir -p $$(@D)
 	@echo "  cc  $$@"
-	$$(Q)$$(CC) $$(CFLAGS) $$(ISA_FLAGS_$(1)) -DCPU_ISA=$(1) -c -o $$@ $$<
+	$$(Q)$$(CC) $$(CFLAGS) $$(KERNEL_FLAGS) $$(ISA_FLAGS_$(1)) -DCPU_ISA=$(1) -c -o $$@ $$<
 endef
 $(foreach isa,$(ISAS) wide widebf16,$(eval $(call kernel_rule,$(isa))))
 

@@ -263,7 +263,7 @@ static ALWAYS_INLINE vf vf_round_bf16(vf x)
 }
 
 #if HAS_DOT
-/* sum + a.odd b.odd, then + a.even b.even, each fused; subnormals are zero, so it belongs between numeric_flush calls. */
+/* sum + a.odd b.odd, then + a.even b.even, each fused; subnormals are zero, so it belongs between flush_begin and flush_end. */
 static ALWAYS_INLINE vf vf_dot(vf sum, vi a, vi b)
 {
 #if defined __AVX512BF16__

@@ -9,7 +9,7 @@
 #include "config/mem.h"
 #include "engine/numeric.h"
 
-#if defined __x86_64__
+#if defined HAVE_WIDE
 extern const struct ops ops_wide, ops_widebf16;
 #endif
 
@@ -26,7 +26,7 @@ int op_tables(const struct ops **tables)
 			printf("skipped: this processor lacks %s\n", names[i]);
 	}
 	told = true;
-#if defined __x86_64__
+#if defined HAVE_WIDE
 	if (cpu_ops("avx2")) {
 		tables[n++] = &ops_wide;
 		tables[n++] = &ops_widebf16;
