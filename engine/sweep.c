@@ -245,14 +245,16 @@ int sweep_run(struct sweep *w, int (*pause)(void *ctx, struct err *err), void *c
 	return more;
 }
 
+int64_t sweep_token_layers(const struct sweep *w)
+{
+	return w->at * w->s->model->config.n_layers + (w->under_way ? w->chunk.n * w->chunk.layer : 0);
+}
+
 void sweep_count(const struct sweep *w, struct sweep_stats *stats)
 {
 	const struct model_config *c = &w->s->model->config;
 
 	*stats = (struct sweep_stats){
-		.n_tokens = w->n,
-		.n_layers = c->n_layers,
-		.done = w->at * c->n_layers + (w->under_way ? w->chunk.n * w->chunk.layer : 0),
 		.n_chunks = w->n_chunks,
 		.scratch_bytes = w->most_held,
 		.expert_reads = w->expert_reads,

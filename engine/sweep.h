@@ -66,8 +66,6 @@ struct sweep_options {
 };
 
 struct sweep_stats {
-	int64_t n_tokens, n_layers;
-	int64_t done;                   /* token layers of n_tokens x n_layers: progress */
 	int64_t n_chunks;               /* begun */
 	size_t scratch_bytes;           /* most held so far */
 	/* Each time an expert is taken up for a chunk's tokens, which is what a tier below must bring its weights in for.
@@ -91,6 +89,9 @@ int sweep_step(struct sweep *w, struct err *err);
 
 /* All steps; `pause`, if not NULL, is called between two of them, and -1 from it ends the sweep with its error. */
 int sweep_run(struct sweep *w, int (*pause)(void *ctx, struct err *err), void *ctx, struct err *err);
+
+/* Progress: tokens x layers done, of all n x n_layers of them. */
+int64_t sweep_token_layers(const struct sweep *w);
 
 /* Valid until sweep_end; its arrays are the sweep's. */
 void sweep_count(const struct sweep *w, struct sweep_stats *stats);
