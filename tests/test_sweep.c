@@ -381,6 +381,7 @@ static void a_token_of_glm52_takes_fifty_kilobytes(void **state)
 	assert_int_equal(plan.token.latents, 4 * 656 + 2 * 128); /* a full layer and three that share its choice */
 	assert_int_equal(plan.token.router, 8 * 16);
 	assert_int_equal(plan.token.angles, 64 * 4);
+	assert_int_equal(sweep_token_bytes(&plan.token), 48336);
 	assert_int_equal(plan.n_chunks, 1);
 	assert_true(plan.scratch_bytes > 50000000000 && plan.scratch_bytes < 51000000000);
 	assert_int_equal(sweep_plan(&plan, &c, COMPUTE_F32, LATENTS_BF16, 1 << 20, 0, NULL), 0);
