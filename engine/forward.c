@@ -226,7 +226,7 @@ static struct pace *pace_of(struct chunk *k)
 	return &k->pace[k->s->model->config.layer_is_full[k->layer] ? PACE_FULL : PACE_SHARED];
 }
 
-static void pace_learn(struct pace *p, int64_t rows, int64_t ns)
+void pace_learn(struct pace *p, int64_t rows, int64_t ns)
 {
 	if (ns > LONG_NS && rows > LEAST_TILE)
 		p->rows = rows / 2 < LEAST_TILE ? LEAST_TILE : rows / 2;

@@ -58,11 +58,15 @@ struct pass {
 	size_t record_bytes;
 };
 
-/* How many rows a tile has: halved where one takes longer than half a second, and doubled again up to `most`. */
+/* How many rows a tile has. */
 struct pace {
 	int64_t rows, most;
 };
 enum { PACE_FULL, PACE_SHARED, PACE_MLP, N_PACES };
+
+/* A tile of so many rows took so long: halved, to no fewer than 16, where that was more than half a second; doubled,
+ * to no more than `most`, where it was a whole one and took less than a tenth. */
+void pace_learn(struct pace *p, int64_t rows, int64_t ns);
 
 /*
  * A chunk: n tokens on their way through all layers, in tiles (forward.c). A tile is attention of some tokens, or one
