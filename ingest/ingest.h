@@ -88,7 +88,8 @@ struct ingest_skip_kind *ingest_skip_kinds(const struct ingest *in, size_t *n);
 /* Engine thread, after ingest_bind: from now on what is there of this corpus's beginning stays. */
 int ingest_begin(struct ingest *in, struct err *err);
 
-/* One tile of a sweep, some spans to or from the store, or the commit. Returns 1 when there is more to do, 0 when the snapshot is committed, -1 on error. */
+/* One tile of a sweep, some spans to or from the store, or the commit. Returns 1 when there is more to do, 0 when the
+ * snapshot is committed, -1 on error. */
 int ingest_step(struct ingest *in, struct ingest_progress *progress, struct err *err);
 
 /* What was left out and why, valid until ingest_free. */
