@@ -60,6 +60,7 @@ static const struct key keys[] = {
 	{"server", "socket", SOCKET, AT(server.socket)},
 	{"server", "max_queue", COUNT, AT(server.max_queue), 1, 1 << 16},
 	{"ingest", "max_file", BYTES, AT(ingest.max_file_bytes), 1, 1 << 30},
+	{"ingest", "scratch", BYTES, AT(ingest.scratch_bytes), 1 << 16, (double)(1LL << 44)},
 	{"ingest", "exclude", GLOBS, AT(ingest.exclude)},
 	{"ingest", "include", GLOBS, AT(ingest.include)},
 	{"query", "max_tokens", COUNT, AT(query.max_tokens), 1, 1 << 20},
@@ -167,7 +168,8 @@ static void set_defaults(struct config *c)
 		.compute = {.isa = xstrdup("auto")},
 		.store = {.path = user_path("XDG_DATA_HOME", "quire", ".local/share/quire")},
 		.server = {.max_queue = 64},
-		.ingest = {.max_file_bytes = 1 << 20, .exclude = no_globs(), .include = no_globs()},
+		.ingest = {.max_file_bytes = 1 << 20, .scratch_bytes = 1 << 30,
+			   .exclude = no_globs(), .include = no_globs()},
 		.query = {.max_tokens = 4096, .top_p = 1},
 		.log = {.level = LOG_LEVEL_INFO},
 	};

@@ -26,6 +26,8 @@
  *       max_queue: 64                  # jobs and questions that wait; more are answered "busy"
  *     ingest:
  *       max_file: 1MiB                 # larger files are skipped, and listed as such
+ *       scratch: 1GiB                  # memory for tokens on their way through the layers: as many as it holds go
+ *                                      # together, and kill -9 costs as many
  *       exclude: ["*.min.js"]          # globs
  *       include: []                    # globs that beat every skip
  *     query:                           # what a question that does not say otherwise gets
@@ -73,6 +75,7 @@ struct config {
 	} server;
 	struct {
 		int64_t max_file_bytes;  /* 1 MiB */
+		int64_t scratch_bytes;   /* 1 GiB */
 		char **exclude;          /* NULL-terminated, never NULL; none */
 		char **include;          /* likewise */
 	} ingest;

@@ -516,6 +516,7 @@ json_t *api_job_json(const struct api_job *job)
 	json_object_set_new(progress, "tokens", integer(p->n_tokens));
 	json_object_set_new(progress, "reused_tokens", integer(p->reused_tokens));
 	json_object_set_new(progress, "done_tokens", integer(p->done_tokens));
+	json_object_set_new(progress, "swept_tokens", integer(p->swept_tokens));
 	json_object_set_new(root, "progress", progress);
 	if (job->report)
 		json_object_set_new(root, "report", json_loads(job->report, 0, NULL));
@@ -600,6 +601,7 @@ int api_job_parse(struct api_job *job, const json_t *json, struct err *err)
 	job->progress.n_tokens = get_integer(progress, "tokens");
 	job->progress.reused_tokens = get_integer(progress, "reused_tokens");
 	job->progress.done_tokens = get_integer(progress, "done_tokens");
+	job->progress.swept_tokens = get_integer(progress, "swept_tokens");
 	error_from_json(&job->error, json_object_get(json, "error"));
 	job->request.dry_run = json_is_true(json_object_get(json, "dry_run"));
 	if (json_is_string(json_object_get(json, "ref")))

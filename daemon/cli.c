@@ -195,9 +195,11 @@ static void describe_progress(const struct api_job *job, char *line, size_t byte
 		snprintf(line, bytes, "tokenize  %s files  %s  %s tokens", print_count(a, p->n_files),
 			 print_size(s, p->read_bytes), print_count(b, p->n_tokens));
 	} else {
-		*share = p->n_tokens ? (double)p->done_tokens / (double)p->n_tokens : 0;
+		int64_t done = p->done_tokens + p->swept_tokens;
+
+		*share = p->n_tokens ? (double)done / (double)p->n_tokens : 0;
 		snprintf(line, bytes, "%-9s %3.0f %%  %s of %s tokens", ingest_phase_name(p->phase), 100 * *share,
-			 print_count(a, p->done_tokens), print_count(b, p->n_tokens));
+			 print_count(a, done), print_count(b, p->n_tokens));
 	}
 }
 

@@ -120,6 +120,7 @@ static void prepare(struct worker *w, struct message *m)
 		.ref = m->ingest.request.ref,
 		.max_file_bytes = w->config->ingest.max_file_bytes,
 		.max_tokens = w->context_tokens,
+		.scratch_bytes = (size_t)w->config->ingest.scratch_bytes,
 		.exclude = (const char *const *)exclude,
 		.include = (const char *const *)include,
 		.previous = m->ingest.previous,

@@ -5,42 +5,301 @@
  *   for each layer:   h = h + attention(norm(h));   h = h + mlp(norm(h))
  *   logits = head(norm(h))
  *
+ * A chunk of tokens goes through layer 0, then through layer 1, and so on; through a layer it goes in tiles. A tile of
+ * attention stores its latents and attends to what is there: the tokens before it have stored theirs. When all tokens
+ * of the chunk have been through attention and router, each expert runs once, over all the tokens that chose it.
+ *
  * Every op computes a row the same way however many rows there are (ops.h), and attention sees latents as stored, so
- * it does not matter in how many calls tokens arrive.
+ * neither chunks nor tiles change a bit: an answer takes a chunk of one token at a time, a question one of all its
+ * tokens, an ingest the largest that fit into memory (sweep.c).
  */
 #include "engine/internal.h"
+
+#include <stdlib.h>
+
+#include "config/clock.h"
 #include "engine/numeric.h"
 
-enum { HEAD_ROWS = 64 }; /* logits are the widest rows there are: this many at a time */
+enum {
+	HEAD_ROWS = 64, /* logits are the widest rows there are: this many at a time */
+	TILE = 256,     /* rows of a tile at most: enough for products to run at full speed */
+	LEAST_TILE = 16,
+	LONG_NS = 500000000, SHORT_NS = 100000000,
+};
 
-static int head(struct pass *p, float *last_logits, struct err *err)
+/*
+ * The chunk's memory
+ */
+
+void chunk_bytes(const struct model_config *c, enum compute_profile compute, struct sweep_bytes *token,
+		 size_t *fixed_bytes)
 {
-	const struct model_config *c = p->c;
-	bool all = p->tap && p->tap->logits;
-	int64_t first = all ? 0 : p->n - 1;
+	size_t hidden = (size_t)c->hidden, per_token = c->n_experts ? (size_t)c->experts_per_token : 0;
+
+	*token = (struct sweep_bytes){
+		.residual = hidden * sizeof(float),
+		.input = hidden * (compute == COMPUTE_BF16 ? sizeof(uint16_t) : sizeof(float)),
+		.choices = sizeof(struct selection) + (c->has_indexer ? (size_t)c->index_topk * sizeof(int32_t) : 0),
+		.router = 2 * per_token * (sizeof(int32_t) + sizeof(float)),
+		.angles = 2 * (size_t)(c->rope_dim / 2) * sizeof(float),
+	};
+	*fixed_bytes = ((size_t)c->n_experts + 2) * sizeof(int32_t) + (size_t)CHUNK_ARRAYS * CHUNK_ALIGN;
+}
+
+/* The next array of the chunk's memory. */
+static void *carve(uint8_t **at, int64_t n, size_t bytes)
+{
+	uint8_t *array = *at;
+
+	*at += ((size_t)n * bytes + CHUNK_ALIGN - 1) / CHUNK_ALIGN * CHUNK_ALIGN;
+	return array;
+}
+
+int chunk_begin(struct chunk *k, struct session *s, const int32_t *ids, int64_t n, int64_t tile,
+		const struct session_tap *tap, struct err *err)
+{
+	const struct model_config *c = &s->model->config;
+	struct sweep_bytes token;
+	size_t fixed;
+	int64_t per_token = c->n_experts ? c->experts_per_token : 0;
+	uint8_t *at;
+
+	*k = (struct chunk){.s = s, .tap = tap, .ids = ids, .first = s->n_tokens, .n = n};
+	for (int i = 0; i < N_PACES; i++)
+		k->pace[i].rows = k->pace[i].most = tile && tile < TILE ? tile : TILE;
+	chunk_bytes(c, s->engine->compute, &token, &fixed);
+	k->memory = at = mem_try(1, (size_t)n * sweep_token_bytes(&token) + fixed, "tokens on their way through the "
+				 "layers", err);
+	if (!at)
+		return -1;
+	k->h = carve(&at, n, token.residual);
+	k->u = carve(&at, n, token.input);
+	k->cos = carve(&at, n, token.angles / 2);
+	k->sin = carve(&at, n, token.angles / 2);
+	k->selections = carve(&at, n, sizeof *k->selections);
+	k->sets = c->has_indexer ? carve(&at, n, (size_t)c->index_topk * sizeof *k->sets) : NULL;
+	k->experts = carve(&at, n * per_token, sizeof *k->experts);
+	k->weights = carve(&at, n * per_token, sizeof *k->weights);
+	k->tokens = carve(&at, n * per_token, sizeof *k->tokens);
+	k->token_weights = carve(&at, n * per_token, sizeof *k->token_weights);
+	k->start = carve(&at, c->n_experts + 2, sizeof *k->start);
+	return 0;
+}
+
+void chunk_end(struct chunk *k)
+{
+	free(k->memory);
+	k->memory = NULL;
+}
+
+/*
+ * Tiles
+ */
+
+/* Tokens row .. row + n - 1 of the chunk. */
+static struct pass tile_of(struct chunk *k, int64_t row, int64_t n)
+{
+	const struct model_config *c = &k->s->model->config;
+	int64_t half = c->rope_dim / 2;
+
+	return (struct pass){
+		.s = k->s,
+		.m = k->s->model,
+		.c = c,
+		.ops = k->s->engine->ops,
+		.dev = &k->s->engine->device,
+		.scratch = k->s->scratch,
+		.tap = k->tap,
+		.first = k->first + row,
+		.n = n,
+		.h = k->h + row * c->hidden,
+		.cos = k->cos + row * half,
+		.sin = k->sin + row * half,
+		.selections = k->selections + row,
+		.sets = k->sets ? k->sets + row * c->index_topk : NULL,
+		.records = k->records ? k->records + (size_t)row * k->record_bytes : NULL,
+		.record_bytes = k->record_bytes,
+		.index_keys = k->index_keys ? k->index_keys + (size_t)row * k->s->layout->index_key_bytes : NULL,
+	};
+}
+
+/* What a token brings along into layer 0. */
+static void enter(struct chunk *k, struct pass *p, int64_t row)
+{
+	p->ops->embed(p->dev, p->h, &p->m->embedding, k->ids + row, p->n);
+	rope_cos_sin(k->s->inv_freq, p->c->rope_dim, p->first, p->n, p->cos, p->sin);
+	for (int64_t i = 0; i < p->n; i++)
+		p->selections[i] = (struct selection){NULL, (int32_t)(p->first + i + 1)};
+}
+
+/* h += attention(norm(h)), then what the MLP needs: the router's choice, and its input. */
+static int attention_tile(struct chunk *k, int64_t row, int64_t n, struct err *err)
+{
+	struct pass p = tile_of(k, row, n);
+	const struct model_config *c = p.c;
+	const struct layer *l = &p.m->layers[k->layer];
+	size_t value_bytes = k->s->engine->compute == COMPUTE_BF16 ? sizeof(uint16_t) : sizeof(float);
+
+	arena_reset(k->s->arena);
+	p.u = arena_alloc(k->s->arena, (size_t)(n * c->hidden), sizeof *p.u);
+	if (!k->layer)
+		enter(k, &p, row);
+	p.ops->rmsnorm(p.dev, p.u, c->hidden, p.h, c->hidden, l->input_norm, n, c->hidden, c->norm_eps);
+	arena_reset(p.scratch);
+	if (attention_forward(&p, k->layer, err))
+		return -1;
+	p.ops->rmsnorm(p.dev, p.u, c->hidden, p.h, c->hidden, l->post_attention_norm, n, c->hidden, c->norm_eps);
+	arena_reset(p.scratch);
+	if (!c->layer_is_dense[k->layer])
+		router_forward(&p, k->layer, k->experts + row * c->experts_per_token,
+			       k->weights + row * c->experts_per_token);
+	mlp_input_keep(&p, (uint8_t *)k->u + (size_t)(row * c->hidden) * value_bytes);
+	return 0;
+}
+
+/* h += weight x expert(u) for some of the tokens that chose the expert. */
+static void expert_tile(struct chunk *k, int64_t row, int64_t n)
+{
+	struct pass p = tile_of(k, 0, 0);
+	int64_t at = k->start[k->expert] + row;
+
+	arena_reset(p.scratch);
+	mlp_forward(&p, &p.m->layers[k->layer].experts[k->expert], k->h, k->u, k->tokens + at, k->token_weights + at, n);
+}
+
+/* h += mlp(u), dense, or the shared expert. */
+static void mlp_tile(struct chunk *k, int64_t row, int64_t n)
+{
+	struct pass p = tile_of(k, row, n);
+	size_t value_bytes = k->s->engine->compute == COMPUTE_BF16 ? sizeof(uint16_t) : sizeof(float);
+
+	arena_reset(p.scratch);
+	mlp_forward(&p, &p.m->layers[k->layer].mlp, p.h,
+		    (const uint8_t *)k->u + (size_t)(row * p.c->hidden) * value_bytes, NULL, NULL, n);
+}
+
+/*
+ * The way through
+ */
+
+/* Rows of the part under way. */
+static int64_t part_rows(const struct chunk *k)
+{
+	switch (k->part) {
+	case PART_EXPERTS:
+		return k->start[k->expert + 1] - k->start[k->expert];
+	case PART_MLP:
+		return k->s->model->layers[k->layer].mlp.gate.data ? k->n : 0; /* no shared expert, perhaps */
+	default:
+		return k->n;
+	}
+}
+
+/* Go to the next part that has rows; 0 behind the last layer. */
+static int next_part(struct chunk *k)
+{
+	const struct model_config *c = &k->s->model->config;
+
+	do {
+		k->row = 0;
+		if (k->part == PART_ATTENTION && !c->layer_is_dense[k->layer]) {
+			experts_assign(k);
+			k->part = PART_EXPERTS;
+			k->expert = 0;
+		} else if (k->part == PART_EXPERTS && k->expert + 1 < c->n_experts) {
+			k->expert++;
+		} else if (k->part != PART_MLP) {
+			k->part = PART_MLP;
+		} else {
+			k->part = PART_ATTENTION;
+			if (++k->layer == c->n_layers)
+				return 0;
+		}
+	} while (!part_rows(k));
+	return 1;
+}
+
+static struct pace *pace_of(struct chunk *k)
+{
+	if (k->part != PART_ATTENTION)
+		return &k->pace[PACE_MLP];
+	return &k->pace[k->s->model->config.layer_is_full[k->layer] ? PACE_FULL : PACE_SHARED];
+}
+
+void pace_learn(struct pace *p, int64_t rows, int64_t ns)
+{
+	if (ns > LONG_NS && rows > LEAST_TILE)
+		p->rows = rows / 2 < LEAST_TILE ? LEAST_TILE : rows / 2;
+	else if (ns < SHORT_NS && rows == p->rows)
+		p->rows = 2 * p->rows < p->most ? 2 * p->rows : p->most;
+}
+
+/* An expert is taken up once for all of its tokens, in however many tiles they come. */
+static void count_expert(struct chunk *k, int64_t n)
+{
+	int64_t at = (int64_t)k->layer * k->s->model->config.n_experts + k->expert;
+
+	if (!k->expert_reads)
+		return;
+	k->expert_reads[at] += !k->row;
+	k->expert_tokens[at] += n;
+}
+
+int chunk_step(struct chunk *k, struct err *err)
+{
+	struct pace *pace = pace_of(k);
+	int64_t left = part_rows(k) - k->row, n = left < pace->rows ? left : pace->rows, from = clock_now_ns();
+	int rc = 0;
+
+	switch (k->part) {
+	case PART_ATTENTION:
+		rc = attention_tile(k, k->row, n, err);
+		break;
+	case PART_EXPERTS:
+		count_expert(k, n);
+		expert_tile(k, k->row, n);
+		break;
+	case PART_MLP:
+		mlp_tile(k, k->row, n);
+		break;
+	}
+	if (rc || device_check(&k->s->engine->device, err)) /* here, so that it cannot be taken for somebody else's */
+		return -1;
+	pace_learn(pace, n, clock_now_ns() - from);
+	k->row += n;
+	return n < left ? 1 : next_part(k);
+}
+
+int chunk_logits(struct chunk *k, float *last_logits, struct err *err)
+{
+	const struct model_config *c = &k->s->model->config;
+	bool all = k->tap && k->tap->logits;
+	struct pass p = tile_of(k, 0, k->n);
 	float *logits;
 
 	if (!all && !last_logits)
 		return 0;
-	p->ops->rmsnorm(p->dev, p->u + first * c->hidden, c->hidden, p->h + first * c->hidden, c->hidden,
-			p->m->final_norm, p->n - first, c->hidden, c->norm_eps);
-	logits = arena_alloc(p->scratch, (size_t)c->vocab * (all && p->n > 1 ? HEAD_ROWS : 1), sizeof *logits);
-	for (int64_t i = first; i < p->n; i += HEAD_ROWS) {
-		int64_t n = p->n - i < HEAD_ROWS ? p->n - i : HEAD_ROWS;
+	arena_reset(k->s->arena);
+	p.u = arena_alloc(k->s->arena, (size_t)c->hidden * (all && k->n > 1 ? HEAD_ROWS : 1), sizeof *p.u);
+	arena_reset(p.scratch);
+	logits = arena_alloc(p.scratch, (size_t)c->vocab * (all && k->n > 1 ? HEAD_ROWS : 1), sizeof *logits);
+	for (int64_t i = all ? 0 : k->n - 1; i < k->n; i += HEAD_ROWS) {
+		int64_t n = k->n - i < HEAD_ROWS ? k->n - i : HEAD_ROWS;
 
-		p->ops->matmul(p->dev, logits, c->vocab, p->u + i * c->hidden, c->hidden, &p->m->head, n,
-			       p->s->engine->compute);
-		for (int64_t k = 0; k < n; k++) {
-			const float *row = logits + k * c->vocab;
+		p.ops->rmsnorm(p.dev, p.u, c->hidden, p.h + i * c->hidden, c->hidden, p.m->final_norm, n, c->hidden,
+			       c->norm_eps);
+		p.ops->matmul(p.dev, logits, c->vocab, p.u, c->hidden, &p.m->head, n, k->s->engine->compute);
+		for (int64_t r = 0; r < n; r++) {
+			const float *row = logits + r * c->vocab;
 
 			if (!num_all_finite(row, c->vocab))
 				return err_set(err, ERR_FORMAT,
 					       "position %lld: the logits are not finite; the weights are damaged, or "
 					       "not those of this architecture",
-					       (long long)(p->first + i + k));
-			if (all && p->tap->logits(p->tap->ctx, p->first + i + k, row, err))
+					       (long long)(p.first + i + r));
+			if (all && k->tap->logits(k->tap->ctx, p.first + i + r, row, err))
 				return -1;
-			if (last_logits && i + k == p->n - 1)
+			if (last_logits && i + r == k->n - 1)
 				memcpy(last_logits, row, (size_t)c->vocab * sizeof *row);
 		}
 	}
@@ -50,46 +309,16 @@ static int head(struct pass *p, float *last_logits, struct err *err)
 int forward(struct session *s, const int32_t *ids, int64_t n, float *last_logits, const struct session_tap *tap,
 	    struct err *err)
 {
-	const struct model_config *c = &s->model->config;
-	size_t rows = (size_t)n;
-	struct pass p = {
-		.s = s,
-		.m = s->model,
-		.c = c,
-		.ops = s->engine->ops,
-		.dev = &s->engine->device,
-		.scratch = s->scratch,
-		.tap = tap,
-		.first = s->n_tokens,
-		.n = n,
-	};
+	struct chunk k;
+	int more;
 
-	arena_reset(s->arena);
-	p.h = arena_alloc(s->arena, rows * (size_t)c->hidden, sizeof *p.h);
-	p.u = arena_alloc(s->arena, rows * (size_t)c->hidden, sizeof *p.u);
-	p.cos = arena_alloc(s->arena, rows * (size_t)(c->rope_dim / 2), sizeof *p.cos);
-	p.sin = arena_alloc(s->arena, rows * (size_t)(c->rope_dim / 2), sizeof *p.sin);
-	p.selections = arena_alloc(s->arena, rows, sizeof *p.selections);
-	p.sets = c->has_indexer ? arena_alloc(s->arena, rows * (size_t)c->index_topk, sizeof *p.sets) : NULL;
-	for (int64_t i = 0; i < n; i++)
-		p.selections[i] = (struct selection){NULL, (int32_t)(p.first + i + 1)};
-	rope_cos_sin(s->inv_freq, c->rope_dim, p.first, n, p.cos, p.sin);
-
-	p.ops->embed(p.dev, p.h, &p.m->embedding, ids, n);
-	for (int32_t i = 0; i < c->n_layers; i++) {
-		const struct layer *l = &p.m->layers[i];
-
-		p.ops->rmsnorm(p.dev, p.u, c->hidden, p.h, c->hidden, l->input_norm, n, c->hidden, c->norm_eps);
-		arena_reset(p.scratch);
-		if (attention_forward(&p, i, err))
-			return -1;
-		p.ops->rmsnorm(p.dev, p.u, c->hidden, p.h, c->hidden, l->post_attention_norm, n, c->hidden,
-			       c->norm_eps);
-		arena_reset(p.scratch);
-		mlp_forward(&p, i);
-		if (device_check(p.dev, err))
-			return -1;
-	}
-	arena_reset(p.scratch);
-	return head(&p, last_logits, err);
+	if (chunk_begin(&k, s, ids, n, 0, tap, err))
+		return -1;
+	do
+		more = chunk_step(&k, err);
+	while (more > 0);
+	if (!more)
+		more = chunk_logits(&k, last_logits, err);
+	chunk_end(&k);
+	return more;
 }

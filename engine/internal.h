@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "engine/ops.h"
 #include "engine/pool.h"
+#include "engine/sweep.h"
 #include "offload/device.h"
 
 struct engine {
@@ -35,8 +36,8 @@ struct session {
 	uint8_t **stored_keys;        /* [n_index_layers] of [room, index_key_bytes]; likewise */
 };
 
-/* n tokens on their way through the layers. Its arrays come from the session's arena; what attention, indexer and MLP
- * need for a moment comes from `scratch`, which is reset before each part of a layer. */
+/* A tile: n tokens on their way through a part of a layer. What attention, indexer and MLP need for a moment comes from
+ * `scratch`, which is reset before each part. */
 struct pass {
 	struct session *s;
 	const struct model *m;
@@ -51,9 +52,75 @@ struct pass {
 	float *cos, *sin;             /* [n, rope_dim / 2] */
 	struct selection *selections; /* [n] of the last full layer, used by the shared layers after it */
 	int32_t *sets;                /* [n, index_topk] what selections point to */
+	/* Where the layer's latents and index keys go as stored, besides the session; NULL: nowhere. Token i's row at
+	 * records + i x record_bytes, its key at index_keys + i x index_key_bytes. */
+	uint8_t *records, *index_keys;
+	size_t record_bytes;
 };
 
-/* forward.c: run the pass's tokens, filling rows first .. first + n - 1 of the session. */
+/* How many rows a tile has. */
+struct pace {
+	int64_t rows, most;
+};
+enum { PACE_FULL, PACE_SHARED, PACE_MLP, N_PACES };
+
+/* A tile of so many rows took so long: halved, to no fewer than 16, where that was more than half a second; doubled,
+ * to no more than `most`, where it was a whole one and took less than a tenth. */
+void pace_learn(struct pace *p, int64_t rows, int64_t ns);
+
+/*
+ * A chunk: n tokens on their way through all layers, in tiles (forward.c). A tile is attention of some tokens, or one
+ * expert or dense MLP over some tokens; between two tiles the engine is free for others. The arrays lie in one piece of
+ * memory, of chunk_bytes.
+ */
+struct chunk {
+	struct session *s;
+	const struct session_tap *tap;
+	const int32_t *ids;           /* [n] */
+	int64_t first, n;             /* positions; the session has those before, and room for these */
+	void *memory;
+	float *h;                     /* [n, hidden] */
+	void *u;                      /* [n, hidden] the MLP's input: bf16 in profile bf16, else float32 */
+	float *cos, *sin;             /* [n, rope_dim / 2] */
+	struct selection *selections; /* [n] */
+	int32_t *sets;                /* [n, index_topk]; NULL: no indexer */
+	int32_t *experts;             /* [n, experts_per_token] what the router chose, and with what weights */
+	float *weights;
+	/* The same by expert: e has tokens[start[e]] .. tokens[start[e + 1] - 1], ascending, with their weights. */
+	int32_t *start, *tokens;
+	float *token_weights;
+	/* Of layers that score all positions, of those that do not, and of MLPs. */
+	struct pace pace[N_PACES];
+	/* Where it stands: */
+	int32_t layer;
+	enum { PART_ATTENTION, PART_EXPERTS, PART_MLP } part;
+	int32_t expert;
+	int64_t row;                  /* of the part: a token, or one of the expert's tokens */
+	/* Set before each layer by whoever wants what it stores: as in struct pass, of token 0. */
+	uint8_t *records, *index_keys;
+	size_t record_bytes;
+	/* [n_layers, n_experts] added to; NULL: nobody counts. */
+	int64_t *expert_reads, *expert_tokens;
+};
+
+/* A chunk of n tokens takes n x sweep_token_bytes(token) (latents not among them) and fixed_bytes. */
+enum { CHUNK_ARRAYS = 11, CHUNK_ALIGN = 64 };
+void chunk_bytes(const struct model_config *c, enum compute_profile compute, struct sweep_bytes *token,
+		 size_t *fixed_bytes);
+
+/* Tokens ids[n], which must stay, at position s->n_tokens; the session has room for them. tile: most rows of a tile, 0:
+ * as many as are good. Without memory
+ * for it: ERR_TOO_LARGE. tap may be NULL. */
+int chunk_begin(struct chunk *k, struct session *s, const int32_t *ids, int64_t n, int64_t tile,
+		const struct session_tap *tap, struct err *err);
+/* The next tile. 1: there is more; 0: all layers are done; -1: error. */
+int chunk_step(struct chunk *k, struct err *err);
+/* After the last step: logits for the tap, and of the last token to last_logits [vocab] unless NULL. */
+int chunk_logits(struct chunk *k, float *last_logits, struct err *err);
+/* Once chunk_begin has been called, whatever it said, or for all zeros; once more does nothing. */
+void chunk_end(struct chunk *k);
+
+/* forward.c: run n tokens, filling rows n_tokens .. n_tokens + n - 1 of the session. */
 int forward(struct session *s, const int32_t *ids, int64_t n, float *last_logits, const struct session_tap *tap,
 	    struct err *err);
 
@@ -64,8 +131,19 @@ int attention_forward(struct pass *p, int32_t layer, struct err *err);
  * [n, q_lora]; index keys of the tokens are kept first. */
 int indexer_select(struct pass *p, int32_t layer, const float *qr, struct err *err);
 
-/* moe.c: h += mlp(u) of a layer, dense or sparse. */
-void mlp_forward(struct pass *p, int32_t layer);
+/* moe.c: the experts that the pass's tokens choose, from u: experts, weights [n, experts_per_token]. */
+void router_forward(struct pass *p, int32_t layer, int32_t *experts, float *weights);
+/* The choices of a chunk by expert: start, tokens, token_weights. */
+void experts_assign(struct chunk *k);
+/* h[rows[i]] += weights[i] mlp(u[rows[i]]) for i in [0, n), with the h and u of a chunk; of the pass only what does not
+ * depend on its tokens is used. rows NULL: row i; weights NULL: 1. */
+void mlp_forward(struct pass *p, const struct expert *e, float *h, const void *u, const int32_t *rows,
+		 const float *weights, int64_t n);
+/* u[i] as a chunk keeps it: rounded to bf16 where the profile does. to: [n, hidden]. */
+void mlp_input_keep(struct pass *p, void *to);
+
+/* session.c: what session_append refuses, and room for n more tokens. */
+int session_admit(struct session *s, const int32_t *ids, size_t n, struct err *err);
 
 /* session.c: the index of a full layer among the index layers. */
 int32_t session_index_layer(const struct session *s, int32_t layer);

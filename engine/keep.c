@@ -90,6 +90,8 @@ struct keep_job {
 	float *values;   /* rounded in place */
 	uint8_t *stored; /* [n, bytes] */
 	size_t bytes;
+	uint8_t *copy;   /* the same at copy + i x copy_stride; NULL: nobody wants it */
+	size_t copy_stride;
 };
 
 static void pack_rows(void *arg, int64_t first, int64_t end, int thread)
@@ -110,6 +112,8 @@ static void pack_rows(void *arg, int64_t first, int64_t end, int thread)
 				    "layer %d, position %lld: the latent is not finite; the weights are damaged, or "
 				    "not those of this architecture",
 				    j->layer, (long long)(j->p->first + i));
+		if (j->copy)
+			memcpy(j->copy + (size_t)i * j->copy_stride, row, j->bytes);
 	}
 }
 
@@ -117,7 +121,7 @@ void keep_latents(struct pass *p, int32_t layer, float *values)
 {
 	struct session *s = p->s;
 	size_t bytes = s->layout->row_bytes;
-	struct keep_job j = {p, layer, values, NULL, bytes};
+	struct keep_job j = {p, layer, values, NULL, bytes, p->records, p->record_bytes};
 
 	j.stored = s->stored_rows ? s->stored_rows[layer] + (size_t)p->first * bytes
 				  : arena_alloc(p->scratch, (size_t)p->n, bytes);
@@ -141,6 +145,8 @@ static void pack_keys(void *arg, int64_t first, int64_t end, int thread)
 				    "layer %d, position %lld: the index key is not finite; the weights are damaged, "
 				    "or not those of this architecture",
 				    j->layer, (long long)(j->p->first + i));
+		if (j->copy)
+			memcpy(j->copy + (size_t)i * j->copy_stride, key, j->bytes);
 	}
 }
 
@@ -149,7 +155,7 @@ void keep_index_keys(struct pass *p, int32_t layer, float *values)
 	struct session *s = p->s;
 	size_t bytes = s->layout->index_key_bytes;
 	int32_t index_layer = session_index_layer(s, layer);
-	struct keep_job j = {p, layer, values, NULL, bytes};
+	struct keep_job j = {p, layer, values, NULL, bytes, p->index_keys, bytes};
 
 	j.stored = s->stored_keys ? s->stored_keys[index_layer] + (size_t)p->first * bytes
 				  : arena_alloc(p->scratch, (size_t)p->n, bytes);

@@ -160,8 +160,7 @@ static int reserve(struct session *s, int64_t n, struct err *err)
 	return resize(s, room, err);
 }
 
-int session_append(struct session *s, const int32_t *ids, size_t n, float *last_logits,
-		   const struct session_tap *tap, struct err *err)
+int session_admit(struct session *s, const int32_t *ids, size_t n, struct err *err)
 {
 	assert(n >= 1);
 	for (size_t i = 0; i < n; i++)
@@ -171,7 +170,13 @@ int session_append(struct session *s, const int32_t *ids, size_t n, float *last_
 	if (n > (size_t)s->opt.max_tokens)
 		return err_set(err, ERR_TOO_LARGE, "%zu tokens are more than the context of %lld", n,
 			       (long long)s->opt.max_tokens);
-	if (reserve(s, s->n_tokens + (int64_t)n, err) || forward(s, ids, (int64_t)n, last_logits, tap, err))
+	return reserve(s, s->n_tokens + (int64_t)n, err);
+}
+
+int session_append(struct session *s, const int32_t *ids, size_t n, float *last_logits,
+		   const struct session_tap *tap, struct err *err)
+{
+	if (session_admit(s, ids, n, err) || forward(s, ids, (int64_t)n, last_logits, tap, err))
 		return -1;
 	s->n_tokens += (int64_t)n;
 	return 0;

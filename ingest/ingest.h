@@ -3,8 +3,10 @@
  *
  * ingest_prepare (ingest thread) walks, reads, orders, renders and tokenizes; it touches neither engine nor store
  * beyond what it is given. The `struct ingest` it makes is then handed to the engine thread, which binds it to the
- * store, may count what there is to do, begins, and runs ingest_step until it is done: each step computes at most one chunk of tokens and makes it durable, so a question
- * can be served between steps, a kill -9 costs one chunk, and an ingest started again goes on where the store ends.
+ * store, may count what there is to do, begins, and runs ingest_step until it is done. New tokens are swept through the
+ * layers in the largest chunks that the scratch memory holds (engine/sweep.h); a step is one tile of that, or the writing
+ * of some spans, so a question can be served between steps. A kill -9 costs the chunk under way, and an ingest started
+ * again goes on where the store ends.
  */
 #ifndef QUIRE_INGEST_INGEST_H
 #define QUIRE_INGEST_INGEST_H
@@ -28,6 +30,7 @@ struct ingest_options {
 	                                   with the largest directories and an --exclude that would fit */
 	const char *const *exclude;     /* globs, NULL-terminated; may be NULL */
 	const char *const *include;     /* beats every skip but "not a regular file" and "outside the tree" */
+	size_t scratch_bytes;           /* of a sweep: sweep_plan's budget; 0: no limit */
 	/* The corpus as it is; NULL: the first time. Its order of documents is kept as far as it goes (ingest/order.h).
 	 * Snapshots are read only during ingest_prepare. */
 	const struct cache_snapshot *previous;
@@ -39,7 +42,9 @@ struct ingest_options {
 struct ingest_progress {
 	enum ingest_phase { INGEST_WALK, INGEST_TOKENIZE, INGEST_PREFILL, INGEST_COMMIT, INGEST_DONE } phase;
 	int64_t n_files, n_skipped, read_bytes;
-	int64_t n_tokens, reused_tokens, done_tokens; /* done counts the reused ones */
+	int64_t n_tokens, reused_tokens, done_tokens; /* done: in the store, the reused ones among them */
+	int64_t swept_tokens;           /* beyond done: computed and not yet written; a token in the middle of its layers
+	                                   counts for the share of them that it has been through */
 };
 
 struct ingest;
@@ -83,7 +88,8 @@ struct ingest_skip_kind *ingest_skip_kinds(const struct ingest *in, size_t *n);
 /* Engine thread, after ingest_bind: from now on what is there of this corpus's beginning stays. */
 int ingest_begin(struct ingest *in, struct err *err);
 
-/* One chunk, or the commit. Returns 1 when there is more to do, 0 when the snapshot is committed, -1 on error. */
+/* One tile of a sweep, some spans to or from the store, or the commit. Returns 1 when there is more to do, 0 when the
+ * snapshot is committed, -1 on error. */
 int ingest_step(struct ingest *in, struct ingest_progress *progress, struct err *err);
 
 /* What was left out and why, valid until ingest_free. */

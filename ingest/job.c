@@ -12,6 +12,7 @@
 #include "config/mem.h"
 #include "engine/recall.h"
 #include "engine/render.h"
+#include "engine/sweep.h"
 #include "ingest/count.h"
 #include "ingest/document.h"
 #include "ingest/order.h"
@@ -19,8 +20,8 @@
 #include "ingest/text.h"
 #include "ingest/walk.h"
 
-/* A step is at most this many spans: what a kill -9 costs, and what a question waits for. */
-enum { STEP_SPANS = 4, RECALL_SPANS = 16 };
+/* So many spans are written at a time, in extents of their own, or brought back. */
+enum { RUN_SPANS = 4, RECALL_SPANS = 16 };
 
 /* Enough history to tell what changes often from what does not. */
 enum { HISTORY_COMMITS = 50000, HISTORY_MS = 20000 };
@@ -35,6 +36,7 @@ struct draft {
 struct ingest {
 	struct arena *arena;
 	struct walk *walk;
+	size_t scratch_bytes;
 	struct repo *repo;              /* while documents are read; NULL: none, or none that is read */
 	char *no_history;               /* why */
 	const char *history_note;
@@ -52,10 +54,13 @@ struct ingest {
 	enum latent_format format;
 	struct cache *cache;
 	struct session *session;
+	struct sweep *sweep;            /* of the chunk under way; NULL: none is */
+	int64_t swept_from;             /* its first token */
 	uint8_t identity[MODEL_ID_BYTES];
 	struct span_key *keys;          /* [n_spans] */
 	bool *missing;                  /* [n_spans] not in the store */
 	int32_t n_spans, first_missing;
+	int32_t chunk_spans, run_spans; /* swept at a time, and of these written at a time */
 };
 
 /*
@@ -279,6 +284,7 @@ int ingest_prepare(struct ingest **out, const struct ingest_options *opt, const 
 	struct ingest *in = xcalloc(1, sizeof *in);
 
 	in->arena = arena_new();
+	in->scratch_bytes = opt->scratch_bytes;
 	in->corpus = xstrdup(opt->corpus);
 	in->source = opt->ref ? xasprintf("%s@%s", opt->source, opt->ref) : xstrdup(opt->source);
 	if (prepare(in, opt, t, cancel, report, ctx, err)) {
@@ -302,6 +308,7 @@ void ingest_free(struct ingest *in)
 {
 	if (!in)
 		return;
+	sweep_end(in->sweep);
 	session_free(in->session);
 	walk_free(in->walk);
 	repo_close(in->repo);
@@ -318,8 +325,9 @@ void ingest_free(struct ingest *in)
 /*
  * Computing
  *
- * A step does one of three things, whichever the first missing span asks for: spans before it are recalled into the
- * session, or it is computed and written with its neighbours, or there is none and the snapshot is committed.
+ * A step does one thing, whichever the first missing span asks for: spans before it are recalled into the session; a
+ * tile of the sweep that computes it, and as many spans behind it as the scratch memory has room for; when that is done
+ * it is written with its neighbours; or none is missing, and the snapshot is committed.
  */
 
 static int32_t span_end(const struct ingest *in, int32_t span)
@@ -334,6 +342,23 @@ static void find_missing(struct ingest *in)
 	for (int32_t i = 0; i < in->n_spans; i++)
 		in->missing[i] = !cache_has_span(in->cache, &in->keys[i]);
 	in->first_missing = 0;
+}
+
+/* How many spans are swept at a time: all, or what fits, in whole runs. */
+static int plan_chunks(struct ingest *in, struct err *err)
+{
+	struct sweep_plan plan;
+
+	if (sweep_plan(&plan, &in->model->config, engine_compute(in->engine), in->format, (int64_t)in->ids.n,
+		       in->scratch_bytes, err))
+		return err_wrap(err, "ingest.scratch");
+	in->chunk_spans = plan.n_chunks == 1 ? in->n_spans : (int32_t)(plan.chunk_tokens / CACHE_SPAN_TOKENS);
+	if (in->chunk_spans < 1)
+		in->chunk_spans = 1; /* the sweep makes do with less than a span at a time */
+	if (plan.n_chunks > 1 && in->chunk_spans > RUN_SPANS)
+		in->chunk_spans -= in->chunk_spans % RUN_SPANS;
+	in->run_spans = in->chunk_spans < RUN_SPANS ? in->chunk_spans : RUN_SPANS;
+	return 0;
 }
 
 int ingest_bind(struct ingest *in, struct engine *e, const struct model *m, enum latent_format format,
@@ -357,7 +382,7 @@ int ingest_bind(struct ingest *in, struct engine *e, const struct model *m, enum
 		span_key_make(&in->keys[i], in->identity, i ? &in->keys[i - 1] : NULL,
 			      in->ids.id + (int64_t)i * CACHE_SPAN_TOKENS, span_end(in, i) - i * CACHE_SPAN_TOKENS);
 	find_missing(in);
-	return 0;
+	return plan_chunks(in, err);
 }
 
 void ingest_count(const struct ingest *in, struct ingest_counts *counts)
@@ -375,7 +400,7 @@ void ingest_count(const struct ingest *in, struct ingest_counts *counts)
 	/* In the runs in which they will be written. */
 	for (int32_t i = 0; i < in->n_spans; i++) {
 		run += in->missing[i];
-		if (run && (run == STEP_SPANS || i + 1 == in->n_spans || !in->missing[i + 1])) {
+		if (run && (run == in->run_spans || i + 1 == in->n_spans || !in->missing[i + 1])) {
 			int32_t n = span_end(in, i) - (i + 1 - run) * CACHE_SPAN_TOKENS;
 
 			counts->new_tokens += n;
@@ -469,22 +494,66 @@ static int write_spans(struct ingest *in, int32_t first, int32_t last, struct er
 	return rc;
 }
 
+/* The last of at most n missing spans from the first missing one on. */
+static int32_t last_of(const struct ingest *in, int32_t n)
+{
+	int32_t last = in->first_missing;
+
+	while (last + 1 < in->n_spans && in->missing[last + 1] && last + 1 < in->first_missing + n)
+		last++;
+	return last;
+}
+
+/* A tile of the sweep of the next chunk. What the session has of it already stays. */
+static int sweep_chunk(struct ingest *in, struct err *err)
+{
+	const struct sweep_options opt = {.scratch_bytes = in->scratch_bytes};
+	int more;
+
+	if (!in->sweep) {
+		int64_t from = session_n_tokens(in->session), end = span_end(in, last_of(in, in->chunk_spans));
+
+		if (sweep_begin(&in->sweep, in->session, in->ids.id + from, (size_t)(end - from), &opt, err))
+			return -1;
+		in->swept_from = from;
+	}
+	more = sweep_step(in->sweep, err);
+	if (more > 0)
+		return 0;
+	sweep_end(in->sweep);
+	in->sweep = NULL;
+	return more;
+}
+
+static int write_run(struct ingest *in, int32_t last, struct err *err)
+{
+	if (write_spans(in, in->first_missing, last, err))
+		return -1;
+	for (int32_t i = in->first_missing; i <= last; i++)
+		in->missing[i] = false;
+	if (in->progress.done_tokens < span_end(in, last))
+		in->progress.done_tokens = span_end(in, last);
+	return 0;
+}
+
 static int compute_spans(struct ingest *in, struct err *err)
 {
-	int32_t first = in->first_missing, last = first, at = (int32_t)session_n_tokens(in->session), end;
+	int32_t last = last_of(in, in->run_spans);
 
-	while (last + 1 < in->n_spans && in->missing[last + 1] && last + 1 < first + STEP_SPANS)
-		last++;
-	end = span_end(in, last);
-	if (end > at && session_append(in->session, in->ids.id + at, (size_t)(end - at), NULL, NULL, err))
-		return -1;
-	if (write_spans(in, first, last, err))
-		return -1;
-	for (int32_t i = first; i <= last; i++)
-		in->missing[i] = false;
-	if (in->progress.done_tokens < end)
-		in->progress.done_tokens = end;
-	return 0;
+	if (in->sweep || session_n_tokens(in->session) < span_end(in, last))
+		return sweep_chunk(in, err);
+	return write_run(in, last, err);
+}
+
+/* Tokens that are computed, in whole or up to a layer, and not yet written. */
+static int64_t swept_tokens(const struct ingest *in)
+{
+	int64_t computed = session_n_tokens(in->session), n;
+
+	if (in->sweep)
+		computed = in->swept_from + sweep_token_layers(in->sweep) / in->model->config.n_layers;
+	n = computed - in->progress.done_tokens;
+	return n < 0 ? 0 : n; /* while a damaged span among them is computed again */
 }
 
 /* 1: spans are missing after all (somebody found them damaged meanwhile); 0: committed. */
@@ -524,6 +593,7 @@ int ingest_step(struct ingest *in, struct ingest_progress *progress, struct err 
 		rc = recall_spans(in, err) ? -1 : 1;
 	else
 		rc = compute_spans(in, err) ? -1 : 1;
+	in->progress.swept_tokens = in->progress.phase == INGEST_PREFILL ? swept_tokens(in) : 0;
 	if (progress)
 		*progress = in->progress;
 	return rc < 0 ? err_wrap(err, "ingest corpus '%s'", in->corpus) : rc;

@@ -69,6 +69,7 @@ static void every_key_reaches_its_place(void **state)
 				 "server: {socket: /run/q.sock, max_queue: 9}\n"
 				 "ingest:\n"
 				 "  max_file: 5MB\n"
+				 "  scratch: 3GB\n"
 				 "  exclude: [\"*.min.js\", '**/lock', build/]\n"
 				 "  include:\n"
 				 "  - docs/*\n"
@@ -88,6 +89,7 @@ static void every_key_reaches_its_place(void **state)
 	assert_string_equal(c.server.socket, "/run/q.sock");
 	assert_int_equal(c.server.max_queue, 9);
 	assert_int_equal(c.ingest.max_file_bytes, 5000000);
+	assert_int_equal(c.ingest.scratch_bytes, 3000000000);
 	assert_string_equal(c.ingest.exclude[0], "*.min.js");
 	assert_string_equal(c.ingest.exclude[1], "**/lock");
 	assert_string_equal(c.ingest.exclude[2], "build/");
@@ -121,6 +123,7 @@ static void what_is_not_said_has_the_default_of_the_header(void **state)
 	assert_null(c.server.socket);
 	assert_int_equal(c.server.max_queue, 64);
 	assert_int_equal(c.ingest.max_file_bytes, 1048576);
+	assert_int_equal(c.ingest.scratch_bytes, 1073741824);
 	assert_null(c.ingest.exclude[0]);
 	assert_null(c.ingest.include[0]);
 	assert_int_equal(c.query.max_tokens, 4096);
@@ -196,6 +199,7 @@ static void a_value_out_of_range_is_refused(void **state)
 	assert_refused("version: 1\nquery: {top_p: .nan}\n", "q.yaml:2:16: query.top_p: \".nan\" is not a number");
 	assert_refused("version: 1\ningest: {max_file: 1048576}\n", "q.yaml:2:20: ingest.max_file: \"1048576\" has no unit");
 	assert_refused("version: 1\ningest: {max_file: 0B}\n", "q.yaml:2:20: ingest.max_file: 0B is not between 1B and 1GiB");
+	assert_refused("version: 1\ningest: {scratch: 1KiB}\n", "q.yaml:2:19: ingest.scratch: 1KiB is not between 64KiB and 16TiB");
 	assert_refused("version: 1\ningest: {max_file: 2GiB}\n", "q.yaml:2:20: ingest.max_file: 2GiB is not between 1B and 1GiB");
 	assert_refused("version: 1\nmodel: {latents: f32}\n",
 		       "q.yaml:2:18: model.latents: \"f32\" is not a value it may have (known: bf16, fp8)");

@@ -202,9 +202,11 @@ static void weights_not_normalised(void)
 /* ---- ops ---- */
 
 static void scores_without_relu(struct device *dev, float *scores, int64_t stride, const float *q, const float *w,
-				const float *keys, const int64_t *n_visible, int32_t n_heads, int32_t dim, int64_t n,
+				const void *index_keys, const int64_t *n_visible, int32_t n_heads, int32_t dim, int64_t n,
 				enum compute_profile profile)
 {
+	const float *keys = index_keys; /* of profile f32 */
+
 	(void)dev;
 	(void)profile;
 	for (int64_t i = 0; i < n; i++)

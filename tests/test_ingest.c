@@ -13,6 +13,7 @@
 
 #include "config/mem.h"
 #include "engine/recall.h"
+#include "engine/sweep.h"
 #include "ingest/document.h"
 #include "ingest/ingest.h"
 #include "tests/support/make_repo.h"
@@ -120,20 +121,30 @@ static struct cache_snapshot *load(struct cache *c)
 	return s;
 }
 
-/* Ingest the source; at most n_steps steps, then it is dropped as a kill would. */
-static struct ingest_progress ingest(const struct place *p, struct cache *c, const struct cache_snapshot *previous,
-				     enum latent_format format, int n_steps)
+/* Scratch memory for a sweep of so many tokens. */
+static size_t scratch_for(int64_t n_tokens, enum latent_format format)
 {
-	const struct ingest_options opt = options(p, previous);
+	struct sweep_plan plan;
+
+	assert_int_equal(sweep_plan(&plan, &tiny.model->config, engine_compute(tiny.engine), format, n_tokens, 0, NULL), 0);
+	return plan.scratch_bytes;
+}
+
+/* Ingest the source in chunks of 256 tokens; when so many are done, written or not, it is dropped as a kill would. */
+static struct ingest_progress ingest(const struct place *p, struct cache *c, const struct cache_snapshot *previous,
+				     enum latent_format format, int64_t n_done)
+{
+	struct ingest_options opt = options(p, previous);
 	struct ingest_progress progress = {0};
 	struct ingest *in;
 	struct err err;
 	int rc = 1;
 
+	opt.scratch_bytes = scratch_for(256, format);
 	if (ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err) ||
 	    ingest_bind(in, tiny.engine, tiny.model, format, c, &err) || ingest_begin(in, &err))
 		fail_msg("%s", err.text);
-	while (rc > 0 && n_steps--)
+	while (rc > 0 && progress.done_tokens + progress.swept_tokens < n_done)
 		rc = ingest_step(in, &progress, &err);
 	if (rc < 0)
 		fail_msg("%s", err.text);
@@ -144,6 +155,23 @@ static struct ingest_progress ingest(const struct place *p, struct cache *c, con
 static struct ingest_progress ingest_all(const struct place *p, struct cache *c, const struct cache_snapshot *previous)
 {
 	return ingest(p, c, previous, LATENTS_BF16, 1 << 30);
+}
+
+static struct cache_snapshot *ingest_with(struct cache *c, const struct ingest_options *opt)
+{
+	struct ingest *in;
+	struct err err;
+	int rc = 1;
+
+	if (ingest_prepare(&in, opt, tiny.tokenizer, NULL, NULL, NULL, &err) ||
+	    ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err) || ingest_begin(in, &err))
+		fail_msg("%s", err.text);
+	while (rc > 0)
+		rc = ingest_step(in, NULL, &err);
+	if (rc < 0)
+		fail_msg("%s", err.text);
+	ingest_free(in);
+	return load(c);
 }
 
 /* Every record and index key of a snapshot is the same in both stores. */
@@ -357,27 +385,30 @@ static void an_ingest_that_was_interrupted_anywhere_goes_on_and_ends_with_the_sa
 	const struct place *p = *state;
 	char *whole_dir = temp_path(p->dir, "whole");
 	struct cache *whole = store_open(whole_dir);
+	/* Before all, in the middle of a chunk, and when one is computed and not written. */
+	static const int64_t points[] = {0, 100, 256, 257, 300, 512, 600};
 	struct cache_snapshot *s;
 
 	lines_at(p, "a.c", "alpha", 70);
 	ingest_all(p, whole, NULL);
 	s = load(whole);
 	assert_true(s->n_tokens > 600);
-	for (int n_steps = 0; n_steps < 4; n_steps++) {
+	for (size_t i = 0; i < sizeof points / sizeof points[0]; i++) {
+		int64_t n_done = points[i], durable;
 		char name[16], *dir;
 		struct ingest_progress progress;
 		struct cache_snapshot *resumed;
 		struct cache *c;
 
-		snprintf(name, sizeof name, "store%d", n_steps);
+		snprintf(name, sizeof name, "store%d", (int)n_done);
 		dir = temp_path(p->dir, name);
 		c = store_open(dir);
-		ingest(p, c, NULL, LATENTS_BF16, n_steps);
+		durable = ingest(p, c, NULL, LATENTS_BF16, n_done).done_tokens;
+		assert_int_equal(durable, n_done ? (n_done - 1) / 256 * 256 : 0);
 		cache_close(c);
 		c = store_open(dir);
 		progress = ingest_all(p, c, NULL);
-		assert_int_equal(progress.reused_tokens,
-				 n_steps * 256 < s->n_tokens ? n_steps * 256 : s->n_tokens);
+		assert_int_equal(progress.reused_tokens, durable);
 		resumed = load(c);
 		assert_int_equal(resumed->n_tokens, s->n_tokens);
 		assert_memory_equal(resumed->ids, s->ids, (size_t)s->n_tokens * sizeof *s->ids);
@@ -389,6 +420,56 @@ static void an_ingest_that_was_interrupted_anywhere_goes_on_and_ends_with_the_sa
 	cache_free_snapshot(s);
 	cache_close(whole);
 	free(whole_dir);
+}
+
+/* Budgets for less than a span, for a span, for less than a run of them, for some runs, and for all. */
+static void an_ingest_stores_the_same_whatever_its_scratch_memory(void **state)
+{
+	static const int64_t room_tokens[] = {20, 64, 150, 520};
+	const struct place *p = *state;
+	struct cache *all = store_open(p->store);
+	struct ingest_options opt = options(p, NULL);
+	struct cache_snapshot *s, *other;
+	struct ingest_counts counts;
+	struct cache_stats stats;
+	struct ingest *in;
+	struct err err;
+
+	lines_at(p, "a.c", "alpha", 70);
+	s = ingest_with(all, &opt);
+	for (size_t i = 0; i < sizeof room_tokens / sizeof room_tokens[0]; i++) {
+		char name[16], *dir;
+		struct cache *c;
+		int rc = 1;
+
+		snprintf(name, sizeof name, "store%zu", i);
+		dir = temp_path(p->dir, name);
+		c = store_open(dir);
+		opt.scratch_bytes = scratch_for(room_tokens[i], LATENTS_BF16);
+		assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), 0);
+		assert_int_equal(ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err), 0);
+		ingest_count(in, &counts);
+		assert_int_equal(ingest_begin(in, &err), 0);
+		while (rc > 0)
+			rc = ingest_step(in, NULL, &err);
+		assert_int_equal(rc, 0);
+		ingest_free(in);
+		other = load(c);
+		assert_same_latents(all, c, s);
+		cache_stats(c, &stats);
+		assert_int_equal(stats.used_bytes, counts.new_bytes);
+		cache_free_snapshot(other);
+		cache_close(c);
+		free(dir);
+	}
+	opt.scratch_bytes = 100;
+	assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), 0);
+	assert_int_equal(ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, all, &err), -1);
+	assert_int_equal(err.code, ERR_TOO_LARGE);
+	assert_non_null(strstr(err.text, "ingest.scratch: a sweep needs "));
+	ingest_free(in);
+	cache_free_snapshot(s);
+	cache_close(all);
 }
 
 static void after_a_change_only_what_follows_it_is_computed_and_equals_a_cold_ingest(void **state)
@@ -442,23 +523,6 @@ static void assert_order(const struct cache_snapshot *s, const char *want)
 	for (int32_t i = 0; i < s->n_documents; i++)
 		snprintf(got + strlen(got), sizeof got - strlen(got), "%s%s", i ? " " : "", s->documents[i].path);
 	assert_string_equal(got, want);
-}
-
-static struct cache_snapshot *ingest_with(struct cache *c, const struct ingest_options *opt)
-{
-	struct ingest *in;
-	struct err err;
-	int rc = 1;
-
-	if (ingest_prepare(&in, opt, tiny.tokenizer, NULL, NULL, NULL, &err) ||
-	    ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err) || ingest_begin(in, &err))
-		fail_msg("%s", err.text);
-	while (rc > 0)
-		rc = ingest_step(in, NULL, &err);
-	if (rc < 0)
-		fail_msg("%s", err.text);
-	ingest_free(in);
-	return load(c);
 }
 
 static void the_order_can_be_made_anew_or_taken_from_another_snapshot(void **state)
@@ -690,6 +754,7 @@ int main(void)
 			tear_down),
 		cmocka_unit_test_setup_teardown(
 			an_ingest_that_was_interrupted_anywhere_goes_on_and_ends_with_the_same_bits, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(an_ingest_stores_the_same_whatever_its_scratch_memory, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			after_a_change_only_what_follows_it_is_computed_and_equals_a_cold_ingest, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(the_order_can_be_made_anew_or_taken_from_another_snapshot, set_up,

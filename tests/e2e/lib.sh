@@ -47,6 +47,7 @@ configure()
 		echo "store: {path: $T/store}"
 		echo "server: {socket: $T/run/quire.sock, max_queue: ${MAX_QUEUE:-64}}"
 		echo "compute: {threads: 2}"
+		echo "ingest: {scratch: ${SCRATCH:-256KiB}}" # a few hundred tokens at a time: chunks to wait for and to lose
 		[ -z "${CONTEXT:-}" ] || echo "context: {max_tokens: $CONTEXT}"
 		for line; do echo "$line"; done
 	} >"$T/quire.yaml"
