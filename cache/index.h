@@ -1,5 +1,6 @@
 /*
- * All the SQL of the store. Private to cache/.
+ * All the SQL of the store (sql.h has the statements). Private to cache/. Every row is checked against its sum when it
+ * is read: ERR_DAMAGED names table and row.
  *
  *   layout    what an identity's records look like
  *   span      64 tokens: key, parent, ids, and where it lies: place `place` of run `run`
@@ -24,7 +25,7 @@
 #include "cache/key.h"
 #include "cache/segment.h"
 
-enum { INDEX_FORMAT = 2 };
+enum { INDEX_FORMAT = 3 };
 
 struct index;
 
