@@ -11,9 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "cache/index.h"
+#include "cache/inside.h"
 #include "cache/key.h"
-#include "cache/segment.h"
 #include "config/file.h"
 #include "config/log.h"
 #include "config/mem.h"
@@ -27,15 +26,6 @@
  * (1) A row is committed only after the bytes that it names have been synced.
  * (2) Space is given back only after the transaction that dropped its rows has been committed.
  * (3) What is free is worked out from the rows at open. Nothing else records it, so a crash cannot lose any.  */
-
-struct cache {
-	char *dir;
-	int lock_fd;
-	struct index *index;
-	struct segments *segments;
-	struct err unsure;     /* code is set: why this handle writes no more */
-	int64_t reads, read_bytes, damaged;
-};
 
 /* One process has the store. The lock is the kernel's, so it goes with its holder; the pid is only for the message. */
 static int lock_take(struct cache *c, struct err *err)
@@ -97,6 +87,13 @@ static void take(void *ctx, struct extent x)
 	segments_take(ctx, x);
 }
 
+int cache_find_space(struct cache *c, struct err *err)
+{
+	segments_close(c->segments);
+	c->segments = NULL;
+	return segments_open(&c->segments, c->dir, err) || index_each_extent(c->index, take, c->segments, err) ? -1 : 0;
+}
+
 int cache_open(struct cache **out, const char *dir, struct err *err)
 {
 	struct cache *c = xcalloc(1, sizeof *c);
@@ -111,8 +108,7 @@ int cache_open(struct cache **out, const char *dir, struct err *err)
 		cache_close(c);
 		return -1;
 	}
-	if (index_open(&c->index, dir, true, err) || segments_open(&c->segments, dir, err) ||
-	    index_each_extent(c->index, take, c->segments, err) || dir_sync(dir, err)) {
+	if (index_open(&c->index, dir, true, err) || cache_find_space(c, err) || dir_sync(dir, err)) {
 		cache_close(c);
 		return err_wrap(err, "open store %s", dir);
 	}
@@ -132,7 +128,7 @@ void cache_close(struct cache *c)
 	free(c);
 }
 
-static int check_sure(const struct cache *c, struct err *err)
+int cache_check_sure(const struct cache *c, struct err *err)
 {
 	if (c->unsure.code)
 		return err_set(err, c->unsure.code, "store %s takes no more writes until quire is restarted, since one failed "
@@ -140,8 +136,7 @@ static int check_sure(const struct cache *c, struct err *err)
 	return 0;
 }
 
-/* End a change: commit what `rc` calls good, give back the space that it dropped, undo the rest. */
-static int finish(struct cache *c, int rc, struct err *err)
+int cache_finish(struct cache *c, int rc, struct err *err)
 {
 	const struct extent *freed;
 	bool unsure;
@@ -337,7 +332,7 @@ int cache_write_spans(struct cache *c, const char *corpus, const struct cache_la
 	int rc = -1;
 
 	assert(n_tokens > 0 && layout->n_groups > 0);
-	if (check_sure(c, err))
+	if (cache_check_sure(c, err))
 		return -1;
 	if (run_plan(&r, c, layout, identity, parent, ids, n_tokens, err))
 		goto out;
@@ -350,7 +345,7 @@ int cache_write_spans(struct cache *c, const char *corpus, const struct cache_la
 		}
 	}
 	if (!index_begin(c->index, err))
-		rc = finish(c, write_rows(&r, c, corpus, identity, parent, err), err);
+		rc = cache_finish(c, write_rows(&r, c, corpus, identity, parent, err), err);
 out:
 	/* When nobody knows whether the rows are on disk, their space must not become somebody else's. */
 	for (int32_t i = 0; rc && !c->unsure.code && i < r.n_extents; i++)
@@ -411,9 +406,9 @@ int cache_begin_ingest(struct cache *c, const char *corpus, const uint8_t identi
 {
 	int64_t tip;
 
-	if (check_sure(c, err) || known_prefix(c, identity, ids, n, known, &tip, err) || index_begin(c->index, err))
+	if (cache_check_sure(c, err) || known_prefix(c, identity, ids, n, known, &tip, err) || index_begin(c->index, err))
 		return -1;
-	return finish(c, index_set_pending(c->index, corpus, tip, err), err);
+	return cache_finish(c, index_set_pending(c->index, corpus, tip, err), err);
 }
 
 /* Read and verify a span's share of one extent. */
@@ -480,9 +475,9 @@ int cache_read_index_keys(struct cache *c, const struct span_key *key, int32_t i
 
 int cache_quarantine(struct cache *c, const struct span_key *key, struct err *err)
 {
-	if (check_sure(c, err) || index_begin(c->index, err))
+	if (cache_check_sure(c, err) || index_begin(c->index, err))
 		return -1;
-	return finish(c, index_mark_damaged(c->index, key, err), err);
+	return cache_finish(c, index_mark_damaged(c->index, key, err), err);
 }
 
 /* The last span of a snapshot, all of whose spans must be there and whole. */
@@ -507,11 +502,11 @@ int cache_commit_snapshot(struct cache *c, const struct cache_snapshot *s, int64
 			       sizeof ((struct cache_corpus *)0)->name - 1);
 	if (s->n_tokens <= 0)
 		return err_set(err, ERR_USAGE, "corpus '%s' would have no tokens", s->corpus);
-	if (check_sure(c, err))
+	if (cache_check_sure(c, err))
 		return -1;
 	if (snapshot_tip(c, s, &tip, err) || index_layout(c->index, s->identity, NULL, &layout, err) ||
 	    index_begin(c->index, err) ||
-	    finish(c, index_add_snapshot(c->index, s, layout, tip, id, err), err))
+	    cache_finish(c, index_add_snapshot(c->index, s, layout, tip, id, err), err))
 		return err_wrap(err, "commit corpus '%s'", s->corpus);
 	return 0;
 }

@@ -353,6 +353,13 @@ int segments_read(struct segments *s, struct extent x, int64_t at, void *out, in
 	return 0;
 }
 
+int64_t segments_file_bytes(const struct segments *s, int32_t segment)
+{
+	const struct file *file = file_of(s, segment);
+
+	return file && file->fd >= 0 ? file->bytes : 0;
+}
+
 void segments_sizes(const struct segments *s, int64_t *used_bytes, int64_t *file_bytes)
 {
 	*file_bytes = 0;

@@ -328,6 +328,27 @@ static void row_sum(sqlite3_context *context, int n, sqlite3_value **values)
 	XXH3_freeState(state);
 }
 
+/* span_key(identity, parent's key or NULL, ids): the key, NULL where these cannot be a span's. */
+static void make_key(sqlite3_context *context, int n, sqlite3_value **values)
+{
+	int bytes[3] = {sqlite3_value_bytes(values[0]), sqlite3_value_bytes(values[1]), sqlite3_value_bytes(values[2])};
+	bool first = sqlite3_value_type(values[1]) == SQLITE_NULL;
+	struct span_key parent, key;
+	int32_t ids[CACHE_SPAN_TOKENS];
+
+	(void)n;
+	if (bytes[0] != 32 || (!first && bytes[1] != CACHE_KEY_BYTES) || !bytes[2] || bytes[2] % (int)sizeof *ids ||
+	    bytes[2] > (int)sizeof ids) {
+		sqlite3_result_null(context);
+		return;
+	}
+	if (!first)
+		memcpy(parent.bytes, sqlite3_value_blob(values[1]), sizeof parent.bytes);
+	memcpy(ids, sqlite3_value_blob(values[2]), (size_t)bytes[2]);
+	span_key_make(&key, sqlite3_value_blob(values[0]), first ? NULL : &parent, ids, bytes[2] / (int32_t)sizeof *ids);
+	sqlite3_result_blob(context, key.bytes, sizeof key.bytes, SQLITE_TRANSIENT);
+}
+
 static int pragma(struct index *x, const char *statement, int64_t *out, struct err *err)
 {
 	sqlite3_stmt *st = NULL;
@@ -391,7 +412,9 @@ int index_open(struct index **out, const char *dir, bool writer, struct err *err
 	sqlite3_extended_result_codes(x->db, 1);
 	sqlite3_busy_timeout(x->db, 5000);
 	if (sqlite3_create_function_v2(x->db, "row_sum", -1, SQLITE_UTF8 | SQLITE_DETERMINISTIC | SQLITE_DIRECTONLY, NULL,
-				       row_sum, NULL, NULL, NULL)) {
+				       row_sum, NULL, NULL, NULL) ||
+	    sqlite3_create_function_v2(x->db, "span_key", 3, SQLITE_UTF8 | SQLITE_DETERMINISTIC | SQLITE_DIRECTONLY, NULL,
+				       make_key, NULL, NULL, NULL)) {
 		sql_error(x, err);
 		index_close(x);
 		return -1;
