@@ -91,7 +91,10 @@ int cache_find_space(struct cache *c, struct err *err)
 {
 	segments_close(c->segments);
 	c->segments = NULL;
-	return segments_open(&c->segments, c->dir, err) || index_each_extent(c->index, take, c->segments, err) ? -1 : 0;
+	if (segments_open(&c->segments, c->dir, err))
+		return -1;
+	segments_set_limit(c->segments, c->max_bytes);
+	return index_each_extent(c->index, take, c->segments, err) ? -1 : 0;
 }
 
 int cache_open(struct cache **out, const char *dir, struct err *err)
@@ -124,6 +127,7 @@ void cache_close(struct cache *c)
 	segments_close(c->segments);
 	if (c->lock_fd >= 0)
 		close(c->lock_fd);
+	free(c->pinned);
 	free(c->dir);
 	free(c);
 }
@@ -222,6 +226,25 @@ static int run_plan(struct run *r, struct cache *c, const struct cache_layout *l
 					       (size_t)layout->n_index_layers) * sizeof *r->sums;
 	r->sums = xcalloc(r->sums_bytes, 1);
 	return 0;
+}
+
+static int64_t extent_bytes(size_t used)
+{
+	return ((int64_t)used + EXTENT_ALIGN - 1) / EXTENT_ALIGN * EXTENT_ALIGN;
+}
+
+/* What the extents of a run will take. */
+static int64_t run_bytes(const struct run *r)
+{
+	int64_t bytes = extent_bytes(r->sums_bytes);
+	size_t n = 0;
+
+	for (int32_t i = 0; i < r->n_spans; i++)
+		if (r->places[i] >= 0)
+			n += (size_t)span_tokens(r->n_tokens, i * CACHE_SPAN_TOKENS);
+	for (int32_t g = 0; g < r->layout->n_groups; g++)
+		bytes += extent_bytes(n * r->layout->record_bytes[g]);
+	return bytes + r->layout->n_index_layers * extent_bytes(n * r->layout->index_key_bytes);
 }
 
 /* Reserve space for `used` bytes, and a buffer as large as the extent whose end is zeros. */
@@ -337,7 +360,7 @@ int cache_write_spans(struct cache *c, const char *corpus, const struct cache_la
 	if (run_plan(&r, c, layout, identity, parent, ids, n_tokens, err))
 		goto out;
 	if (r.n_places) {
-		if (write_extents(&r, c, records, index_keys, err))
+		if (cache_make_room(c, corpus, run_bytes(&r), err) || write_extents(&r, c, records, index_keys, err))
 			goto out;
 		if (segments_sync(c->segments, err)) {
 			c->unsure = *err;
@@ -511,6 +534,20 @@ int cache_commit_snapshot(struct cache *c, const struct cache_snapshot *s, int64
 	return 0;
 }
 
+int cache_drop_corpus(struct cache *c, const char *corpus, struct err *err)
+{
+	if (cache_check_sure(c, err) || index_begin(c->index, err))
+		return -1;
+	return cache_finish(c, index_drop_corpus(c->index, corpus, err), err);
+}
+
+int cache_touch(struct cache *c, const char *corpus, int64_t now_s, struct err *err)
+{
+	if (cache_check_sure(c, err) || index_begin(c->index, err))
+		return -1;
+	return cache_finish(c, index_touch(c->index, corpus, now_s, err), err);
+}
+
 int cache_load_snapshot(struct cache *c, const char *corpus, struct cache_snapshot **out, struct err *err)
 {
 	return index_load_snapshot(c->index, corpus, out, err);
@@ -523,6 +560,7 @@ void cache_stats(struct cache *c, struct cache_stats *out)
 	*out = (struct cache_stats){.reads = c->reads, .read_bytes = c->read_bytes, .damaged = c->damaged};
 	if (index_count(c->index, &out->n_corpora, &out->n_spans, &err))
 		log_warn("cannot count the store: %s", err.text);
+	out->max_bytes = c->max_bytes;
 	segments_sizes(c->segments, &out->used_bytes, &out->file_bytes);
 }
 

@@ -283,6 +283,70 @@ int index_add_snapshot(struct index *x, const struct cache_snapshot *s, int64_t 
 	       index_set_pending(x, s->corpus, 0, err) ? -1 : 0;
 }
 
+int index_drop_corpus(struct index *x, const char *corpus, struct err *err)
+{
+	int rc = sql_ask(x, FIND_SNAPSHOT, err, "t", corpus), pending;
+	int64_t id = rc > 0 ? sql_integer(x, FIND_SNAPSHOT, 0) : 0, tip = rc > 0 ? sql_integer(x, FIND_SNAPSHOT, 1) : 0;
+
+	if (rc < 0 || (rc && sql_whole(x, FIND_SNAPSHOT, 11, "snapshot", id, err)))
+		return -1;
+	sql_done(x, FIND_SNAPSHOT);
+	pending = sql_ask(x, FIND_PENDING, err, "t", corpus);
+	if (pending < 0)
+		return -1;
+	sql_done(x, FIND_PENDING);
+	if (!rc && !pending)
+		return index_no_such_corpus(x, corpus, err);
+	return (rc && sql_ask(x, DROP_SNAPSHOT, err, "i", id)) || release(x, tip, err) ||
+	       index_set_pending(x, corpus, 0, err) ? -1 : 0;
+}
+
+int index_touch(struct index *x, const char *corpus, int64_t now_s, struct err *err)
+{
+	return sql_ask(x, TOUCH, err, "it", now_s, corpus);
+}
+
+int index_strip_run(struct index *x, int64_t run, struct err *err)
+{
+	int rc = sql_ask(x, EMPTY_RUN, err, "i", run);
+	int64_t layout, empty;
+
+	if (rc <= 0)
+		return rc;
+	layout = sql_integer(x, EMPTY_RUN, 0);
+	empty = sql_integer(x, EMPTY_RUN, 1);
+	sql_done(x, EMPTY_RUN);
+	if (!empty && index_add_run(x, layout, 0, &empty, err))
+		return -1;
+	while ((rc = sql_ask(x, RUN_SPANS, err, "i", run)) > 0) {
+		int64_t span = sql_integer(x, RUN_SPANS, 0);
+
+		sql_done(x, RUN_SPANS);
+		if (move_span(x, span, run, empty, 0, true, err))
+			return -1;
+	}
+	return rc;
+}
+
+int index_each_run(struct index *x, void (*fn)(void *ctx, int64_t run, int64_t bytes), void *ctx, struct err *err)
+{
+	int rc = sql_ask(x, EACH_RUN, err, "");
+
+	for (; rc > 0; rc = sql_next(x, EACH_RUN, err))
+		fn(ctx, sql_integer(x, EACH_RUN, 0), sql_integer(x, EACH_RUN, 1));
+	return rc;
+}
+
+int index_each_use(struct index *x, void (*fn)(void *ctx, const char *corpus, int64_t used_s), void *ctx,
+		   struct err *err)
+{
+	int rc = sql_ask(x, EACH_USE, err, "");
+
+	for (; rc > 0; rc = sql_next(x, EACH_USE, err))
+		fn(ctx, (const char *)sqlite3_column_text(x->statements[EACH_USE], 0), sql_integer(x, EACH_USE, 1));
+	return rc;
+}
+
 const struct extent *index_freed(const struct index *x, size_t *n)
 {
 	*n = x->n_freed;

@@ -75,6 +75,17 @@ int index_set_pending(struct index *x, const char *corpus, int64_t tip, struct e
 int index_add_snapshot(struct index *x, const struct cache_snapshot *s, int64_t layout, int64_t tip, int64_t *id,
 		       struct err *err);
 
+/* Drop the corpus's snapshot and pending row, and the spans that nobody else names. ERR_NOT_FOUND. */
+int index_drop_corpus(struct index *x, const char *corpus, struct err *err);
+int index_touch(struct index *x, const char *corpus, int64_t now_s, struct err *err);
+/* All spans of a run give up their bytes: they are damaged from now on, and the run's extents go. */
+int index_strip_run(struct index *x, int64_t run, struct err *err);
+
+/* Bytes of each run's extents, and when each corpus was last used. */
+int index_each_run(struct index *x, void (*fn)(void *ctx, int64_t run, int64_t bytes), void *ctx, struct err *err);
+int index_each_use(struct index *x, void (*fn)(void *ctx, const char *corpus, int64_t used_s), void *ctx,
+		   struct err *err);
+
 /* Extents that the transaction dropped: space only after it is committed. Valid until the next index_begin. */
 const struct extent *index_freed(const struct index *x, size_t *n);
 

@@ -29,7 +29,7 @@ static int distance(const char *a, const char *b)
 	return d;
 }
 
-static int no_such_corpus(struct index *x, const char *corpus, struct err *err)
+int index_no_such_corpus(struct index *x, const char *corpus, struct err *err)
 {
 	char nearest[128] = "";
 	int best = 0, rc = sql_ask(x, LIST, err, "");
@@ -192,7 +192,7 @@ static int load_snapshot(struct index *x, const char *corpus, bool with_ids, str
 	int64_t tip;
 
 	if (rc <= 0)
-		return rc ? -1 : no_such_corpus(x, corpus, err);
+		return rc ? -1 : index_no_such_corpus(x, corpus, err);
 	if (sql_whole(x, FIND_SNAPSHOT, 11, "snapshot", sql_integer(x, FIND_SNAPSHOT, 0), err) ||
 	    sql_whole(x, FIND_SNAPSHOT, 12, "layout", sql_integer(x, FIND_SNAPSHOT, 9), err))
 		return -1;

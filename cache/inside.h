@@ -14,6 +14,8 @@ struct cache {
 	struct index *index;
 	struct segments *segments;
 	struct err unsure;     /* code is set: why this handle writes no more */
+	int64_t max_bytes;     /* 0: no limit */
+	char *pinned;          /* NULL: no corpus */
 	int64_t reads, read_bytes, damaged;
 };
 
@@ -23,5 +25,8 @@ int cache_check_sure(const struct cache *c, struct err *err);
 int cache_finish(struct cache *c, int rc, struct err *err);
 /* Work out anew from the rows what is free. */
 int cache_find_space(struct cache *c, struct err *err);
+
+/* Before need_bytes are reserved for a corpus: see cache_set_limit. */
+int cache_make_room(struct cache *c, const char *corpus, int64_t need_bytes, struct err *err);
 
 #endif

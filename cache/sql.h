@@ -52,6 +52,7 @@ enum query {
 	FIND_SNAPSHOT, DROP_SNAPSHOT, ADD_SNAPSHOT, ADD_DOCUMENT, ADD_SKIPPED,
 	CHAIN, DOCUMENTS, SKIPPED,
 	LIST, COUNT,
+	TOUCH, EMPTY_RUN, RUN_SPANS, EACH_RUN, EACH_USE,
 	N_QUERIES
 };
 
@@ -88,6 +89,8 @@ bool sql_is_text(struct index *x, enum query q, int column, const char *text);
 /* Copy a blob of exactly `bytes` bytes. */
 int sql_blob(struct index *x, enum query q, int column, void *out, size_t bytes, struct err *err);
 char *sql_string(struct arena *a, struct index *x, enum query q, int column);
+/* ERR_NOT_FOUND with the nearest name. -1. */
+int index_no_such_corpus(struct index *x, const char *corpus, struct err *err);
 /* Segment, offset and bytes from three columns. */
 struct extent sql_extent(struct index *x, enum query q, int column);
 
