@@ -294,6 +294,36 @@ static void a_second_opener_is_told_who_has_the_store(void **state)
 	cache_close(store_open(*state));
 }
 
+/* As two daemons would: the lock is the kernel's, so that it goes with a killed holder. */
+static void another_process_has_the_store_until_it_dies(void **state)
+{
+	int ready[2];
+	struct cache *c;
+	char want[64], byte;
+	struct err err;
+	pid_t child;
+
+	assert_int_equal(pipe(ready), 0);
+	child = fork();
+	if (!child) {
+		if (cache_open(&c, *state, &err) || write(ready[1], "x", 1) != 1)
+			_exit(1);
+		pause();
+	}
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+
+	assert_int_equal(cache_open(&c, *state, &err), -1);
+
+	assert_int_equal(err.code, ERR_BUSY);
+	snprintf(want, sizeof want, "in use by process %ld", (long)child);
+	assert_non_null(strstr(err.text, want));
+	kill(child, SIGKILL);
+	assert_int_equal(waitpid(child, NULL, 0), child);
+	cache_close(store_open(*state));
+	close(ready[0]);
+	close(ready[1]);
+}
+
 static void a_store_of_a_newer_format_is_refused(void **state)
 {
 	struct cache *c;
@@ -691,6 +721,7 @@ int main(void)
 						set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_damaged_span_is_replaced_when_it_is_computed_again, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_second_opener_is_told_who_has_the_store, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(another_process_has_the_store_until_it_dies, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_store_of_a_newer_format_is_refused, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_store_of_format_1_is_brought_up_to_date_and_keeps_what_it_holds, set_up,
 						tear_down),
