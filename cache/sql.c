@@ -142,8 +142,7 @@ static const char *const queries[N_QUERIES] = {
 		 " FROM snapshot LEFT JOIN layout ON layout.id = layout ORDER BY corpus",
 	[TOUCH] = "UPDATE snapshot SET used_s = ?1, sum = row_sum('snapshot', id, corpus, source, layout, created_s, n_tokens,"
 		  "  tip, revision, ?1, n_documents, n_skipped) WHERE corpus = ?2 AND " SNAPSHOT_WHOLE,
-	[EMPTY_RUN] = "SELECT own.layout, (SELECT id FROM run empty WHERE empty.layout = own.layout AND n_places = 0)"
-		      " FROM run own WHERE own.id = ?",
+	[EMPTY_RUN] = "SELECT layout, (SELECT id FROM run e WHERE e.layout = run.layout AND n_places = 0) FROM run WHERE id = ?",
 	[RUN_SPANS] = "SELECT id FROM span WHERE run = ? LIMIT 1",
 	[EACH_RUN] = "SELECT run, sum(bytes) FROM extent GROUP BY run",
 	[EACH_USE] = "SELECT corpus, used_s FROM snapshot",
