@@ -575,7 +575,7 @@ static void print_usage(const struct answer *a)
 	char cached[PRINT_BYTES], prefilled[PRINT_BYTES], completed[PRINT_BYTES], again[PRINT_BYTES + 32] = "";
 
 	if (u->recomputed_tokens)
-		snprintf(again, sizeof again, " (%s of a damaged store)", print_count(cached, u->recomputed_tokens));
+		snprintf(again, sizeof again, " (%s that the store did not have)", print_count(cached, u->recomputed_tokens));
 	fprintf(stderr, "%s tokens from the store%s, %s prefilled%s, %s generated; loaded in %.2f s, first token after %.2f s, "
 		"%.1f tokens/s%s\n", print_count(cached, u->cached_tokens), u->loaded_tokens ? "" : " (still in memory)",
 		print_count(prefilled, u->prefilled_tokens), again, print_count(completed, u->completion_tokens), u->load_s,

@@ -300,6 +300,59 @@ static void a_cut_segment_is_found_and_mended(void **state)
 	free(path);
 }
 
+/* Whatever bit of the index flips: a repair says that it is past mending, or after it and an ingest all is well. */
+static void a_flipped_bit_anywhere_in_the_index_is_mended_or_said_to_be_past_it(void **state)
+{
+	size_t most = getenv("QUIRE_TEST_FLIPS") ? strtoul(getenv("QUIRE_TEST_FLIPS"), NULL, 10) : 200, bytes = 0, step;
+	int n_mended = 0, n_refused = 0;
+
+	for (size_t at = 0, i = 0; !i || at < bytes; at += step, i++) {
+		struct cache_repair_report report;
+		struct cache_check *k = NULL;
+		struct cache *c = NULL;
+		struct text t[2];
+		char name[32], *dir, *path;
+		struct err err;
+		int fd, rc;
+
+		snprintf(name, sizeof name, "store%zu", i);
+		dir = temp_path(*state, name);
+		two_corpora(dir, t);
+		path = temp_path(dir, "index.sqlite");
+		fd = open(path, O_RDWR);
+		bytes = (size_t)lseek(fd, 0, SEEK_END);
+		step = bytes / most + 1;
+		flip(fd, (int64_t)at, (int)(i % 8));
+		close(fd);
+		free(path);
+		rc = cache_open(&c, dir, &err) || cache_check_begin(&k, c, &everything, &err) ? -1 : 1;
+		while (rc > 0)
+			rc = cache_check_step(k, &err);
+		if (!rc)
+			rc = cache_repair(c, k, &report, &err);
+		cache_check_free(k);
+		if (rc) {
+			/* In the pages of the file, its header or its schema: not ours to mend, and said so. */
+			n_refused++;
+			assert_true(err.code == ERR_DAMAGED || err.code == ERR_FORMAT || err.code == ERR_MISMATCH ||
+				    err.code == ERR_FAILED || err.code == ERR_IO);
+			assert_non_null(strstr(err.text, "index.sqlite"));
+		} else {
+			n_mended++;
+			cache_repair_clear(&report);
+			must_be_whole(c);
+			for (int j = 0; j < 2; j++) {
+				must_store(c, &t[j]);
+				assert_true(is_stored(c, &t[j]));
+			}
+			must_be_whole(c);
+		}
+		cache_close(c);
+		temp_dir_free(dir);
+	}
+	assert_true(n_mended > n_refused);
+}
+
 /* A store with a wrong byte, a wrong row and a corpus without documents. */
 static void damage(const char *dir, struct text t[2])
 {
@@ -367,6 +420,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(any_changed_row_is_found_and_mended, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(lost_ids_cost_their_corpus_and_keep_what_came_before_them, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_cut_segment_is_found_and_mended, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_flipped_bit_anywhere_in_the_index_is_mended_or_said_to_be_past_it, set_up,
+						tear_down),
 		cmocka_unit_test_setup_teardown(killed_before_any_write_of_a_repair_the_next_one_mends, set_up, tear_down),
 	};
 
