@@ -11,9 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "cache/index.h"
+#include "cache/inside.h"
 #include "cache/key.h"
-#include "cache/segment.h"
 #include "config/file.h"
 #include "config/log.h"
 #include "config/mem.h"
@@ -27,15 +26,6 @@
  * (1) A row is committed only after the bytes that it names have been synced.
  * (2) Space is given back only after the transaction that dropped its rows has been committed.
  * (3) What is free is worked out from the rows at open. Nothing else records it, so a crash cannot lose any.  */
-
-struct cache {
-	char *dir;
-	int lock_fd;
-	struct index *index;
-	struct segments *segments;
-	struct err unsure;     /* code is set: why this handle writes no more */
-	int64_t reads, read_bytes, damaged;
-};
 
 /* One process has the store. The lock is the kernel's, so it goes with its holder; the pid is only for the message. */
 static int lock_take(struct cache *c, struct err *err)
@@ -97,6 +87,16 @@ static void take(void *ctx, struct extent x)
 	segments_take(ctx, x);
 }
 
+int cache_find_space(struct cache *c, struct err *err)
+{
+	segments_close(c->segments);
+	c->segments = NULL;
+	if (segments_open(&c->segments, c->dir, err))
+		return -1;
+	segments_set_limit(c->segments, c->max_bytes);
+	return index_each_extent(c->index, take, c->segments, err) ? -1 : 0;
+}
+
 int cache_open(struct cache **out, const char *dir, struct err *err)
 {
 	struct cache *c = xcalloc(1, sizeof *c);
@@ -111,8 +111,7 @@ int cache_open(struct cache **out, const char *dir, struct err *err)
 		cache_close(c);
 		return -1;
 	}
-	if (index_open(&c->index, dir, true, err) || segments_open(&c->segments, dir, err) ||
-	    index_each_extent(c->index, take, c->segments, err) || dir_sync(dir, err)) {
+	if (index_open(&c->index, dir, true, err) || cache_find_space(c, err) || dir_sync(dir, err)) {
 		cache_close(c);
 		return err_wrap(err, "open store %s", dir);
 	}
@@ -128,11 +127,12 @@ void cache_close(struct cache *c)
 	segments_close(c->segments);
 	if (c->lock_fd >= 0)
 		close(c->lock_fd);
+	free(c->pinned);
 	free(c->dir);
 	free(c);
 }
 
-static int check_sure(const struct cache *c, struct err *err)
+int cache_check_sure(const struct cache *c, struct err *err)
 {
 	if (c->unsure.code)
 		return err_set(err, c->unsure.code, "store %s takes no more writes until quire is restarted, since one failed "
@@ -140,8 +140,7 @@ static int check_sure(const struct cache *c, struct err *err)
 	return 0;
 }
 
-/* End a change: commit what `rc` calls good, give back the space that it dropped, undo the rest. */
-static int finish(struct cache *c, int rc, struct err *err)
+int cache_finish(struct cache *c, int rc, struct err *err)
 {
 	const struct extent *freed;
 	bool unsure;
@@ -227,6 +226,25 @@ static int run_plan(struct run *r, struct cache *c, const struct cache_layout *l
 					       (size_t)layout->n_index_layers) * sizeof *r->sums;
 	r->sums = xcalloc(r->sums_bytes, 1);
 	return 0;
+}
+
+static int64_t extent_bytes(size_t used)
+{
+	return ((int64_t)used + EXTENT_ALIGN - 1) / EXTENT_ALIGN * EXTENT_ALIGN;
+}
+
+/* What the extents of a run will take. */
+static int64_t run_bytes(const struct run *r)
+{
+	int64_t bytes = extent_bytes(r->sums_bytes);
+	size_t n = 0;
+
+	for (int32_t i = 0; i < r->n_spans; i++)
+		if (r->places[i] >= 0)
+			n += (size_t)span_tokens(r->n_tokens, i * CACHE_SPAN_TOKENS);
+	for (int32_t g = 0; g < r->layout->n_groups; g++)
+		bytes += extent_bytes(n * r->layout->record_bytes[g]);
+	return bytes + r->layout->n_index_layers * extent_bytes(n * r->layout->index_key_bytes);
 }
 
 /* Reserve space for `used` bytes, and a buffer as large as the extent whose end is zeros. */
@@ -337,12 +355,12 @@ int cache_write_spans(struct cache *c, const char *corpus, const struct cache_la
 	int rc = -1;
 
 	assert(n_tokens > 0 && layout->n_groups > 0);
-	if (check_sure(c, err))
+	if (cache_check_sure(c, err))
 		return -1;
 	if (run_plan(&r, c, layout, identity, parent, ids, n_tokens, err))
 		goto out;
 	if (r.n_places) {
-		if (write_extents(&r, c, records, index_keys, err))
+		if (cache_make_room(c, corpus, run_bytes(&r), err) || write_extents(&r, c, records, index_keys, err))
 			goto out;
 		if (segments_sync(c->segments, err)) {
 			c->unsure = *err;
@@ -350,7 +368,7 @@ int cache_write_spans(struct cache *c, const char *corpus, const struct cache_la
 		}
 	}
 	if (!index_begin(c->index, err))
-		rc = finish(c, write_rows(&r, c, corpus, identity, parent, err), err);
+		rc = cache_finish(c, write_rows(&r, c, corpus, identity, parent, err), err);
 out:
 	/* When nobody knows whether the rows are on disk, their space must not become somebody else's. */
 	for (int32_t i = 0; rc && !c->unsure.code && i < r.n_extents; i++)
@@ -411,9 +429,9 @@ int cache_begin_ingest(struct cache *c, const char *corpus, const uint8_t identi
 {
 	int64_t tip;
 
-	if (check_sure(c, err) || known_prefix(c, identity, ids, n, known, &tip, err) || index_begin(c->index, err))
+	if (cache_check_sure(c, err) || known_prefix(c, identity, ids, n, known, &tip, err) || index_begin(c->index, err))
 		return -1;
-	return finish(c, index_set_pending(c->index, corpus, tip, err), err);
+	return cache_finish(c, index_set_pending(c->index, corpus, tip, err), err);
 }
 
 /* Read and verify a span's share of one extent. */
@@ -480,9 +498,9 @@ int cache_read_index_keys(struct cache *c, const struct span_key *key, int32_t i
 
 int cache_quarantine(struct cache *c, const struct span_key *key, struct err *err)
 {
-	if (check_sure(c, err) || index_begin(c->index, err))
+	if (cache_check_sure(c, err) || index_begin(c->index, err))
 		return -1;
-	return finish(c, index_mark_damaged(c->index, key, err), err);
+	return cache_finish(c, index_mark_damaged(c->index, key, err), err);
 }
 
 /* The last span of a snapshot, all of whose spans must be there and whole. */
@@ -507,13 +525,27 @@ int cache_commit_snapshot(struct cache *c, const struct cache_snapshot *s, int64
 			       sizeof ((struct cache_corpus *)0)->name - 1);
 	if (s->n_tokens <= 0)
 		return err_set(err, ERR_USAGE, "corpus '%s' would have no tokens", s->corpus);
-	if (check_sure(c, err))
+	if (cache_check_sure(c, err))
 		return -1;
 	if (snapshot_tip(c, s, &tip, err) || index_layout(c->index, s->identity, NULL, &layout, err) ||
 	    index_begin(c->index, err) ||
-	    finish(c, index_add_snapshot(c->index, s, layout, tip, id, err), err))
+	    cache_finish(c, index_add_snapshot(c->index, s, layout, tip, id, err), err))
 		return err_wrap(err, "commit corpus '%s'", s->corpus);
 	return 0;
+}
+
+int cache_drop_corpus(struct cache *c, const char *corpus, struct err *err)
+{
+	if (cache_check_sure(c, err) || index_begin(c->index, err))
+		return -1;
+	return cache_finish(c, index_drop_corpus(c->index, corpus, err), err);
+}
+
+int cache_touch(struct cache *c, const char *corpus, int64_t now_s, struct err *err)
+{
+	if (cache_check_sure(c, err) || index_begin(c->index, err))
+		return -1;
+	return cache_finish(c, index_touch(c->index, corpus, now_s, err), err);
 }
 
 int cache_load_snapshot(struct cache *c, const char *corpus, struct cache_snapshot **out, struct err *err)
@@ -528,6 +560,7 @@ void cache_stats(struct cache *c, struct cache_stats *out)
 	*out = (struct cache_stats){.reads = c->reads, .read_bytes = c->read_bytes, .damaged = c->damaged};
 	if (index_count(c->index, &out->n_corpora, &out->n_spans, &err))
 		log_warn("cannot count the store: %s", err.text);
+	out->max_bytes = c->max_bytes;
 	segments_sizes(c->segments, &out->used_bytes, &out->file_bytes);
 }
 

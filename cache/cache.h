@@ -5,7 +5,7 @@
  * has. Tokens come in spans of 64; a span is named by a key that chains over all tokens before it, so equal
  * beginnings are shared between snapshots and corpora and nothing can be reused where it does not belong.
  *
- * On disk (format 2): segment files, preallocated and written once; index.sqlite (WAL, synchronous=FULL) names what
+ * On disk (format 3): segment files, preallocated and written once; index.sqlite (WAL, synchronous=FULL) names what
  * exists. Spans written together are a run: one extent for each group (its blocks, packed), one for each index layer
  * (its keys), and one with all their checksums, 64 for each block and one for each span of an index layer. Extents
  * begin and end on 4 KiB. Order of a write: data written, data synced, then one transaction; a crash leaves space to
@@ -128,6 +128,22 @@ int cache_load_snapshot(struct cache *c, const char *corpus, struct cache_snapsh
 /* Takes NULL. */
 void cache_free_snapshot(struct cache_snapshot *s);
 
+/* Drop a corpus, and what it was interrupted in: its space is free again as far as no other corpus needs it.
+ * ERR_NOT_FOUND names the nearest. */
+int cache_drop_corpus(struct cache *c, const char *corpus, struct err *err);
+
+/*
+ * How many bytes spans may take; 0: no limit, as at first. A write that would go beyond takes the space of corpora that
+ * were used longest ago, from their ends: their spans are computed again when they are needed. What the corpus
+ * that is written needs, a pinned one, and spans that several share stay; ERR_TOO_LARGE when the rest is not enough, and
+ * then nothing goes. Segment files grow in steps and keep their size, within the limit as far as its holes allow.
+ */
+void cache_set_limit(struct cache *c, int64_t max_bytes);
+/* The corpus that is being read; NULL: none. It takes the place of the one before. */
+void cache_pin(struct cache *c, const char *corpus);
+/* It is used at this Unix time. No such corpus: nothing happens. */
+int cache_touch(struct cache *c, const char *corpus, int64_t now_s, struct err *err);
+
 struct cache_corpus {
 	char name[128];
 	char *source;
@@ -151,6 +167,7 @@ void cache_free_corpora(struct cache_corpus *corpora, size_t n);
 
 struct cache_stats {
 	int64_t n_corpora, n_spans, used_bytes, file_bytes;
+	int64_t max_bytes;              /* 0: no limit */
 	int64_t reads, read_bytes, damaged; /* since open; of this handle */
 };
 void cache_stats(struct cache *c, struct cache_stats *out);

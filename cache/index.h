@@ -1,5 +1,6 @@
 /*
- * All the SQL of the store. Private to cache/.
+ * All the SQL of the store (sql.h has the statements). Private to cache/. Every row is checked against its sum when it
+ * is read: ERR_DAMAGED names table and row.
  *
  *   layout    what an identity's records look like
  *   span      64 tokens: key, parent, ids, and where it lies: place `place` of run `run`
@@ -24,7 +25,7 @@
 #include "cache/key.h"
 #include "cache/segment.h"
 
-enum { INDEX_FORMAT = 2 };
+enum { INDEX_FORMAT = 3 };
 
 struct index;
 
@@ -73,6 +74,17 @@ int index_set_pending(struct index *x, const char *corpus, int64_t tip, struct e
 /* Replace the corpus's snapshot. */
 int index_add_snapshot(struct index *x, const struct cache_snapshot *s, int64_t layout, int64_t tip, int64_t *id,
 		       struct err *err);
+
+/* Drop the corpus's snapshot and pending row, and the spans that nobody else names. ERR_NOT_FOUND. */
+int index_drop_corpus(struct index *x, const char *corpus, struct err *err);
+int index_touch(struct index *x, const char *corpus, int64_t now_s, struct err *err);
+/* All spans of a run give up their bytes: they are damaged from now on, and the run's extents go. */
+int index_strip_run(struct index *x, int64_t run, struct err *err);
+
+/* Bytes of each run's extents, and when each corpus was last used. */
+int index_each_run(struct index *x, void (*fn)(void *ctx, int64_t run, int64_t bytes), void *ctx, struct err *err);
+int index_each_use(struct index *x, void (*fn)(void *ctx, const char *corpus, int64_t used_s), void *ctx,
+		   struct err *err);
 
 /* Extents that the transaction dropped: space only after it is committed. Valid until the next index_begin. */
 const struct extent *index_freed(const struct index *x, size_t *n);

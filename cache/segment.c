@@ -35,6 +35,7 @@ struct segments {
 	int32_t n_files;
 	struct extent *free;   /* ascending, apart: neighbours are merged */
 	size_t n_free, room;
+	int64_t max_bytes;     /* 0: no limit */
 };
 
 char *segment_name(int32_t segment, char out[SEGMENT_NAME_BYTES])
@@ -245,6 +246,13 @@ static int file_extend(struct segments *s, int32_t segment, int64_t bytes, struc
 	int rc;
 
 	step = step < STEP_LEAST ? STEP_LEAST : step > STEP_MOST ? STEP_MOST : step;
+	if (s->max_bytes) {
+		int64_t used, all;
+
+		segments_sizes(s, &used, &all);
+		if (step > s->max_bytes - all)
+			step = s->max_bytes > all ? (s->max_bytes - all) / EXTENT_ALIGN * EXTENT_ALIGN : 0;
+	}
 	if (step < bytes)
 		step = bytes;
 	rc = fallocate(file->fd, 0, end, step) ? errno : 0;
@@ -351,6 +359,18 @@ int segments_read(struct segments *s, struct extent x, int64_t at, void *out, in
 		done += n;
 	}
 	return 0;
+}
+
+void segments_set_limit(struct segments *s, int64_t max_bytes)
+{
+	s->max_bytes = max_bytes;
+}
+
+int64_t segments_file_bytes(const struct segments *s, int32_t segment)
+{
+	const struct file *file = file_of(s, segment);
+
+	return file && file->fd >= 0 ? file->bytes : 0;
 }
 
 void segments_sizes(const struct segments *s, int64_t *used_bytes, int64_t *file_bytes)

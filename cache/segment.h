@@ -49,6 +49,12 @@ int segments_read(struct segments *s, struct extent x, int64_t at, void *out, in
 enum { SEGMENT_NAME_BYTES = 32 };
 char *segment_name(int32_t segment, char out[SEGMENT_NAME_BYTES]);
 
+/* The bytes of a segment file; 0: it is not there. */
+int64_t segments_file_bytes(const struct segments *s, int32_t segment);
+
+/* Files grow to no more than this in all, where what is asked for allows; 0: no limit. */
+void segments_set_limit(struct segments *s, int64_t max_bytes);
+
 void segments_sizes(const struct segments *s, int64_t *used_bytes, int64_t *file_bytes);
 
 #endif

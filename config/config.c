@@ -57,6 +57,7 @@ static const struct key keys[] = {
 	{"compute", "isa", CHOICE, AT(compute.isa), .choices = isas},
 	{"context", "max_tokens", COUNT, AT(context.max_tokens), 1, 1 << 20, .zero = "auto"},
 	{"store", "path", PATH, AT(store.path)},
+	{"store", "max_bytes", BYTES, AT(store.max_bytes), 1 << 20, (double)(1LL << 50), .zero = "none"},
 	{"server", "socket", SOCKET, AT(server.socket)},
 	{"server", "max_queue", COUNT, AT(server.max_queue), 1, 1 << 16},
 	{"ingest", "max_file", BYTES, AT(ingest.max_file_bytes), 1, 1 << 30},
@@ -328,6 +329,10 @@ static int read_scalar(struct config *c, const struct key *k, const struct yaml_
 	case FRACTION:
 		return fraction_parse(field(c, k), text, k->least, k->most, err);
 	case BYTES:
+		if (k->zero && !strcmp(text, k->zero)) {
+			*(int64_t *)field(c, k) = 0;
+			return 0;
+		}
 		if (bytes_parse(&bytes, text, err))
 			return -1;
 		if ((double)bytes < k->least || (double)bytes > k->most)
@@ -603,7 +608,8 @@ static void print_value(const struct config *c, const struct key *k, FILE *out)
 		fputs(fraction_print(text, *(double *)field(c, k)), out);
 		break;
 	case BYTES:
-		fputs(bytes_print(text, *(int64_t *)field(c, k)), out);
+		count = *(int64_t *)field(c, k);
+		fputs(!count && k->zero ? k->zero : bytes_print(text, count), out);
 		break;
 	case PATH:
 	case SOCKET:

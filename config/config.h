@@ -20,7 +20,9 @@
  *       isa: auto                      # auto: the best instruction set this processor has; else scalar, avx2, avx512
  *                                      # or avx512bf16, refused at start where it is missing. Decides speed, no bit
  *     context: {max_tokens: auto}      # auto: what the model was made for; else 1 to 1048576
- *     store: {path: ~/.local/share/quire}
+ *     store:
+ *       path: ~/.local/share/quire
+ *       max_bytes: none                # of latents and index keys; beyond it what was used longest ago gives way
  *     server:
  *       socket: /run/user/1000/quire/quire.sock
  *       max_queue: 64                  # jobs and questions that wait; more are answered "busy"
@@ -68,6 +70,7 @@ struct config {
 	} context;
 	struct {
 		char *path;              /* $XDG_DATA_HOME/quire, else ~/.local/share/quire */
+		int64_t max_bytes;       /* 0: none */
 	} store;
 	struct {
 		char *socket;            /* NULL: config_socket_path decides */

@@ -35,6 +35,9 @@ enum api_route {
 	API_JOB_EVENTS, /* GET  /api/v1/jobs/{id}/events: `job` at each change, until it has ended */
 	API_JOB_CANCEL, /* POST /api/v1/jobs/{id}/cancel */
 	API_ASK,        /* POST /api/v1/ask: phase, token, usage, then done or error */
+	API_CHECK,      /* POST /api/v1/check: progress, then report or error (upkeep.h) */
+	API_REPAIR,     /* POST /api/v1/repair: likewise */
+	API_REMOVE,     /* POST /api/v1/corpora/{name}/remove */
 	API_STATUS,     /* GET  /api/v1/status */
 	API_HEALTHZ,    /* GET  /healthz: the loop answers */
 	API_READYZ,     /* GET  /readyz: a model is loaded */

@@ -16,34 +16,13 @@
 #include "config/log.h"
 #include "config/mem.h"
 #include "daemon/api.h"
+#include "daemon/cli_inside.h"
 #include "daemon/client.h"
 #include "daemon/doctor.h"
 #include "daemon/loop.h"
 #include "daemon/model_verbs.h"
 #include "daemon/print.h"
 #include "daemon/show.h"
-
-enum { MAX_VALUES = 2 * API_MAX_GLOBS, MAX_ARGUMENTS = 2 };
-
-/* The options of all verbs; a verb lists those it takes. The first N_API_NUMBERS are those of api_numbers. */
-enum option_id {
-	OPTION_AS = N_API_NUMBERS,
-	OPTION_REF,
-	OPTION_EXCLUDE,
-	OPTION_INCLUDE,
-	OPTION_FULL,
-	OPTION_ORDER_FROM,
-	OPTION_DRY_RUN,
-	OPTION_DETACH,
-	OPTION_SKIPPED,
-	OPTION_THINK,
-	OPTION_SOCKET,
-	OPTION_CONFIG,
-	OPTION_JSON,
-	OPTION_HELP,
-	OPTION_VERSION,
-	N_OPTIONS
-};
 
 #define BIT(option) (1u << (option))
 #define NUMBERS     (BIT(N_API_NUMBERS) - 1)
@@ -61,6 +40,7 @@ static const struct {
 	[OPTION_DRY_RUN] = {"dry-run", NULL, "count what would be read, skipped, kept and computed, and do none of it"},
 	[OPTION_DETACH] = {"detach", NULL, "print the job and leave it to the daemon"},
 	[OPTION_SKIPPED] = {"skipped", NULL, "what was left out, and why"},
+	[OPTION_READ_DATA] = {"read-data", "[=N%]", "compare every stored byte with its checksum, or those of N percent of the spans"},
 	[OPTION_THINK] = {"think", NULL, "let the model think before it answers"},
 	[OPTION_SOCKET] = {"socket", "PATH", "where the daemon listens (else QUIRE_SOCKET, else the configuration)"},
 	[OPTION_CONFIG] = {"config", "FILE", "the configuration (else ~/.config/quire/quire.yaml)"},
@@ -84,18 +64,11 @@ static const char *option_help(int id)
 	return id < N_API_NUMBERS ? api_numbers[id].help : options[id].help;
 }
 
-struct cli {
-	const struct verb *verb;
-	int n_arguments;
-	char *arguments[MAX_ARGUMENTS];
-	bool given[N_OPTIONS];
-	int n_values;
-	struct {
-		int option;
-		char *text;
-	} values[MAX_VALUES];
-	struct err err;
-};
+/* A value in brackets may be left out. */
+static int option_kind(int id)
+{
+	return !option_value(id) ? no_argument : *option_value(id) == '[' ? optional_argument : required_argument;
+}
 
 struct verb {
 	const char *name, *arguments, *summary;
@@ -104,16 +77,15 @@ struct verb {
 	int (*run)(struct cli *c); /* -1: err is set; else the exit status */
 };
 
-static volatile sig_atomic_t interrupted;
+volatile sig_atomic_t cli_interrupted;
 
 static void on_interrupt(int signal_number)
 {
 	(void)signal_number;
-	interrupted = 1;
+	cli_interrupted = 1;
 }
 
-/* The last value of an option, or NULL. */
-static const char *value_of(const struct cli *c, int option)
+const char *cli_value(const struct cli *c, int option)
 {
 	for (int i = c->n_values - 1; i >= 0; i--)
 		if (c->values[i].option == option)
@@ -147,17 +119,16 @@ static void print_error(const struct err *err, bool json)
 	free(text);
 }
 
-/* The daemon that --socket, the environment or the configuration name. */
-static int connect_daemon(struct cli *c, struct client **client)
+int cli_connect(struct cli *c, struct client **client)
 {
 	struct config config = {0};
-	const char *socket = value_of(c, OPTION_SOCKET), *environment = getenv("QUIRE_SOCKET");
+	const char *socket = cli_value(c, OPTION_SOCKET), *environment = getenv("QUIRE_SOCKET");
 	bool named = socket || (environment && *environment);
 	char *path = NULL;
 	int failed;
 
 	/* A broken configuration must not keep anybody from a daemon whose socket was named. */
-	if ((!named || c->given[OPTION_CONFIG]) && config_load(&config, value_of(c, OPTION_CONFIG), &c->err))
+	if ((!named || c->given[OPTION_CONFIG]) && config_load(&config, cli_value(c, OPTION_CONFIG), &c->err))
 		return -1;
 	failed = config_socket_path(&path, socket, config.server.socket, &c->err) ||
 		 client_open(client, path, &c->err);
@@ -166,13 +137,12 @@ static int connect_daemon(struct cli *c, struct client **client)
 	return failed ? -1 : 0;
 }
 
-/* One request without arguments to speak of. */
-static json_t *fetch(struct cli *c, enum api_route route, const char *arg, const char *body)
+json_t *cli_fetch(struct cli *c, enum api_route route, const char *arg, const char *body)
 {
 	struct client *client = NULL;
 	json_t *reply = NULL;
 
-	if (!connect_daemon(c, &client) && client_request(client, route, arg, body, &reply, &c->err))
+	if (!cli_connect(c, &client) && client_request(client, route, arg, body, &reply, &c->err))
 		reply = NULL;
 	client_close(client);
 	return reply;
@@ -265,9 +235,9 @@ static int follow_job(struct cli *c, struct client *client, int64_t id)
 
 	snprintf(name, sizeof name, "j-%lld", (long long)id);
 	print_progress_begin(&f.progress, stderr);
-	status = client_stream(client, API_JOB_EVENTS, name, NULL, on_job_event, &f, &interrupted, &c->err);
+	status = client_stream(client, API_JOB_EVENTS, name, NULL, on_job_event, &f, &cli_interrupted, &c->err);
 	print_progress_end(&f.progress);
-	if (status && c->err.code == ERR_CANCELLED && interrupted) {
+	if (status && c->err.code == ERR_CANCELLED && cli_interrupted) {
 		fprintf(stderr, "detached: job %s goes on; `quire jobs %s` shows it, `quire cancel %s` ends it\n", name, name,
 			name);
 		status = err_exit_status(ERR_CANCELLED);
@@ -303,7 +273,7 @@ static char *absolute_directory(const char *path, struct err *err)
 static int read_source(struct cli *c, struct api_ingest *request)
 {
 	char *argument = c->arguments[0], *at = strrchr(argument, '@');
-	const char *ref = value_of(c, OPTION_REF);
+	const char *ref = cli_value(c, OPTION_REF);
 	struct stat st;
 
 	if (!ref && at && at[1] && at != argument && stat(argument, &st)) {
@@ -323,7 +293,7 @@ static int submit_ingest(struct cli *c, struct client *client, struct api_job *j
 	char *body;
 	int failed;
 
-	snprintf(request.corpus, sizeof request.corpus, "%s", value_of(c, OPTION_AS));
+	snprintf(request.corpus, sizeof request.corpus, "%s", cli_value(c, OPTION_AS));
 	if (read_source(c, &request))
 		return -1;
 	request.exclude = values_of(c, OPTION_EXCLUDE);
@@ -331,7 +301,7 @@ static int submit_ingest(struct cli *c, struct client *client, struct api_job *j
 	request.full = c->given[OPTION_FULL];
 	request.dry_run = c->given[OPTION_DRY_RUN];
 	if (c->given[OPTION_ORDER_FROM])
-		snprintf(request.order_from, sizeof request.order_from, "%s", value_of(c, OPTION_ORDER_FROM));
+		snprintf(request.order_from, sizeof request.order_from, "%s", cli_value(c, OPTION_ORDER_FROM));
 	body = api_ingest_format(&request);
 	failed = client_request(client, API_INGEST, request.corpus, body, &reply, &c->err) ||
 		 api_job_parse(job, reply, &c->err);
@@ -354,9 +324,9 @@ static int run_ingest(struct cli *c)
 
 	if (!c->given[OPTION_AS])
 		return err_set(&c->err, ERR_USAGE, "ingest: --as NAME is needed");
-	if (api_check_corpus_name(value_of(c, OPTION_AS), &c->err) ||
-	    (c->given[OPTION_ORDER_FROM] && api_check_corpus_name(value_of(c, OPTION_ORDER_FROM), &c->err)) ||
-	    connect_daemon(c, &client))
+	if (api_check_corpus_name(cli_value(c, OPTION_AS), &c->err) ||
+	    (c->given[OPTION_ORDER_FROM] && api_check_corpus_name(cli_value(c, OPTION_ORDER_FROM), &c->err)) ||
+	    cli_connect(c, &client))
 		return -1;
 	status = submit_ingest(c, client, &job);
 	if (!status && c->given[OPTION_DETACH]) {
@@ -436,13 +406,13 @@ static int run_jobs(struct cli *c)
 	int status = 0;
 
 	if (c->n_arguments) {
-		if (api_job_id_parse(&id, c->arguments[0], &c->err) || !(reply = fetch(c, API_JOB, c->arguments[0], NULL)))
+		if (api_job_id_parse(&id, c->arguments[0], &c->err) || !(reply = cli_fetch(c, API_JOB, c->arguments[0], NULL)))
 			return -1;
 		status = show_job(c, reply, true);
 		json_decref(reply);
 		return status;
 	}
-	if (!(reply = fetch(c, API_JOBS, NULL, NULL)))
+	if (!(reply = cli_fetch(c, API_JOBS, NULL, NULL)))
 		return -1;
 	list = json_object_get(reply, "jobs");
 	if (!json_array_size(list) && !c->given[OPTION_JSON])
@@ -460,7 +430,7 @@ static int run_cancel(struct cli *c)
 	struct api_job job;
 	int64_t id;
 
-	if (api_job_id_parse(&id, c->arguments[0], &c->err) || !(reply = fetch(c, API_JOB_CANCEL, c->arguments[0], NULL)))
+	if (api_job_id_parse(&id, c->arguments[0], &c->err) || !(reply = cli_fetch(c, API_JOB_CANCEL, c->arguments[0], NULL)))
 		return -1;
 	if (c->given[OPTION_JSON]) {
 		print_json(stdout, "job", json_incref(reply));
@@ -489,7 +459,7 @@ static const char *get_string(const json_t *o, const char *key)
 
 static int run_corpora(struct cli *c)
 {
-	json_t *reply = fetch(c, API_CORPORA, NULL, NULL), *list, *corpus;
+	json_t *reply = cli_fetch(c, API_CORPORA, NULL, NULL), *list, *corpus;
 	char tokens[PRINT_BYTES], documents[PRINT_BYTES], size[PRINT_BYTES], when[PRINT_BYTES];
 	size_t i;
 
@@ -520,7 +490,7 @@ static int run_files(struct cli *c)
 {
 	json_t *reply;
 
-	if (api_check_corpus_name(c->arguments[0], &c->err) || !(reply = fetch(c, API_FILES, c->arguments[0], NULL)))
+	if (api_check_corpus_name(c->arguments[0], &c->err) || !(reply = cli_fetch(c, API_FILES, c->arguments[0], NULL)))
 		return -1;
 	show_files(reply, c->given[OPTION_SKIPPED], c->given[OPTION_JSON]);
 	json_decref(reply);
@@ -529,7 +499,7 @@ static int run_files(struct cli *c)
 
 static int run_status(struct cli *c)
 {
-	json_t *reply = fetch(c, API_STATUS, NULL, NULL);
+	json_t *reply = cli_fetch(c, API_STATUS, NULL, NULL);
 
 	if (!reply)
 		return -1;
@@ -607,7 +577,7 @@ static void print_usage(const struct answer *a)
 	char cached[PRINT_BYTES], prefilled[PRINT_BYTES], completed[PRINT_BYTES], again[PRINT_BYTES + 32] = "";
 
 	if (u->recomputed_tokens)
-		snprintf(again, sizeof again, " (%s of a damaged store)", print_count(cached, u->recomputed_tokens));
+		snprintf(again, sizeof again, " (%s that the store did not have)", print_count(cached, u->recomputed_tokens));
 	fprintf(stderr, "%s tokens from the store%s, %s prefilled%s, %s generated; loaded in %.2f s, first token after %.2f s, "
 		"%.1f tokens/s%s\n", print_count(cached, u->cached_tokens), u->loaded_tokens ? "" : " (still in memory)",
 		print_count(prefilled, u->prefilled_tokens), again, print_count(completed, u->completion_tokens), u->load_s,
@@ -618,7 +588,7 @@ static void print_usage(const struct answer *a)
 /* A number that strtod takes whole, in the range that the daemon will check too. */
 static int read_number(struct cli *c, struct api_ask *ask, int number)
 {
-	const char *text = value_of(c, number);
+	const char *text = cli_value(c, number);
 	char name[40], *end;
 
 	snprintf(name, sizeof name, "--%s", api_numbers[number].option);
@@ -645,11 +615,11 @@ static int run_ask(struct cli *c)
 	for (int i = 0; i < N_API_NUMBERS; i++)
 		if (c->given[i] && read_number(c, &ask, i))
 			return -1;
-	if (connect_daemon(c, &client))
+	if (cli_connect(c, &client))
 		return -1;
 	body = api_ask_format(&ask);
 	print_progress_begin(&a.progress, stderr);
-	status = client_stream(client, API_ASK, NULL, body, on_ask_event, &a, &interrupted, &c->err);
+	status = client_stream(client, API_ASK, NULL, body, on_ask_event, &a, &cli_interrupted, &c->err);
 	print_progress_end(&a.progress);
 	if (a.any_text && !a.ends_line)
 		putchar('\n');
@@ -671,10 +641,10 @@ static int run_serve(struct cli *c)
 	char *path = NULL;
 	int status;
 
-	if (config_load(&config, value_of(c, OPTION_CONFIG), &c->err))
+	if (config_load(&config, cli_value(c, OPTION_CONFIG), &c->err))
 		return -1;
 	log_set_level(config.log.level);
-	status = config_socket_path(&path, value_of(c, OPTION_SOCKET), config.server.socket, &c->err) ||
+	status = config_socket_path(&path, cli_value(c, OPTION_SOCKET), config.server.socket, &c->err) ||
 		 loop_run(&config, path, &c->err);
 	free(path);
 	config_free(&config);
@@ -683,7 +653,7 @@ static int run_serve(struct cli *c)
 
 static int run_doctor(struct cli *c)
 {
-	const struct doctor_options opt = {value_of(c, OPTION_CONFIG), value_of(c, OPTION_SOCKET), "", c->given[OPTION_JSON]};
+	const struct doctor_options opt = {cli_value(c, OPTION_CONFIG), cli_value(c, OPTION_SOCKET), "", c->given[OPTION_JSON]};
 
 	return doctor_run(stdout, &opt) ? err_exit_status(ERR_FAILED) : 0;
 }
@@ -713,6 +683,10 @@ static const struct verb verbs[] = {
 	{"corpora", "", "what has been read", 0, 0, 0, run_corpora},
 	{"files", "NAME", "the files of a corpus in its order; with --skipped, those left out and why", 1, 1,
 	 BIT(OPTION_SKIPPED), run_files},
+	{"check", "[NAME]", "is the store whole? what is damaged, and the corpora that it touches (status 1)", 0, 1,
+	 BIT(OPTION_READ_DATA) | BIT(API_SEED), cli_check},
+	{"repair", "[NAME]", "read all of the store, quarantine what is damaged; what is whole stays", 0, 1, 0, cli_repair},
+	{"rm", "NAME", "remove a corpus; what other corpora share stays", 1, 1, 0, cli_rm},
 	{"jobs", "[JOB]", "ingests, newest first; or one of them", 0, 1, 0, run_jobs},
 	{"cancel", "JOB", "end a job that waits or runs; what it computed is kept", 1, 1, 0, run_cancel},
 	{"status", "", "the daemon, its model, its store and its queue", 0, 0, 0, run_status},
@@ -748,7 +722,7 @@ static void print_verb_help(FILE *f, const struct verb *v)
 
 		if (!(takes & BIT(i)))
 			continue;
-		snprintf(head, sizeof head, "--%s%s%s", option_name(i), option_value(i) ? " " : "",
+		snprintf(head, sizeof head, "--%s%s%s", option_name(i), option_kind(i) == required_argument ? " " : "",
 			 option_value(i) ? option_value(i) : "");
 		fprintf(f, "  %-18s %s", head, option_help(i));
 		if (i < N_API_NUMBERS)
@@ -793,7 +767,7 @@ static int parse(struct cli *c, int argc, char **argv, const struct verb *verb, 
 
 	for (int i = 0; i < N_OPTIONS; i++)
 		if (takes & BIT(i))
-			known[n++] = (struct option){option_name(i), option_value(i) ? required_argument : no_argument, NULL,
+			known[n++] = (struct option){option_name(i), option_kind(i), NULL,
 						     i + 256};
 	opterr = 0;
 	optind = 0; /* begin anew, whatever was parsed before */
@@ -805,7 +779,7 @@ static int parse(struct cli *c, int argc, char **argv, const struct verb *verb, 
 				       verb ? ": " : "", argv[optind - 1], verb ? " " : "", verb ? verb->name : "");
 		option = option == 'h' ? OPTION_HELP : option - 256;
 		c->given[option] = true;
-		if (!option_value(option))
+		if (!option_value(option) || !optarg)
 			continue;
 		if (c->n_values == MAX_VALUES)
 			return err_set(err, ERR_USAGE, "more than %d options", MAX_VALUES);

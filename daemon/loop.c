@@ -1,11 +1,5 @@
 /*
- * An ask is a `waiter`: the client that waits (an exchange) and the engine that works (until MESSAGE_ASKED). Either
- * may end first, and the waiter goes with the second:
- *
- *     client gone first:   cancel is set; the engine's last message frees the waiter
- *     engine done first:   the exchange is ended; its end frees the waiter
- *
- * Of jobs at most one runs; the others wait in jobs.sqlite.
+ * An ask, and a work of upkeep, is a `waiter` (waiter.h). Of jobs at most one runs; the others wait in jobs.sqlite.
  */
 #include "daemon/loop.h"
 
@@ -31,6 +25,7 @@
 #include "daemon/jobs.h"
 #include "daemon/listen.h"
 #include "daemon/message.h"
+#include "daemon/waiter.h"
 #include "daemon/worker.h"
 
 enum {
@@ -39,16 +34,6 @@ enum {
 	SAVE_PROGRESS_MS = 5000,
 	LISTED_JOBS = 100,
 	MESSAGES = 1024,         /* on their way to us */
-};
-
-struct waiter {
-	struct waiter *next, **link;
-	enum { WAITER_ASK, WAITER_JOB } kind;
-	int64_t id;              /* of the ask, or of the job whose events are wanted */
-	atomic_bool cancel;
-	bool engine_has_it;
-	struct exchange *x;      /* NULL: the client is gone */
-	int64_t since_ms;
 };
 
 struct loop {
@@ -63,6 +48,7 @@ struct loop {
 
 	struct waiter *waiters;
 	int64_t n_asks, last_ask_id;
+	int n_upkeeps;           /* that the engine has */
 
 	struct api_job running;  /* id 0: none */
 	atomic_bool cancel_running;
@@ -80,54 +66,10 @@ static void complain(const struct err *err)
 	log_error("%s", err->text);
 }
 
-/* Waiters. */
-
-static struct waiter *waiter_new(struct loop *l, struct exchange *x, int kind, int64_t id)
-{
-	struct waiter *w = xcalloc(1, sizeof *w);
-
-	w->kind = kind;
-	w->id = id;
-	w->x = x;
-	w->since_ms = clock_now_ms();
-	w->next = l->waiters;
-	w->link = &l->waiters;
-	if (w->next)
-		w->next->link = &w->next;
-	l->waiters = w;
-	exchange_set_user(x, w);
-	return w;
-}
-
-static void waiter_free_if_over(struct waiter *w)
-{
-	if (w->x || w->engine_has_it)
-		return;
-	*w->link = w->next;
-	if (w->next)
-		w->next->link = w->link;
-	free(w);
-}
-
-static struct waiter *find_ask(struct loop *l, int64_t id)
-{
-	for (struct waiter *w = l->waiters; w; w = w->next)
-		if (w->kind == WAITER_ASK && w->id == id)
-			return w;
-	return NULL;
-}
-
 static void on_gone(void *ctx, struct exchange *x)
 {
-	struct waiter *w = exchange_user(x);
-
 	(void)ctx;
-	if (!w)
-		return;
-	w->x = NULL;
-	if (w->engine_has_it)
-		atomic_store(&w->cancel, true);
-	waiter_free_if_over(w);
+	waiter_gone(exchange_user(x));
 }
 
 /* Jobs. */
@@ -399,7 +341,7 @@ static void get_jobs(struct loop *l, struct exchange *x)
 
 static void get_job_events(struct loop *l, struct exchange *x, const struct api_job *job)
 {
-	waiter_new(l, x, WAITER_JOB, job->id);
+	waiter_new(&l->waiters, x, WAITER_JOB, job->id);
 	exchange_event(x, "job", api_dump(api_job_json(job)));
 	if (job_has_ended(job->state))
 		exchange_end(x);
@@ -466,7 +408,7 @@ static void post_ask(struct loop *l, struct exchange *x)
 		message_free(m);
 		return;
 	}
-	w = waiter_new(l, x, WAITER_ASK, m->id);
+	w = waiter_new(&l->waiters, x, WAITER_ASK, m->id);
 	w->engine_has_it = true;
 	m->cancel = &w->cancel;
 	clock_gettime(CLOCK_MONOTONIC, &now);
@@ -474,6 +416,37 @@ static void post_ask(struct loop *l, struct exchange *x)
 	l->n_asks++;
 	if (queue_try_push(worker_queue(l->worker), m) != QUEUE_OK)
 		abort(); /* it has room for max_queue asks */
+}
+
+/* Check, repair, remove. The first two take their time, and answer with events. */
+static void post_upkeep(struct loop *l, struct exchange *x, enum upkeep_kind kind, const char *corpus)
+{
+	struct message *m = message_new(MESSAGE_UPKEEP, ++l->last_ask_id);
+	struct waiter *w;
+	struct err err;
+	size_t bytes;
+	const char *body = exchange_body(x, &bytes);
+	int failed;
+
+	failed = upkeep_parse(&m->upkeep, kind, body, kind == UPKEEP_REMOVE ? 0 : bytes, &err) ||
+		 (kind == UPKEEP_REMOVE && api_check_corpus_name(corpus, &err));
+	if (!failed && l->n_upkeeps == WORKER_UPKEEPS)
+		failed = err_set(&err, ERR_BUSY, "%d works of upkeep wait already: try again in a moment", l->n_upkeeps);
+	if (failed) {
+		exchange_error(x, 0, &err);
+		message_free(m);
+		return;
+	}
+	if (kind == UPKEEP_REMOVE)
+		snprintf(m->upkeep.corpus, sizeof m->upkeep.corpus, "%s", corpus);
+	w = waiter_new(&l->waiters, x, WAITER_UPKEEP, m->id);
+	w->engine_has_it = true;
+	m->cancel = &w->cancel;
+	l->n_upkeeps++;
+	if (kind != UPKEEP_REMOVE)
+		exchange_event(x, "progress", xstrdup("{\"read_spans\":0}"));
+	if (queue_try_push(worker_queue(l->worker), m) != QUEUE_OK)
+		abort(); /* it has room for WORKER_UPKEEPS */
 }
 
 static void fill_status(struct loop *l)
@@ -537,6 +510,15 @@ static void on_request(void *ctx, struct exchange *x)
 	case API_ASK:
 		post_ask(l, x);
 		break;
+	case API_CHECK:
+		post_upkeep(l, x, UPKEEP_CHECK, NULL);
+		break;
+	case API_REPAIR:
+		post_upkeep(l, x, UPKEEP_REPAIR, NULL);
+		break;
+	case API_REMOVE:
+		post_upkeep(l, x, UPKEEP_REMOVE, arg);
+		break;
 	case API_STATUS:
 		fill_status(l);
 		exchange_reply(x, 200, api_dump(api_status_json(&l->status)), NULL, NULL);
@@ -559,7 +541,7 @@ static void on_request(void *ctx, struct exchange *x)
 
 static void ask_event(struct loop *l, int64_t id, const char *name, json_t *data)
 {
-	struct waiter *w = find_ask(l, id);
+	struct waiter *w = waiter_find(l->waiters, WAITER_ASK, id);
 
 	if (w && w->x)
 		exchange_event(w->x, name, api_dump(data));
@@ -580,7 +562,7 @@ static json_t *phase_json(enum ask_phase phase, int64_t tokens)
 
 static void on_asked(struct loop *l, const struct message *m)
 {
-	struct waiter *w = find_ask(l, m->id);
+	struct waiter *w = waiter_find(l->waiters, WAITER_ASK, m->id);
 	const struct api_usage *u = &m->asked.usage;
 	struct err stop;
 	json_t *done;
@@ -667,6 +649,13 @@ static void on_message(struct loop *l, struct message *m)
 		break;
 	case MESSAGE_INGESTED:
 		on_ingested(l, m);
+		break;
+	case MESSAGE_UPKEEP_PROGRESS:
+		waiter_tell(waiter_find(l->waiters, WAITER_UPKEEP, m->id), m);
+		break;
+	case MESSAGE_UPKEPT:
+		l->n_upkeeps--;
+		waiter_end(waiter_find(l->waiters, WAITER_UPKEEP, m->id), m, l->stopping);
 		break;
 	case MESSAGE_STOPPED:
 		l->engine_stopped = true;

@@ -32,6 +32,8 @@ void message_free(void *message)
 		api_ingest_clear(&m->ingest.request);
 		break;
 	case MESSAGE_COUNTED:
+	case MESSAGE_UPKEEP_PROGRESS:
+	case MESSAGE_UPKEPT:
 		free(m->report);
 		break;
 	case MESSAGE_TOKEN:

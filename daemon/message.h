@@ -1,14 +1,14 @@
 /*
  * What the daemon's threads say to each other. A message is one malloc'ed struct; its memory, and all it points to,
  * belongs to whoever holds it. The one exception is `cancel`: it belongs to the loop, which keeps it until the
- * message that ends the ask or the job (MESSAGE_ASKED, MESSAGE_INGESTED) is back.
+ * message that ends the ask, the job or the upkeep (MESSAGE_ASKED, MESSAGE_INGESTED, MESSAGE_UPKEPT) is back.
  *
- *             ASK, INGEST                PREPARE
+ *         ASK, INGEST, UPKEEP            PREPARE
  *     loop ---------------> engine ------------------> ingest
  *       ^                   |    ^                      |  |
  *       |--- STORE, MODEL, -'    '------ PREPARED ------'  |
  *       |    PHASE, TOKEN, ASKED, COUNTED, PROGRESS,       |
- *       |    INGESTED                                      |
+ *       |    INGESTED, UPKEEP_PROGRESS, UPKEPT             |
  *       '------------------- PROGRESS ---------------------'
  *
  * To stop, the loop sets every cancel and closes the engine's queue; the engine ends what it has, closes the ingest
@@ -23,6 +23,7 @@
 #include "cache/cache.h"
 #include "config/err.h"
 #include "daemon/api.h"
+#include "daemon/upkeep.h"
 #include "ingest/ingest.h"
 
 enum message_kind {
@@ -38,6 +39,9 @@ enum message_kind {
 	MESSAGE_PROGRESS,
 	MESSAGE_COUNTED,  /* what a job is about to do */
 	MESSAGE_INGESTED, /* the end of a job: likewise */
+	MESSAGE_UPKEEP,
+	MESSAGE_UPKEEP_PROGRESS,
+	MESSAGE_UPKEPT,   /* the end of an upkeep: a report, or why not */
 	MESSAGE_STOPPED,  /* the last one */
 };
 
@@ -64,7 +68,8 @@ struct message {
 			struct ingest *in;               /* PREPARED */
 		} ingest;
 		struct ingest_progress progress;
-		char *report;                  /* COUNTED: as api_job.report */
+		char *report;                  /* COUNTED: as api_job.report; UPKEEP_PROGRESS, UPKEPT: JSON */
+		struct upkeep upkeep;
 		struct cache_stats store;
 		struct {
 			struct api_model_status model;

@@ -9,10 +9,12 @@
 #include <time.h>
 
 #include "cache/cache.h"
+#include "cache/check.h"
 #include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
 #include "daemon/message.h"
+#include "daemon/upkeep.h"
 #include "engine/engine.h"
 #include "engine/model.h"
 #include "engine/recall.h"
@@ -50,6 +52,11 @@ struct worker {
 	struct message *job;
 	struct ingest *ingest;
 	int64_t told_ms;
+
+	/* The check in progress, of a check or a repair, if upkeep is not NULL. */
+	struct message *upkeep;
+	struct cache_check *check;
+	int64_t upkeep_told_ms;
 };
 
 static bool is_cancelled(const struct message *m)
@@ -172,6 +179,7 @@ static void drop_held(struct worker *w)
 	w->session = NULL;
 	cache_free_snapshot(w->held);
 	w->held = NULL;
+	cache_pin(w->cache, NULL);
 }
 
 static int begin_job(struct worker *w, struct message *job, struct err *err)
@@ -243,6 +251,11 @@ static int check_disk(struct worker *w, const struct ingest_counts *counts, stru
 	int64_t room;
 
 	cache_stats(w->cache, &stats);
+	if (w->config->store.max_bytes && counts->new_bytes > w->config->store.max_bytes)
+		return err_set(err, ERR_TOO_LARGE, "%lld new tokens take %lld bytes of the store, which may have %lld "
+			       "(store.max_bytes): raise it, or leave out something with --exclude",
+			       (long long)counts->new_tokens, (long long)counts->new_bytes,
+			       (long long)w->config->store.max_bytes);
 	if (statvfs(w->config->store.path, &fs))
 		return err_errno(err, errno, "look at %s", w->config->store.path);
 	room = stats.file_bytes - stats.used_bytes + (int64_t)(fs.f_bavail * fs.f_frsize);
@@ -349,6 +362,7 @@ static int hold_corpus(struct worker *w, const char *corpus, struct err *err)
 		return -1;
 	drop_held(w);
 	w->held = snapshot;
+	cache_pin(w->cache, corpus);
 	return 0;
 }
 
@@ -379,8 +393,12 @@ static int load_session(struct worker *w, const struct message *ask, struct api_
 	const struct session_options opt = {.latents = w->latents, .max_tokens = w->context_tokens};
 	struct recall_stats stats = {0};
 	int64_t began = clock_now_ns();
+	struct err ignored;
 
 	if (!w->session) {
+		/* What is evicted first, should the store come to its limit; the answer does not depend on it. */
+		if (cache_touch(w->cache, w->held->corpus, (int64_t)time(NULL), &ignored))
+			log_warn("cannot note that corpus %s is used: %s", w->held->corpus, ignored.text);
 		tell_phase(w, ask, ASK_LOAD, w->held->n_tokens);
 		if (session_new(&w->session, w->engine, w->model, &opt, err) ||
 		    recall_snapshot(w->session, w->engine, w->model, w->latents, w->cache, w->held, w->held->n_tokens,
@@ -544,6 +562,124 @@ static void take_ask(struct worker *w, struct message *ask)
 	tell(w, end);
 }
 
+/* Upkeep of the store. */
+
+static void end_upkeep(struct worker *w, struct message *u, json_t *report, const struct err *err)
+{
+	struct message *m = message_new(MESSAGE_UPKEPT, u->id);
+
+	if (report)
+		m->report = api_dump(report);
+	else
+		m->err = *err;
+	if (u == w->upkeep) {
+		cache_check_free(w->check);
+		w->check = NULL;
+		w->upkeep = NULL;
+	}
+	message_free(u);
+	tell_store(w);
+	tell(w, m);
+}
+
+static int no_job(struct worker *w, const char *corpus, struct err *err)
+{
+	if (!w->job || (corpus && strcmp(corpus, w->job->ingest.request.corpus)))
+		return 0;
+	return err_set(err, ERR_BUSY, "corpus %s is being ingested: wait for job j-%lld, or `quire cancel j-%lld`",
+		       w->job->ingest.request.corpus, (long long)w->job->id, (long long)w->job->id);
+}
+
+static void remove_corpus(struct worker *w, struct message *u)
+{
+	const char *corpus = u->upkeep.corpus;
+	struct cache_stats before, after;
+	struct err err = {0};
+	json_t *report = NULL;
+
+	cache_stats(w->cache, &before);
+	if (!no_job(w, corpus, &err) && !cache_drop_corpus(w->cache, corpus, &err)) {
+		if (w->held && !strcmp(w->held->corpus, corpus))
+			drop_held(w);
+		cache_stats(w->cache, &after);
+		log_info("corpus %s is removed bytes=%lld", corpus, (long long)(before.used_bytes - after.used_bytes));
+		report = json_pack("{s:s, s:I}", "removed", corpus, "freed_bytes",
+				   (json_int_t)(before.used_bytes - after.used_bytes));
+	}
+	end_upkeep(w, u, report, &err);
+}
+
+static void take_upkeep(struct worker *w, struct message *u)
+{
+	bool repair = u->upkeep.kind == UPKEEP_REPAIR;
+	const struct cache_check_options opt = {
+		.corpus = *u->upkeep.corpus ? u->upkeep.corpus : NULL,
+		.read_share = repair ? 1 : u->upkeep.read_percent / 100,
+		.seed = (uint64_t)u->upkeep.seed,
+	};
+	struct err err = {0};
+
+	if (u->upkeep.kind == UPKEEP_REMOVE) {
+		remove_corpus(w, u);
+	} else if (w->upkeep) {
+		err_set(&err, ERR_BUSY, "the store is being checked already: try again when that is over");
+		end_upkeep(w, u, NULL, &err);
+	} else if ((repair && no_job(w, NULL, &err)) || cache_check_begin(&w->check, w->cache, &opt, &err)) {
+		end_upkeep(w, u, NULL, &err);
+	} else {
+		w->upkeep = u;
+		w->upkeep_told_ms = 0;
+	}
+}
+
+/* What a check has found is mended at once, and an ingest that has begun meanwhile goes before. */
+static void end_check(struct worker *w)
+{
+	const struct cache_check_report *r = cache_check_report(w->check);
+	struct cache_repair_report repaired;
+	struct err err = {0};
+	json_t *report = NULL;
+
+	if (r->n_damaged)
+		log_warn("a check of the store has found damage findings=%lld first=\"%s\"", (long long)r->n_damaged,
+			 r->n_findings ? r->findings[0].text : "");
+	if (w->upkeep->upkeep.kind == UPKEEP_CHECK) {
+		report = upkeep_check_json(r);
+	} else if (!no_job(w, NULL, &err) && !cache_repair(w->cache, w->check, &repaired, &err)) {
+		report = upkeep_repair_json(r, &repaired);
+		log_info("the store is repaired quarantined=%lld lost=%lld corpora=%zu", (long long)repaired.quarantined_spans,
+			 (long long)repaired.lost_spans, repaired.n_corpora);
+		cache_repair_clear(&repaired);
+		drop_held(w); /* what it holds may be gone from the store */
+	}
+	end_upkeep(w, w->upkeep, report, &err);
+}
+
+static void step_upkeep(struct worker *w)
+{
+	struct err err = {0};
+	struct message *m;
+	int more = 1;
+
+	if (is_cancelled(w->upkeep))
+		more = err_set(&err, ERR_CANCELLED, "cancelled");
+	else
+		more = cache_check_step(w->check, &err);
+	if (more < 0) {
+		end_upkeep(w, w->upkeep, NULL, &err);
+	} else if (!more) {
+		end_check(w);
+	} else if (clock_now_ms() - w->upkeep_told_ms >= PROGRESS_MS) {
+		const struct cache_check_report *r = cache_check_report(w->check);
+
+		w->upkeep_told_ms = clock_now_ms();
+		m = message_new(MESSAGE_UPKEEP_PROGRESS, w->upkeep->id);
+		m->report = api_dump(json_pack("{s:I, s:I}", "read_spans", (json_int_t)r->read_spans, "to_read",
+					       (json_int_t)r->to_read));
+		tell(w, m);
+	}
+}
+
 /* The engine thread. */
 
 int worker_engine_options(struct engine_options *opt, enum latent_format *latents, const struct config *c,
@@ -638,6 +774,9 @@ static void take(struct worker *w, struct message *m)
 	case MESSAGE_PREPARED:
 		take_prepared(w, m);
 		break;
+	case MESSAGE_UPKEEP:
+		take_upkeep(w, m);
+		break;
 	default:
 		assert(!"a message that is not for the engine");
 	}
@@ -647,13 +786,17 @@ static void work(struct worker *w)
 {
 	for (;;) {
 		void *m;
-		enum queue_state state = w->ingest ? queue_try_pop(w->in, &m) : queue_pop(w->in, &m);
+		enum queue_state state = w->ingest || w->upkeep ? queue_try_pop(w->in, &m) : queue_pop(w->in, &m);
 
 		if (state == QUEUE_CLOSED)
 			break;
-		if (state == QUEUE_OK)
+		if (state == QUEUE_OK) {
 			take(w, m);
-		else
+			continue;
+		}
+		if (w->upkeep)
+			step_upkeep(w);
+		if (w->ingest)
 			step_job(w);
 	}
 }
@@ -667,6 +810,7 @@ static void *run_engine_thread(void *ctx)
 	if (cache_open(&w->cache, w->config->store.path, &m->err)) {
 		tell(w, m);
 	} else {
+		cache_set_limit(w->cache, w->config->store.max_bytes);
 		cache_stats(w->cache, &m->store);
 		tell(w, m);
 		begin(w);
@@ -678,7 +822,12 @@ static void *run_engine_thread(void *ctx)
 		err_set(&err, ERR_CANCELLED, "the daemon stops");
 		end_job(w, &err);
 	}
-	drop_held(w);
+	if (w->upkeep) {
+		err_set(&err, ERR_CANCELLED, "the daemon stops");
+		end_upkeep(w, w->upkeep, NULL, &err);
+	}
+	if (w->cache)
+		drop_held(w);
 	free(w->logits);
 	renderer_close(w->renderer);
 	tokenizer_close(w->tokenizer);
@@ -697,7 +846,7 @@ int worker_start(struct worker **out, const struct config *config, struct queue 
 	w->config = config;
 	w->to_loop = to_loop;
 	/* Beside the asks, one ingest, and the same ingest prepared. */
-	if (queue_new(&w->in, (size_t)config->server.max_queue + 2, err) || queue_new(&w->to_ingest, 1, err))
+	if (queue_new(&w->in, (size_t)config->server.max_queue + 2 + WORKER_UPKEEPS, err) || queue_new(&w->to_ingest, 1, err))
 		goto fail;
 	if ((number = pthread_create(&w->ingest_thread, NULL, run_ingest_thread, w))) {
 		err_errno(err, number, "start the ingest thread");

@@ -25,7 +25,10 @@ struct worker;
  * the worker. */
 int worker_start(struct worker **out, const struct config *config, struct queue *to_loop, struct err *err);
 
-/* Where the loop puts its messages; close it to stop. It has room for server.max_queue asks and one ingest. */
+enum { WORKER_UPKEEPS = 4 };
+
+/* Where the loop puts its messages; close it to stop. It has room for server.max_queue asks, one ingest and
+ * WORKER_UPKEEPS works of upkeep. */
 struct queue *worker_queue(struct worker *w);
 
 /* After MESSAGE_STOPPED. Takes NULL. */

@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,166 +14,11 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "cache/cache.h"
-#include "config/mem.h"
 #include "tests/support/disk_calls.h"
+#include "tests/support/store_text.h"
 #include "tests/support/temp_dir.h"
-
-enum { N_GROUPS = 2, N_INDEX_LAYERS = 2, KEY_BYTES = 8, STEP_TOKENS = 128, MOST_TOKENS = 512 };
-
-static const uint32_t record_bytes[N_GROUPS] = {24, 40};
-static const struct cache_layout layout = {N_GROUPS, record_bytes, N_INDEX_LAYERS, KEY_BYTES};
-static const uint8_t identity[32] = "a model";
-
-/* A corpus of a test: n tokens, the first `same` of which depend on nothing but their position. */
-struct text {
-	const char *corpus;
-	int32_t n, same, ids[MOST_TOKENS];
-};
-
-static struct text text_of(const char *corpus, int32_t n, int32_t same, int32_t seed)
-{
-	struct text t = {.corpus = corpus, .n = n, .same = same};
-
-	for (int32_t i = 0; i < n; i++)
-		t.ids[i] = i < same ? i : 1000 * seed + i;
-	return t;
-}
-
-static void keys_of(struct span_key *keys, const int32_t *ids, int32_t n)
-{
-	for (int32_t i = 0; i * CACHE_SPAN_TOKENS < n; i++) {
-		int32_t left = n - i * CACHE_SPAN_TOKENS;
-
-		span_key_make(&keys[i], identity, i ? &keys[i - 1] : NULL, ids + i * CACHE_SPAN_TOKENS,
-			      left < CACHE_SPAN_TOKENS ? left : CACHE_SPAN_TOKENS);
-	}
-}
-
-/* What the model would compute: bytes that depend on all tokens up to here, and on nothing else. */
-static void compute(uint8_t *out, const struct span_key *key, int part, int token, size_t bytes)
-{
-	for (size_t i = 0; i < bytes; i++)
-		out[i] = (uint8_t)XXH3_64bits_withSeed(key, sizeof *key,
-						       (uint64_t)part << 40 | (uint64_t)token << 20 | i);
-}
-
-static size_t part_bytes(int part)
-{
-	return part < N_GROUPS ? record_bytes[part] : KEY_BYTES;
-}
-
-static struct cache *store_open(const char *dir)
-{
-	struct cache *c;
-	struct err err;
-
-	if (cache_open(&c, dir, &err))
-		fail_msg("%s", err.text);
-	return c;
-}
-
-/* The way of an ingest: begin, write what is missing in steps, commit. */
-static int store_text(struct cache *c, const struct text *t, struct err *err)
-{
-	struct span_key keys[MOST_TOKENS / CACHE_SPAN_TOKENS + 1];
-	uint8_t bytes[N_GROUPS + N_INDEX_LAYERS][STEP_TOKENS * 40];
-	const uint8_t *parts[N_GROUPS + N_INDEX_LAYERS];
-	const struct cache_document document = {"a.c", {1}, 0, t->n, 2, (const uint32_t[]){3, 7}};
-	const struct cache_skipped skipped = {"b\n\xff.bin", "binary"};
-	const struct cache_snapshot s = {.corpus = t->corpus, .source = "/src", .identity = identity, .created_s = 12,
-					 .n_tokens = t->n, .ids = t->ids, .n_documents = 1, .documents = &document,
-					 .n_skipped = 1, .skipped = &skipped};
-	int64_t known, id;
-
-	keys_of(keys, t->ids, t->n);
-	if (cache_begin_ingest(c, t->corpus, identity, t->ids, t->n, &known, err))
-		return -1;
-	for (int32_t at = (int32_t)known; at < t->n; at += STEP_TOKENS) {
-		int32_t n = t->n - at < STEP_TOKENS ? t->n - at : STEP_TOKENS, span = at / CACHE_SPAN_TOKENS;
-
-		for (int p = 0; p < N_GROUPS + N_INDEX_LAYERS; p++) {
-			parts[p] = bytes[p];
-			for (int32_t i = 0; i < n; i++)
-				compute(bytes[p] + (size_t)i * part_bytes(p), &keys[span + i / CACHE_SPAN_TOKENS], p,
-					i % CACHE_SPAN_TOKENS, part_bytes(p));
-		}
-		if (cache_write_spans(c, t->corpus, &layout, identity, span ? &keys[span - 1] : NULL, t->ids + at, n,
-				      parts, parts + N_GROUPS, err))
-			return -1;
-	}
-	return cache_commit_snapshot(c, &s, &id, err);
-}
-
-static void must_store(struct cache *c, const struct text *t)
-{
-	struct err err;
-
-	if (store_text(c, t, &err))
-		fail_msg("%s", err.text);
-}
-
-/* Read one part of a span: 1 and it is right, 0 and the store says that it is damaged; anything else fails. */
-static int check_part(struct cache *c, const struct span_key *key, int part, int32_t n)
-{
-	uint8_t got[CACHE_SPAN_TOKENS * 40], want[40];
-	size_t bytes = part_bytes(part);
-	struct err err;
-	int rc = part < N_GROUPS ? cache_read_records(c, key, part, got, (size_t)n * bytes, &err)
-				 : cache_read_index_keys(c, key, part - N_GROUPS, got, (size_t)n * bytes, &err);
-
-	if (rc) {
-		if (err.code != ERR_DAMAGED)
-			fail_msg("%s", err.text);
-		return 0;
-	}
-	for (int32_t i = 0; i < n; i++) {
-		compute(want, key, part, i, bytes);
-		assert_memory_equal(got + (size_t)i * bytes, want, bytes);
-	}
-	return 1;
-}
-
-/* How many parts of the first n tokens are damaged; all others are right. */
-static int n_damaged(struct cache *c, const int32_t *ids, int32_t n)
-{
-	struct span_key keys[MOST_TOKENS / CACHE_SPAN_TOKENS + 1];
-	int damaged = 0;
-
-	keys_of(keys, ids, n);
-	for (int32_t i = 0; i * CACHE_SPAN_TOKENS < n; i++) {
-		int32_t left = n - i * CACHE_SPAN_TOKENS;
-
-		for (int p = 0; p < N_GROUPS + N_INDEX_LAYERS; p++)
-			damaged += !check_part(c, &keys[i], p, left < CACHE_SPAN_TOKENS ? left : CACHE_SPAN_TOKENS);
-	}
-	return damaged;
-}
-
-/* The corpus is there, whole, and says what t says. */
-static int is_stored(struct cache *c, const struct text *t)
-{
-	struct cache_snapshot *s;
-	struct err err;
-	int same;
-
-	if (cache_load_snapshot(c, t->corpus, &s, &err))
-		fail_msg("%s", err.text);
-	assert_int_equal(n_damaged(c, s->ids, (int32_t)s->n_tokens), 0);
-	same = s->n_tokens == t->n && !memcmp(s->ids, t->ids, (size_t)t->n * sizeof *t->ids);
-	cache_free_snapshot(s);
-	return same;
-}
-
-static struct cache_stats stats_of(struct cache *c)
-{
-	struct cache_stats s;
-
-	cache_stats(c, &s);
-	return s;
-}
 
 static int set_up(void **state)
 {
@@ -202,10 +46,10 @@ static void what_is_written_comes_back_after_a_restart(void **state)
 	c = store_open(*state);
 
 	assert_true(is_stored(c, &t));
-	assert_int_equal(cache_known_prefix(c, identity, t.ids, 300), 300);
+	assert_int_equal(cache_known_prefix(c, text_identity, t.ids, 300), 300);
 	assert_int_equal(cache_load_snapshot(c, "linux", &s, &err), 0);
 	assert_string_equal(s->source, "/src");
-	assert_memory_equal(s->identity, identity, 32);
+	assert_memory_equal(s->identity, text_identity, 32);
 	assert_int_equal(s->created_s, 12);
 	assert_int_equal(s->n_documents, 1);
 	assert_string_equal(s->documents[0].path, "a.c");
@@ -246,9 +90,9 @@ static void the_same_tokens_of_another_model_are_not_found(void **state)
 
 	must_store(c, &t);
 
-	assert_int_equal(cache_known_prefix(c, identity, t.ids, t.n), 128);
+	assert_int_equal(cache_known_prefix(c, text_identity, t.ids, t.n), 128);
 	assert_int_equal(cache_known_prefix(c, other, t.ids, t.n), 0);
-	assert_int_equal(cache_known_prefix(c, identity, t.ids, 100), 64); /* a span of 36 is another span */
+	assert_int_equal(cache_known_prefix(c, text_identity, t.ids, 100), 64); /* a span of 36 is another span */
 	cache_close(c);
 }
 
@@ -294,11 +138,11 @@ static void spans_of_an_interrupted_ingest_wait_for_it_and_go_when_it_changes_it
 	cache_close(c);
 
 	c = store_open(*state);
-	assert_int_equal(cache_known_prefix(c, identity, t.ids, t.n), 128);
+	assert_int_equal(cache_known_prefix(c, text_identity, t.ids, t.n), 128);
 	assert_int_equal(stats_of(c).n_spans, 3);
-	assert_int_equal(cache_begin_ingest(c, "", identity, t.ids, t.n, &known, &err), 0);
+	assert_int_equal(cache_begin_ingest(c, "", text_identity, t.ids, t.n, &known, &err), 0);
 	assert_int_equal(known, 128);
-	assert_int_equal(cache_begin_ingest(c, "", identity, changed.ids, changed.n, &known, &err), 0);
+	assert_int_equal(cache_begin_ingest(c, "", text_identity, changed.ids, changed.n, &known, &err), 0);
 	assert_int_equal(known, 0);
 	assert_int_equal(stats_of(c).n_spans, 1);
 	assert_true(is_stored(c, &old));
@@ -308,15 +152,6 @@ static void spans_of_an_interrupted_ingest_wait_for_it_and_go_when_it_changes_it
 static char *segment_path(const char *dir)
 {
 	return temp_path(dir, "segment-000001");
-}
-
-static void flip(int fd, off_t byte, int bit)
-{
-	uint8_t b;
-
-	assert_int_equal(pread(fd, &b, 1, byte), 1);
-	b ^= (uint8_t)(1 << bit);
-	assert_int_equal(pwrite(fd, &b, 1, byte), 1);
 }
 
 /* A store of one run: two groups, two index layers, sums; 4 KiB each. */
@@ -433,7 +268,7 @@ static void a_damaged_span_is_replaced_when_it_is_computed_again(void **state)
 	assert_int_equal(cache_quarantine(c, &keys[1], &err), 0);
 	assert_false(cache_has_span(c, &keys[1]));
 	assert_true(cache_has_span(c, &keys[2]));
-	assert_int_equal(cache_known_prefix(c, identity, t.ids, t.n), 64);
+	assert_int_equal(cache_known_prefix(c, text_identity, t.ids, t.n), 64);
 	must_store(c, &t);
 
 	assert_true(is_stored(c, &t));
@@ -459,15 +294,34 @@ static void a_second_opener_is_told_who_has_the_store(void **state)
 	cache_close(store_open(*state));
 }
 
-static void change_index(const char *dir, const char *statement)
+/* As two daemons would: the lock is the kernel's, so that it goes with a killed holder. */
+static void another_process_has_the_store_until_it_dies(void **state)
 {
-	char *path = temp_path(dir, "index.sqlite");
-	sqlite3 *db;
+	int ready[2];
+	struct cache *c;
+	char want[64], byte;
+	struct err err;
+	pid_t child;
 
-	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-	assert_int_equal(sqlite3_exec(db, statement, NULL, NULL, NULL), SQLITE_OK);
-	sqlite3_close(db);
-	free(path);
+	assert_int_equal(pipe(ready), 0);
+	child = fork();
+	if (!child) {
+		if (cache_open(&c, *state, &err) || write(ready[1], "x", 1) != 1)
+			_exit(1);
+		pause();
+	}
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+
+	assert_int_equal(cache_open(&c, *state, &err), -1);
+
+	assert_int_equal(err.code, ERR_BUSY);
+	snprintf(want, sizeof want, "in use by process %ld", (long)child);
+	assert_non_null(strstr(err.text, want));
+	kill(child, SIGKILL);
+	assert_int_equal(waitpid(child, NULL, 0), child);
+	cache_close(store_open(*state));
+	close(ready[0]);
+	close(ready[1]);
 }
 
 static void a_store_of_a_newer_format_is_refused(void **state)
@@ -476,15 +330,16 @@ static void a_store_of_a_newer_format_is_refused(void **state)
 	struct err err;
 
 	cache_close(store_open(*state));
-	change_index(*state, "PRAGMA user_version = 3");
+	change_index(*state, "PRAGMA user_version = 4");
 
 	assert_int_equal(cache_open(&c, *state, &err), -1);
 	assert_int_equal(err.code, ERR_MISMATCH);
-	assert_non_null(strstr(err.text, "has format 3, this quire knows formats up to 2"));
+	assert_non_null(strstr(err.text, "has format 4, this quire knows formats up to 3"));
 }
 
 static void a_store_of_format_1_is_brought_up_to_date_and_keeps_what_it_holds(void **state)
 {
+	static const char *const tables[] = {"layout", "run", "extent", "span", "snapshot", "document", "skipped", "pending"};
 	const struct text t = text_of("code", 100, 0, 1);
 	struct cache *c = store_open(*state);
 	struct cache_snapshot *s;
@@ -493,12 +348,20 @@ static void a_store_of_format_1_is_brought_up_to_date_and_keeps_what_it_holds(vo
 
 	must_store(c, &t);
 	cache_close(c);
-	change_index(*state, "ALTER TABLE snapshot DROP COLUMN revision; PRAGMA user_version = 1");
+	change_index(*state, "ALTER TABLE snapshot DROP COLUMN revision; ALTER TABLE snapshot DROP COLUMN used_s;"
+			     "ALTER TABLE snapshot DROP COLUMN n_documents; ALTER TABLE snapshot DROP COLUMN n_skipped;"
+			     "PRAGMA user_version = 1");
+	for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+		char drop[80];
+
+		snprintf(drop, sizeof drop, "ALTER TABLE %s DROP COLUMN sum", tables[i]);
+		change_index(*state, drop);
+	}
 
 	/* Only who may write can change it. */
 	assert_int_equal(cache_reader_open(&r, *state, &err), -1);
 	assert_int_equal(err.code, ERR_MISMATCH);
-	assert_non_null(strstr(err.text, "has format 1, this quire reads format 2: start quired"));
+	assert_non_null(strstr(err.text, "has format 1, this quire reads format 3: start quired"));
 	c = store_open(*state);
 
 	assert_true(is_stored(c, &t));
@@ -662,7 +525,7 @@ static void child_replaces(const char *dir, const struct text *new)
 static void check_after_crash(const char *dir, const struct replacement *r)
 {
 	struct cache *c = store_open(dir);
-	int32_t known = (int32_t)cache_known_prefix(c, identity, r->new.ids, r->new.n);
+	int32_t known = (int32_t)cache_known_prefix(c, text_identity, r->new.ids, r->new.n);
 
 	if (!is_stored(c, &r->old))
 		assert_true(is_stored(c, &r->new));
@@ -858,6 +721,7 @@ int main(void)
 						set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_damaged_span_is_replaced_when_it_is_computed_again, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_second_opener_is_told_who_has_the_store, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(another_process_has_the_store_until_it_dies, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_store_of_a_newer_format_is_refused, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_store_of_format_1_is_brought_up_to_date_and_keeps_what_it_holds, set_up,
 						tear_down),

@@ -68,7 +68,7 @@ static struct said quire(const char *first, ...)
 
 static void help_lists_every_verb_and_explains_each(void **state)
 {
-	static const char *const verbs[] = {"ingest", "ask",   "corpora", "jobs",    "cancel", "status",
+	static const char *const verbs[] = {"ingest", "ask",   "corpora", "jobs",    "cancel", "status", "check", "repair", "rm",
 					    "doctor", "serve", "model",   "version", "help"};
 	struct said all = quire("help", NULL);
 
@@ -118,6 +118,12 @@ static void misuse_is_status_2_and_names_what_was_wrong(void **state)
 		{{"ingest", "/tmp", "--as", "-x"}, "-x"},
 		{{"jobs", "first"}, "first"},
 		{{"cancel"}, "JOB"},
+		{{"rm"}, "NAME"},
+		{{"rm", "a/b"}, "a/b"},
+		{{"check", "--read-data=0"}, "--read-data"},
+		{{"check", "--read-data=101%"}, "101%"},
+		{{"check", "--seed", "x"}, "--seed"},
+		{{"repair", "--read-data"}, "--read-data"},
 		{{"help", "frobnicate"}, "frobnicate"},
 	};
 

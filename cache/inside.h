@@ -1,0 +1,32 @@
+/*
+ * The inside of an open store, for the files that make up cache.h and check.h. Private to cache/.
+ */
+#ifndef QUIRE_CACHE_INSIDE_H
+#define QUIRE_CACHE_INSIDE_H
+
+#include "cache/cache.h"
+#include "cache/index.h"
+#include "cache/segment.h"
+
+struct cache {
+	char *dir;
+	int lock_fd;
+	struct index *index;
+	struct segments *segments;
+	struct err unsure;     /* code is set: why this handle writes no more */
+	int64_t max_bytes;     /* 0: no limit */
+	char *pinned;          /* NULL: no corpus */
+	int64_t reads, read_bytes, damaged;
+};
+
+/* Refused after a write that failed halfway. */
+int cache_check_sure(const struct cache *c, struct err *err);
+/* End a change: commit what `rc` calls good, give back the space that it dropped, undo the rest. */
+int cache_finish(struct cache *c, int rc, struct err *err);
+/* Work out anew from the rows what is free. */
+int cache_find_space(struct cache *c, struct err *err);
+
+/* Before need_bytes are reserved for a corpus: see cache_set_limit. */
+int cache_make_room(struct cache *c, const char *corpus, int64_t need_bytes, struct err *err);
+
+#endif

@@ -1,0 +1,43 @@
+/*
+ * The store's upkeep on the wire: what `quire check`, `quire repair` and `quire rm` ask of the daemon, and its reports.
+ * Nothing here does I/O; any thread.
+ */
+#ifndef QUIRE_DAEMON_UPKEEP_H
+#define QUIRE_DAEMON_UPKEEP_H
+
+#include <jansson.h>
+#include <stdint.h>
+
+#include "cache/check.h"
+#include "daemon/api.h"
+
+enum upkeep_kind {
+	UPKEEP_CHECK,
+	UPKEEP_REPAIR,  /* a check that reads everything, and then the mending */
+	UPKEEP_REMOVE,
+};
+
+struct upkeep {
+	enum upkeep_kind kind;
+	char corpus[API_NAME_BYTES];   /* "": all; a removal has one */
+	double read_percent;           /* of the spans of a check whose bytes are read; 0 to 100 */
+	int64_t seed;                  /* which ones */
+};
+
+/* The body of API_CHECK and API_REPAIR, {"corpus", "read_percent", "seed"}, each of which may be missing; a repair
+ * takes the corpus alone. No bytes: {}. ERR_USAGE names the field. */
+int upkeep_parse(struct upkeep *u, enum upkeep_kind kind, const char *body, size_t bytes, struct err *err);
+/* free() it. */
+char *upkeep_format(const struct upkeep *u);
+
+/* {"spans", "waiting_spans", "read_spans", "to_read", "read_bytes", "damaged", "findings": [{"what", "corpora"}]} */
+json_t *upkeep_check_json(const struct cache_check_report *r);
+/* The check's, with "quarantined_spans", "lost_spans" and "corpora": [{"name", "source"}] that have to be ingested
+ * again. */
+json_t *upkeep_repair_json(const struct cache_check_report *r, const struct cache_repair_report *repaired);
+
+/* The reports for people, to stdout. */
+void upkeep_show_check(const json_t *report);
+void upkeep_show_repair(const json_t *report);
+
+#endif
