@@ -87,7 +87,7 @@ $(BUILD)/libquire.a: $(filter-out $(BUILD)/daemon/main.o,$(OBJECTS)) $(BUILD)/ob
 	$(Q)rm -f $@ && ar rcs $@ $(filter %.o,$^)
 
 $(TESTS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(BUILD)/libquire.a
-$(TESTS): LDLIBS += -lcmocka
+$(TESTS) $(BENCHES) $(SOAKS): LDLIBS += -lcmocka # what tests share asserts
 $(BENCHES) $(SOAKS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(BUILD)/libquire.a
 $(FUZZERS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libquire.a
 $(FUZZERS): LDFLAGS += -fsanitize=fuzzer

@@ -214,24 +214,20 @@ static ALWAYS_INLINE void split_pairs(vf v[2][HALVES], const vf x[4], bool pairs
 	}
 }
 
-/* 16 codes in the high bytes of words, to values. */
-static ALWAYS_INLINE void e4m3_values(vf v[HALVES], __m256i high, bool lifted)
+/* 8 codes in the high bytes of words, to values. In halves of registers: to bring the upper one down costs more. */
+static ALWAYS_INLINE vf e4m3_values(__m128i high, bool lifted)
 {
-	__m256i half = _mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbf80));
+	vf x = _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(high, 1), _mm_set1_epi16((short)0xbf80)));
 
-	v[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(half));
-	v[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1));
-	for (int h = 0; !lifted && h < HALVES; h++)
-		v[h] = _mm256_mul_ps(v[h], _mm256_set1_ps(256));
+	return lifted ? x : _mm256_mul_ps(x, _mm256_set1_ps(256));
 }
 
-/* 16 codes in bytes, to values. */
-static ALWAYS_INLINE void int4_values(vf v[HALVES], __m128i codes)
+/* 8 codes in words, to values: a code in the last bits of 2^23 is 2^23 + code. */
+static ALWAYS_INLINE vf int4_values(__m256i codes)
 {
-	__m128i x = _mm_sub_epi8(codes, _mm_set1_epi8(8));
+	vf x = _mm256_castsi256_ps(_mm256_or_si256(codes, _mm256_castps_si256(_mm256_set1_ps(0x1p23f))));
 
-	v[0] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x));
-	v[1] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)));
+	return _mm256_sub_ps(x, _mm256_set1_ps(0x1p23f + 8));
 }
 
 static ALWAYS_INLINE void decode_steps(vf v[2][HALVES], enum dtype dtype, bool pairs, const void *in)
@@ -255,22 +251,33 @@ static ALWAYS_INLINE void decode_steps(vf v[2][HALVES], enum dtype dtype, bool p
 		for (int i = 0; i < 4; i++)
 			v[i / 2][i % 2] = vf_of_bits(_mm256_slli_epi32(
 				_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p + i)), 16));
-	} else if (is_fp8(dtype) && pairs) {
-		__m256i c = _mm256_loadu_si256((const __m256i *)p);
-
-		e4m3_values(v[0], c, dtype == DTYPE_F8_LIFTED);
-		e4m3_values(v[1], _mm256_slli_epi16(c, 8), dtype == DTYPE_F8_LIFTED);
 	} else if (is_fp8(dtype)) {
-		for (int s = 0; s < 2; s++)
-			e4m3_values(v[s], _mm256_slli_epi16(
-				_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p + s)), 8),
-				    dtype == DTYPE_F8_LIFTED);
+		bool lifted = dtype == DTYPE_F8_LIFTED;
+
+		for (int i = 0; i < 4; i++) {
+			const char *at = p + (pairs ? 16 * (i % 2) : 8 * i);
+			__m128i c = pairs ? _mm_loadu_si128((const __m128i *)at)
+					  : _mm_unpacklo_epi8(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i *)at));
+
+			v[i / 2][i % 2] = e4m3_values(pairs && i / 2 ? _mm_slli_epi16(c, 8) : c, lifted);
+		}
+	} else if (pairs) {
+		for (int h = 0; h < HALVES; h++) {
+			__m256i c = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * h)));
+
+			v[0][h] = int4_values(_mm256_srli_epi32(c, 4));
+			v[1][h] = int4_values(_mm256_and_si256(c, _mm256_set1_epi32(15)));
+		}
 	} else {
 		__m128i c = _mm_loadu_si128((const __m128i *)p), low = _mm_and_si128(c, _mm_set1_epi8(15));
 		__m128i high = _mm_and_si128(_mm_srli_epi16(c, 4), _mm_set1_epi8(15));
 
-		int4_values(v[0], pairs ? high : _mm_unpacklo_epi8(low, high));
-		int4_values(v[1], pairs ? low : _mm_unpackhi_epi8(low, high));
+		for (int s = 0; s < 2; s++) {
+			__m128i in_order = s ? _mm_unpackhi_epi8(low, high) : _mm_unpacklo_epi8(low, high);
+
+			v[s][0] = int4_values(_mm256_cvtepu8_epi32(in_order));
+			v[s][1] = int4_values(_mm256_cvtepu8_epi32(_mm_srli_si128(in_order, 8)));
+		}
 	}
 }
 #endif

@@ -164,13 +164,6 @@ static void run(void *arg, int64_t first, int64_t end, int thread)
 	rows_fn *const *by_x = rows_of[p->profile == COMPUTE_BF16][p->lifted ? DTYPE_F8_LIFTED : p->w->dtype];
 
 	(void)thread;
-#if HAS_INT4_ROWS
-	if (p->n == 1 && p->w->dtype == DTYPE_INT4 && p->profile == COMPUTE_BF16) {
-		CPU(int4_rows)(p, (int32_t)first, (int32_t)end);
-		flush_end(mode);
-		return;
-	}
-#endif
 	if (p->n <= MOST_X)
 		by_x[p->n - 1](p, (int32_t)first, (int32_t)end, 0);
 	else
@@ -209,9 +202,5 @@ void CPU(gemv)(struct product *p)
 		p->lifted = lift((float *)p->packed, (size_t)p->n * x_bytes / sizeof(float));
 		flush_end(mode);
 	}
-#if HAS_INT4_ROWS
-	if (p->n == 1 && p->w->dtype == DTYPE_INT4 && pairs)
-		CPU(int4_order)((float *)p->packed, product_blocks(p));
-#endif
 	pool_run(p->pool, run, p, p->w->rows, p->n * p->w->cols);
 }

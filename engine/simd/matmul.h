@@ -76,14 +76,6 @@ static ALWAYS_INLINE float lanes_total(const vf sum[HALVES])
 enum { GEMV_ROWS = 8 };
 
 void CPU(gemv)(struct product *p);
-
-#if !defined __AVX512F__ && !defined SIMD_WIDE
-#define HAS_INT4_ROWS 1
-/* gemv_int4.c: one row of x in profile bf16, rows first .. end - 1 of an int4 weight. x is packed by ready_row, then put in
- * that file's order of lanes by int4_order, in place. */
-void CPU(int4_order)(float *x, int64_t blocks);
-void CPU(int4_rows)(const struct product *p, int32_t first, int32_t end);
-#endif
 void CPU(gemm)(struct product *p);
 
 #endif
