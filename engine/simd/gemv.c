@@ -187,20 +187,36 @@ static NEVER_INLINE bool lift(float *x, size_t n)
 	return fits;
 }
 
-void CPU(gemv)(struct product *p)
+size_t CPU(gemv_ready_bytes)(const struct product *p)
+{
+	return (size_t)(p->n * product_blocks(p)) * (size_t)ready_bytes(p->w->dtype, p->profile == COMPUTE_BF16);
+}
+
+static void make_ready(struct product *p)
 {
 	bool pairs = p->profile == COMPUTE_BF16;
-	size_t ready = (size_t)ready_bytes(p->w->dtype, pairs), x_bytes = (size_t)product_blocks(p) * ready;
+	size_t bytes = CPU(gemv_ready_bytes)(p), x_bytes = bytes / (size_t)p->n;
 
-	p->packed = pool_scratch(p->pool, pool_n_threads(p->pool), (size_t)p->n * x_bytes);
 	for (int64_t i = 0; i < p->n; i++)
 		CPU(ready_row)(p->packed + (size_t)i * x_bytes, LANES * 4, VL * 4, p->x + i * p->x_stride, p->w->cols,
 			       p->w->dtype, pairs);
 	if (p->w->dtype == DTYPE_F8_E4M3 && !uses_words(p->w->dtype, pairs)) {
 		unsigned mode = flush_begin(p->profile);
 
-		p->lifted = lift((float *)p->packed, (size_t)p->n * x_bytes / sizeof(float));
+		p->lifted = lift((float *)p->packed, bytes / sizeof(float));
 		flush_end(mode);
 	}
+}
+
+void CPU(gemv)(struct product *p)
+{
+	p->packed = pool_scratch(p->pool, pool_n_threads(p->pool), CPU(gemv_ready_bytes)(p));
+	make_ready(p);
 	pool_run(p->pool, run, p, p->w->rows, p->n * p->w->cols);
+}
+
+void CPU(gemv_here)(struct product *p)
+{
+	make_ready(p);
+	run(p, 0, p->w->rows, 0);
 }

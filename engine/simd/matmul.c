@@ -44,8 +44,8 @@ void CPU(ready_row)(char *out, size_t step_bytes, size_t half_bytes, const float
 		ready_blocks(out, step_bytes, half_bytes, x, cols, false, false);
 }
 
-static void multiply(struct device *dev, float *y, int64_t y_stride, const float *x, int64_t x_stride, const struct weight *w,
-		     int64_t n, enum compute_profile profile)
+void CPU(matmul)(struct device *dev, float *y, int64_t y_stride, const float *x, int64_t x_stride,
+		 const struct weight *w, int64_t n, enum compute_profile profile)
 {
 	struct product p = {y, x, w, y_stride, x_stride, n, profile, dev->queue, NULL, false};
 
@@ -57,19 +57,45 @@ static void multiply(struct device *dev, float *y, int64_t y_stride, const float
 		CPU(gemm)(&p);
 }
 
-void CPU(matmul)(struct device *dev, float *y, int64_t y_stride, const float *x, int64_t x_stride,
-		 const struct weight *w, int64_t n, enum compute_profile profile)
+struct heads {
+	float *out;
+	const float *x;
+	const struct weight *kv_b;
+	int32_t n_heads, nope_dim, v_dim;
+	int64_t n;
+	enum compute_profile profile;
+	struct pool *pool;
+};
+
+/* Item: a head, with few rows. A product for each, shared by all threads, would be a barrier for each. */
+static void expand_heads(void *arg, int64_t first, int64_t end, int thread)
 {
-	multiply(dev, y, y_stride, x, x_stride, w, n, profile);
+	const struct heads *j = arg;
+
+	for (int32_t h = (int32_t)first; h < end; h++) {
+		struct weight uv = weight_rows(j->kv_b, h * (j->nope_dim + j->v_dim) + j->nope_dim, j->v_dim);
+		struct product p = {j->out + (int64_t)h * j->v_dim, j->x + (int64_t)h * j->kv_b->cols, &uv,
+				    (int64_t)j->n_heads * j->v_dim, (int64_t)j->n_heads * j->kv_b->cols, j->n, j->profile,
+				    j->pool, NULL, false};
+
+		p.packed = pool_scratch(j->pool, thread, CPU(gemv_ready_bytes)(&p));
+		CPU(gemv_here)(&p);
+	}
 }
 
 void CPU(expand_values)(struct device *dev, float *out, const float *x, const struct weight *kv_b, int32_t n_heads,
 			int32_t nope_dim, int32_t v_dim, int64_t n, enum compute_profile profile)
 {
+	struct heads j = {out, x, kv_b, n_heads, nope_dim, v_dim, n, profile, dev->queue};
+
+	if (n > 0 && n <= GEMV_ROWS) {
+		pool_run(dev->queue, expand_heads, &j, n_heads, n * v_dim * kv_b->cols);
+		return;
+	}
 	for (int32_t h = 0; h < n_heads; h++) {
 		struct weight uv = weight_rows(kv_b, h * (nope_dim + v_dim) + nope_dim, v_dim);
 
-		multiply(dev, out + (int64_t)h * v_dim, (int64_t)n_heads * v_dim, x + (int64_t)h * kv_b->cols,
-			 (int64_t)n_heads * kv_b->cols, &uv, n, profile);
+		CPU(matmul)(dev, out + (int64_t)h * v_dim, (int64_t)n_heads * v_dim, x + (int64_t)h * kv_b->cols,
+			    (int64_t)n_heads * kv_b->cols, &uv, n, profile);
 	}
 }

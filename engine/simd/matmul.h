@@ -14,7 +14,7 @@ struct product {
 	int64_t y_stride, x_stride, n;
 	enum compute_profile profile;
 	struct pool *pool;
-	char *packed; /* x as lanes are multiplied with it: gemv.c, gemm.c; the caller's scratch */
+	char *packed; /* x as lanes are multiplied with it: gemv.c, gemm.c; in the pool's scratch */
 	bool lifted;  /* gemv.c: 256 times as large, for DTYPE_F8_LIFTED */
 };
 
@@ -76,6 +76,9 @@ static ALWAYS_INLINE float lanes_total(const vf sum[HALVES])
 enum { GEMV_ROWS = 8 };
 
 void CPU(gemv)(struct product *p);
+/* The same on this thread alone, as part of a job; p->packed has room for gemv_ready_bytes. */
+void CPU(gemv_here)(struct product *p);
+size_t CPU(gemv_ready_bytes)(const struct product *p);
 void CPU(gemm)(struct product *p);
 
 #endif
