@@ -6,8 +6,11 @@
  * value fits bf16 (all but F32 and F16), decode_words gives both steps of profile bf16 as one word a lane.
  *
  * dtype and pairs are constants where these are inlined. E4M3 goes through float16, which has its values times 2^-8, the
- * subnormal ones too; a multiplication by 256 is exact. DTYPE_F8_LIFTED leaves it out: what it is multiplied with is then
- * 256 times as large (product_lift in gemv.c). NaN codes never get here (model.c).
+ * subnormal ones too; a multiplication by 256 is exact. NaN codes never get here (model.c).
+ *
+ * DTYPE_F8_LIFTED is E4M3 by moving bits alone: sign, exponent and fraction at float32's places are the value times 2^-120,
+ * a subnormal float32 where the code is. So it must not run where subnormal operands count as zero; what it is multiplied
+ * with is lifted by as much, or nearly (lift in gemv.c).
  */
 #ifndef QUIRE_ENGINE_SIMD_DECODE_H
 #define QUIRE_ENGINE_SIMD_DECODE_H
@@ -64,7 +67,8 @@ static ALWAYS_INLINE void decode_plain(float *out, enum dtype dtype, const void 
 		for (int k = 0; k < BLOCK; k++) {
 			unsigned c = ((const uint8_t *)in)[k];
 
-			out[k] = _cvtsh_ss((unsigned short)((c & 0x80) << 8 | (c & 0x7f) << 7)) * (dtype == DTYPE_F8_LIFTED ? 1 : 256);
+			out[k] = dtype == DTYPE_F8_LIFTED ? f32_from_bits((c & 0x80) << 24 | (c & 0x7f) << 20)
+							  : _cvtsh_ss((unsigned short)((c & 0x80) << 8 | (c & 0x7f) << 7)) * 256;
 		}
 	else
 		weight_widen(out, &w, 0, 0, BLOCK);
@@ -105,11 +109,17 @@ static ALWAYS_INLINE void split_pairs(vf v[2][HALVES], vf a, vf b, bool pairs)
 }
 
 /* Codes in the high bytes of words, to values. */
-static ALWAYS_INLINE vf e4m3_values(__m256i high, bool lifted)
+static ALWAYS_INLINE vf e4m3_values(__m256i high)
 {
 	vf x = _mm512_cvtph_ps(_mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbf80)));
 
-	return lifted ? x : _mm512_mul_ps(x, _mm512_set1_ps(256));
+	return _mm512_mul_ps(x, _mm512_set1_ps(256));
+}
+
+/* Codes in the highest bytes of words, to values times 2^-120. */
+static ALWAYS_INLINE vf lifted_values(__m512i codes)
+{
+	return vf_of_bits(_mm512_and_si512(_mm512_srai_epi32(codes, 4), _mm512_set1_epi32((int)0x87f00000)));
 }
 
 static ALWAYS_INLINE vf int4_values(__m512i codes)
@@ -139,16 +149,25 @@ static ALWAYS_INLINE void decode_steps(vf v[2][HALVES], enum dtype dtype, bool p
 
 			v[s][0] = vf_of_bits(_mm512_slli_epi32(w, 16));
 		}
-	} else if (is_fp8(dtype) && pairs) {
+	} else if (dtype == DTYPE_F8_LIFTED && pairs) {
+		__m512i c = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+
+		v[0][0] = lifted_values(_mm512_slli_epi32(c, 16));
+		v[1][0] = lifted_values(_mm512_slli_epi32(c, 24));
+	} else if (dtype == DTYPE_F8_LIFTED) {
+		for (int s = 0; s < 2; s++)
+			v[s][0] = lifted_values(_mm512_slli_epi32(
+				_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p + 16 * s))), 24));
+	} else if (dtype == DTYPE_F8_E4M3 && pairs) {
 		__m256i c = _mm256_loadu_si256((const __m256i *)p);
 
-		v[0][0] = e4m3_values(c, dtype == DTYPE_F8_LIFTED);
-		v[1][0] = e4m3_values(_mm256_slli_epi16(c, 8), dtype == DTYPE_F8_LIFTED);
-	} else if (is_fp8(dtype)) {
+		v[0][0] = e4m3_values(c);
+		v[1][0] = e4m3_values(_mm256_slli_epi16(c, 8));
+	} else if (dtype == DTYPE_F8_E4M3) {
 		for (int s = 0; s < 2; s++) {
 			__m256i c = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(p + 16 * s)));
 
-			v[s][0] = e4m3_values(_mm256_slli_epi16(c, 8), dtype == DTYPE_F8_LIFTED);
+			v[s][0] = e4m3_values(_mm256_slli_epi16(c, 8));
 		}
 	} else {
 		__m128i c = _mm_loadu_si128((const __m128i *)p), low = _mm_and_si128(c, _mm_set1_epi8(15));
@@ -215,11 +234,17 @@ static ALWAYS_INLINE void split_pairs(vf v[2][HALVES], const vf x[4], bool pairs
 }
 
 /* 8 codes in the high bytes of words, to values. In halves of registers: to bring the upper one down costs more. */
-static ALWAYS_INLINE vf e4m3_values(__m128i high, bool lifted)
+static ALWAYS_INLINE vf e4m3_values(__m128i high)
 {
 	vf x = _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(high, 1), _mm_set1_epi16((short)0xbf80)));
 
-	return lifted ? x : _mm256_mul_ps(x, _mm256_set1_ps(256));
+	return _mm256_mul_ps(x, _mm256_set1_ps(256));
+}
+
+/* 8 codes in the highest bytes of words, to values times 2^-120. */
+static ALWAYS_INLINE vf lifted_values(__m256i codes)
+{
+	return vf_of_bits(_mm256_and_si256(_mm256_srai_epi32(codes, 4), _mm256_set1_epi32((int)0x87f00000)));
 }
 
 /* 8 codes in words, to values: a code in the last bits of 2^23 is 2^23 + code. */
@@ -251,15 +276,30 @@ static ALWAYS_INLINE void decode_steps(vf v[2][HALVES], enum dtype dtype, bool p
 		for (int i = 0; i < 4; i++)
 			v[i / 2][i % 2] = vf_of_bits(_mm256_slli_epi32(
 				_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p + i)), 16));
-	} else if (is_fp8(dtype)) {
-		bool lifted = dtype == DTYPE_F8_LIFTED;
+	} else if (dtype == DTYPE_F8_LIFTED && pairs) {
+		/* Bytes 1, 3, .. and 0, 2, .. of 16 that both halves have, to the highest places. */
+		const __m256i odd = _mm256_setr_epi8(-1, -1, -1, 1, -1, -1, -1, 3, -1, -1, -1, 5, -1, -1, -1, 7,
+						     -1, -1, -1, 9, -1, -1, -1, 11, -1, -1, -1, 13, -1, -1, -1, 15);
+		const __m256i even = _mm256_setr_epi8(-1, -1, -1, 0, -1, -1, -1, 2, -1, -1, -1, 4, -1, -1, -1, 6,
+						      -1, -1, -1, 8, -1, -1, -1, 10, -1, -1, -1, 12, -1, -1, -1, 14);
 
+		for (int h = 0; h < HALVES; h++) {
+			__m256i c = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(p + 16 * h)));
+
+			v[0][h] = lifted_values(_mm256_shuffle_epi8(c, odd));
+			v[1][h] = lifted_values(_mm256_shuffle_epi8(c, even));
+		}
+	} else if (dtype == DTYPE_F8_LIFTED) {
+		for (int i = 0; i < 4; i++)
+			v[i / 2][i % 2] = lifted_values(_mm256_slli_epi32(
+				_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * i))), 24));
+	} else if (dtype == DTYPE_F8_E4M3) {
 		for (int i = 0; i < 4; i++) {
 			const char *at = p + (pairs ? 16 * (i % 2) : 8 * i);
 			__m128i c = pairs ? _mm_loadu_si128((const __m128i *)at)
 					  : _mm_unpacklo_epi8(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i *)at));
 
-			v[i / 2][i % 2] = e4m3_values(pairs && i / 2 ? _mm_slli_epi16(c, 8) : c, lifted);
+			v[i / 2][i % 2] = e4m3_values(pairs && i / 2 ? _mm_slli_epi16(c, 8) : c);
 		}
 	} else if (pairs) {
 		for (int h = 0; h < HALVES; h++) {

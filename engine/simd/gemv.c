@@ -11,6 +11,16 @@ enum { MOST_X = 4, MOST_W = 8 };
 
 enum { LINE = 64 };
 
+/*
+ * DTYPE_F8_LIFTED has values times 2^-120, so x is made 2^100 times as large, and sums are 2^-20 of what they should be
+ * (the rest would make large x infinite). All is exact where x is zero or of a magnitude from LEAST_X to LARGEST_X: sums
+ * are multiples of 2^(-70 - 23 - 9), so that 2^-20 of one is no subnormal number, and none comes near infinity.
+ */
+#define LIFT       0x1p100f
+#define NOT_LIFTED 0x1p20f
+#define LEAST_X    0x1p-70f
+#define LARGEST_X  0x1p25f
+
 /* `blocks` blocks of 32 inputs of W rows of w times X rows of x, onto the lanes. What lies `ahead` bytes ahead is asked
  * for: the same place of the next rows. (The prefetchers of processors start anew with every row.) */
 static ALWAYS_INLINE void add_blocks(vf sum[MOST_W][MOST_X][HALVES], const char *const w[MOST_W], const char *x, size_t x_bytes,
@@ -53,16 +63,23 @@ static ALWAYS_INLINE void add_blocks(vf sum[MOST_W][MOST_X][HALVES], const char 
 		}
 }
 
-/* Scale blocks end: total = fma(scale, lane, total), and lanes start anew. */
+/*
+ * Scale blocks end: total = fma(scale, lane, total), and lanes start anew. Lifted ones first become what they should be. (A
+ * subnormal scale is zero, by hand where the mode does not see to it.)
+ */
 static ALWAYS_INLINE void add_scaled_lanes(vf total[MOST_W][MOST_X][HALVES], vf sum[MOST_W][MOST_X][HALVES],
-					   const struct weight *w, int32_t r, int32_t k, int W, int X)
+					   const struct weight *w, int32_t r, int32_t k, enum dtype dtype, bool pairs, int W, int X)
 {
 	for (int j = 0; j < W; j++) {
-		vf scale = vf_all(weight_scale(w, r + j, k));
+		bool lifted = dtype == DTYPE_F8_LIFTED;
+		float s = weight_scale(w, r + j, k);
+		vf scale = vf_all(lifted && pairs ? num_flushed(s) : s);
 
 		for (int i = 0; i < X; i++)
 			for (int h = 0; h < HALVES; h++) {
-				total[j][i][h] = vf_fma(scale, sum[j][i][h], total[j][i][h]);
+				vf lane = lifted ? vf_mul(sum[j][i][h], vf_all(NOT_LIFTED)) : sum[j][i][h];
+
+				total[j][i][h] = vf_fma(scale, lane, total[j][i][h]);
 				sum[j][i][h] = vf_zero();
 			}
 	}
@@ -89,7 +106,7 @@ static ALWAYS_INLINE void dots(const struct product *p, int32_t r, int64_t i0, e
 	for (; b + per_scale <= whole && b < whole; b += per_scale) {
 		add_blocks(sum, w, x, x_bytes, per_scale, dtype, pairs, W, X, (size_t)W * row_bytes);
 		if (scale_block(dtype))
-			add_scaled_lanes(total, sum, p->w, r, (int32_t)b * BLOCK, W, X);
+			add_scaled_lanes(total, sum, p->w, r, (int32_t)b * BLOCK, dtype, pairs, W, X);
 		for (int j = 0; j < W; j++)
 			w[j] += per_scale * block_bytes(dtype);
 		x += per_scale * ready_bytes(dtype, pairs);
@@ -102,7 +119,7 @@ static ALWAYS_INLINE void dots(const struct product *p, int32_t r, int64_t i0, e
 		add_blocks(sum, w, x + (whole - b) * ready_bytes(dtype, pairs), x_bytes, 1, dtype, pairs, W, X, 0);
 	}
 	if (scale_block(dtype) && b * BLOCK < p->w->cols)
-		add_scaled_lanes(total, sum, p->w, r, (int32_t)b * BLOCK, W, X);
+		add_scaled_lanes(total, sum, p->w, r, (int32_t)b * BLOCK, dtype, pairs, W, X);
 	for (int j = 0; j < W; j++)
 		for (int i = 0; i < X; i++)
 			p->y[(i0 + i) * p->y_stride + r + j] = lanes_total(scale_block(dtype) ? total[j][i] : sum[j][i]);
@@ -160,7 +177,7 @@ enum { TURN = 8 };
 static void run(void *arg, int64_t first, int64_t end, int thread)
 {
 	const struct product *p = arg;
-	unsigned mode = flush_begin(p->profile);
+	unsigned mode = p->lifted ? flush_results_begin(p->profile) : flush_begin(p->profile);
 	rows_fn *const *by_x = rows_of[p->profile == COMPUTE_BF16][p->lifted ? DTYPE_F8_LIFTED : p->w->dtype];
 
 	(void)thread;
@@ -174,16 +191,15 @@ static void run(void *arg, int64_t first, int64_t end, int thread)
 	flush_end(mode);
 }
 
-/* x, made ready, 256 times as large: exact, but for numbers that are too large; then false, and x is as it was. What is
- * subnormal is zero in the mode that this runs in. */
-static NEVER_INLINE bool lift(float *x, size_t n)
+/* x, made ready, LIFT times as large; false where one of it does not allow that, and x is as it was. */
+static bool lift(float *x, size_t n)
 {
 	bool fits = true;
 
 	for (size_t k = 0; k < n; k++)
-		fits &= !(fabsf(x[k]) >= 0x1p119f);
+		fits &= x[k] == 0 || (fabsf(x[k]) >= LEAST_X && fabsf(x[k]) <= LARGEST_X);
 	for (size_t k = 0; fits && k < n; k++)
-		x[k] *= 256;
+		x[k] *= LIFT;
 	return fits;
 }
 
@@ -200,12 +216,8 @@ static void make_ready(struct product *p)
 	for (int64_t i = 0; i < p->n; i++)
 		CPU(ready_row)(p->packed + (size_t)i * x_bytes, LANES * 4, VL * 4, p->x + i * p->x_stride, p->w->cols,
 			       p->w->dtype, pairs);
-	if (p->w->dtype == DTYPE_F8_E4M3 && !uses_words(p->w->dtype, pairs)) {
-		unsigned mode = flush_begin(p->profile);
-
+	if (p->w->dtype == DTYPE_F8_E4M3 && !uses_words(p->w->dtype, pairs))
 		p->lifted = lift((float *)p->packed, bytes / sizeof(float));
-		flush_end(mode);
-	}
 }
 
 void CPU(gemv)(struct product *p)

@@ -15,7 +15,7 @@ struct product {
 	enum compute_profile profile;
 	struct pool *pool;
 	char *packed; /* x as lanes are multiplied with it: gemv.c, gemm.c; in the pool's scratch */
-	bool lifted;  /* gemv.c: 256 times as large, for DTYPE_F8_LIFTED */
+	bool lifted;  /* gemv.c: it is made larger, for DTYPE_F8_LIFTED */
 };
 
 /* Blocks of 32 inputs in a row, the last one padded. */

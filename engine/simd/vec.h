@@ -287,6 +287,16 @@ static inline unsigned flush_begin(enum compute_profile profile)
 	return old;
 }
 
+/* The same of results alone: for work that uses subnormal operands on purpose, and sees to the others itself. */
+static inline unsigned flush_results_begin(enum compute_profile profile)
+{
+	unsigned old = _mm_getcsr();
+
+	if (profile == COMPUTE_BF16)
+		_mm_setcsr(old | 0x8000);
+	return old;
+}
+
 static inline void flush_end(unsigned old)
 {
 	_mm_setcsr(old);
