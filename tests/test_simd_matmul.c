@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -76,6 +77,30 @@ static void also_on_hostile_values(void **state)
 {
 	(void)state;
 	sweep(true);
+}
+
+/* FP8 rows have a way of their own for x from 2^-70 to 2^25 (gemv.c): up to those borders, beyond them, and with scales of
+ * every kind. */
+static void also_where_fp8_rows_are_lifted_and_where_they_are_not(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 40; round++) {
+		struct weight w = random_weight(&seed, DTYPE_F8_E4M3, 20, 300, true);
+		float *x = random_floats(&seed, 4 * 300);
+
+		for (int i = 0; i < 4 * 300; i++) {
+			/* A fraction of all bits, and an exponent from -70 to 24; one in a few rounds is just too small or large. */
+			x[i] = copysignf(1 + fabsf(x[i]) / 2, x[i]) * ldexpf(1, random_below(&seed, 95) - 70);
+			if (random_below(&seed, 10) == 0)
+				x[i] = 0;
+		}
+		if (round % 4 == 1)
+			x[7] = round % 8 == 1 ? 0x1p-71f : 0x1.01p25f;
+		for (int64_t n = 1; n <= 4; n++)
+			compare(&w, x, n, (enum compute_profile)(round % 2), 2);
+		free(x);
+		free_weight(&w);
+	}
 }
 
 static void also_at_every_number_of_rows_and_threads(void **state)
@@ -151,6 +176,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_instruction_set_has_the_bits_of_the_definition),
 		cmocka_unit_test(also_on_hostile_values),
+		cmocka_unit_test(also_where_fp8_rows_are_lifted_and_where_they_are_not),
 		cmocka_unit_test(also_at_every_number_of_rows_and_threads),
 		cmocka_unit_test(also_for_more_rows_than_fit_at_once),
 		cmocka_unit_test(views_of_fp8_rows_keep_the_scales_of_the_stored_matrix),
