@@ -5,7 +5,7 @@
 
 #include "config/mem.h"
 
-/* Inputs over which lanes run before a scale is applied. Without scales only memory limits it. */
+/* Inputs over which lanes run before a scale is applied; without scales, of which a row is widened at a time. */
 static int block_of(const struct weight *w)
 {
 	return w->dtype == DTYPE_INT4 ? INT4_GROUP : WEIGHT_BLOCK;
