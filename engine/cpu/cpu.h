@@ -52,12 +52,6 @@ static inline lanes lanes_fma(lanes a, lanes b, lanes c)
 {
 	return _mm512_fmadd_ps(a, b, c);
 }
-
-/* Each lane above 0, else 0 (for a NaN, too). */
-static inline lanes lanes_positive(lanes x)
-{
-	return _mm512_max_ps(x, _mm512_setzero_ps());
-}
 #elif defined __AVX2__
 typedef struct {
 	__m256 low, high;
@@ -82,11 +76,6 @@ static inline lanes lanes_all(float x)
 static inline lanes lanes_fma(lanes a, lanes b, lanes c)
 {
 	return (lanes){_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
-}
-
-static inline lanes lanes_positive(lanes x)
-{
-	return (lanes){_mm256_max_ps(x.low, _mm256_setzero_ps()), _mm256_max_ps(x.high, _mm256_setzero_ps())};
 }
 #else
 typedef struct {
@@ -121,14 +110,6 @@ static inline lanes lanes_fma(lanes a, lanes b, lanes c)
 	for (int l = 0; l < LANES; l++)
 		c.lane[l] = fmaf(a.lane[l], b.lane[l], c.lane[l]);
 	return c;
-}
-
-/* Each lane above 0, else 0 (for a NaN, too). */
-static inline lanes lanes_positive(lanes x)
-{
-	for (int l = 0; l < LANES; l++)
-		x.lane[l] = x.lane[l] > 0 ? x.lane[l] : 0.0f;
-	return x;
 }
 #endif
 
