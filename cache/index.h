@@ -45,7 +45,7 @@ int index_each_extent(struct index *x, void (*fn)(void *ctx, struct extent e), v
 int index_layout(struct index *x, const uint8_t identity[32], const struct cache_layout *make, int64_t *id,
 		 struct err *err);
 
-/* 1: found, 0: no such span, or a damaged one when `whole`. */
+/* 1: found, 0: no such span, or a damaged one when `whole`, of which *span tells; else it is left alone. */
 int index_find_span(struct index *x, const struct span_key *key, bool whole, int64_t *span, struct err *err);
 
 /* Where a span's share of an extent lies. */
