@@ -96,10 +96,13 @@ static int64_t chosen(const struct model *m, const struct sweep_stats *s, uint64
 }
 
 /* Somebody who takes what a group stores, so that it is held until then. */
-static int drop(void *ctx, const struct sweep_group *g, struct err *err)
+static int drop(void *ctx, int32_t part, int64_t first, int64_t n, const uint8_t *tokens, struct err *err)
 {
 	(void)ctx;
-	(void)g;
+	(void)part;
+	(void)first;
+	(void)n;
+	(void)tokens;
 	(void)err;
 	return 0;
 }
@@ -107,7 +110,9 @@ static int drop(void *ctx, const struct sweep_group *g, struct err *err)
 static void sweep_in_chunks(struct engine *e, const struct model *m, const int32_t *ids, int64_t n, int64_t chunk)
 {
 	const struct session_options session = {.latents = LATENTS_BF16};
-	struct sweep_options opt = {.group = drop};
+	const struct sweep_sink sink = {NULL, drop, drop, NULL};
+	struct sweep_sequence q = {.ids = ids, .n = n, .sink = &sink};
+	struct sweep_options opt = {0};
 	struct session *s = NULL;
 	struct sweep *w = NULL;
 	struct sweep_plan plan;
@@ -121,8 +126,10 @@ static void sweep_in_chunks(struct engine *e, const struct model *m, const int32
 		measure_fail(&err);
 	opt.scratch_bytes = plan.scratch_bytes;
 	if (sweep_plan(&plan, &m->config, engine_compute(e), session.latents, n, opt.scratch_bytes, &err) ||
-	    session_new(&s, e, m, &session, &err) || sweep_begin(&w, s, ids, (size_t)n, &opt, &err) ||
-	    sweep_run(w, NULL, NULL, &err))
+	    session_new(&s, e, m, &session, &err))
+		measure_fail(&err);
+	q.session = s;
+	if (sweep_begin(&w, &q, 1, &opt, &err) || sweep_run(w, NULL, NULL, &err))
 		measure_fail(&err);
 	sweep_count(w, &stats);
 	if (stats.scratch_bytes != plan.scratch_bytes || stats.n_chunks != plan.n_chunks) {
