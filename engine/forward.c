@@ -266,6 +266,8 @@ int chunk_step(struct chunk *k, struct err *err)
 		break;
 	case PART_EXPERTS:
 		count_expert(k, n);
+		if (k->take_up && !k->row && k->take_up(k->take_up_ctx, k->layer, k->expert, err))
+			return -1;
 		expert_tile(k, k->row, n);
 		break;
 	case PART_MLP:

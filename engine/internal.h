@@ -112,6 +112,8 @@ struct chunk {
 	size_t record_bytes;
 	/* [n_layers, n_experts] added to; NULL: nobody counts. */
 	int64_t *expert_reads, *expert_tokens;
+	int (*take_up)(void *ctx, int32_t layer, int32_t expert, struct err *err); /* sweep_options has it */
+	void *take_up_ctx;
 };
 
 /* A chunk of n tokens takes n x sweep_token_bytes(token) (latents not among them) and fixed_bytes. */

@@ -302,6 +302,8 @@ static int open_chunk(struct sweep *w, struct err *err)
 	w->stats.n_chunks++;
 	w->chunk.expert_reads = w->expert_reads;
 	w->chunk.expert_tokens = w->expert_tokens;
+	w->chunk.take_up = w->opt.take_up;
+	w->chunk.take_up_ctx = w->opt.take_up_ctx;
 	chunk_bytes(w->config, w->compute, &token, &fixed);
 	hold(w, (size_t)w->chunk.n * sweep_token_bytes(&token) + fixed);
 	return restore(w, err);

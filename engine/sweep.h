@@ -101,6 +101,10 @@ struct sweep_options {
 	/* Checkpoints wherever one can be made. Else: once SWEEP_CHECKPOINT_SHARE times what the last one took has passed
 	 * since, and a second at the least. */
 	bool always_checkpoint;
+	/* NULL, or called before an expert is taken up for a chunk's tokens, in ascending order within a layer: whoever has to
+	 * bring its weights must have them there when it returns. -1 ends the sweep. */
+	int (*take_up)(void *ctx, int32_t layer, int32_t expert, struct err *err);
+	void *take_up_ctx;
 };
 
 enum { SWEEP_CHECKPOINT_SHARE = 20 };

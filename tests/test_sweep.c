@@ -671,6 +671,62 @@ static void with_less_room_an_expert_is_taken_up_once_a_chunk_as_planned(void **
 	model_close(m);
 }
 
+/* Who brings weights, and cannot at the call that is `left` away. */
+struct bringer {
+	int64_t calls[MODEL_MAX_LAYERS * 64];
+	int32_t n_experts, layer, expert; /* of the last call */
+	int left;
+};
+
+static int bring(void *ctx, int32_t layer, int32_t expert, struct err *err)
+{
+	struct bringer *b = ctx;
+
+	assert_true(layer != b->layer || expert > b->expert);
+	b->layer = layer;
+	b->expert = expert;
+	b->calls[layer * b->n_experts + expert]++;
+	return b->left-- ? 0 : err_set(err, ERR_IO, "expert %d of layer %d: Input/output error", expert, layer);
+}
+
+static void who_brings_weights_is_asked_once_each_time_an_expert_is_taken_up(void **state)
+{
+	struct model *m = open_model("glm52");
+	const struct model_config *c = &m->config;
+	struct engine *e = open_engine(COMPUTE_F32);
+	struct session *s = open_session(e, m, LATENTS_FP8, false);
+	struct bringer b = {.n_experts = c->n_experts, .layer = -1, .left = 1 << 30};
+	struct sweep_options opt = {.scratch_bytes = budget_for(e, m, LATENTS_FP8, 64), .tile_tokens = 5, .take_up = bring,
+				    .take_up_ctx = &b};
+	struct sweep_stats stats;
+	struct err err = {0};
+	int32_t ids[200];
+	struct sweep *w;
+
+	(void)state;
+	assert_true(c->n_experts <= 64);
+	for (int i = 0; i < 200; i++)
+		ids[i] = (int32_t)((uint32_t)i * 2654435761u % (uint32_t)c->vocab);
+	w = begin(s, ids, 200, NULL, &opt);
+	run(w);
+	sweep_count(w, &stats);
+	assert_true(stats.n_expert_reads > 0);
+	for (int32_t i = 0; i < c->n_layers * c->n_experts; i++)
+		assert_int_equal(b.calls[i], stats.expert_reads[i]);
+	sweep_end(w);
+	session_truncate(s, 0);
+	b.left = 3;
+	b.layer = -1;
+	w = begin(s, ids, 200, NULL, &opt);
+	assert_int_equal(sweep_run(w, NULL, NULL, &err), -1);
+	assert_int_equal(err.code, ERR_IO);
+	assert_non_null(strstr(err.text, ": Input/output error"));
+	sweep_end(w);
+	session_free(s);
+	engine_close(e);
+	model_close(m);
+}
+
 /*
  * The plan
  */
@@ -1000,6 +1056,7 @@ int main(void)
 		cmocka_unit_test(sequences_that_share_a_sweep_have_the_bits_that_each_has_alone),
 		cmocka_unit_test(with_room_for_all_tokens_an_expert_that_is_chosen_is_taken_up_exactly_once),
 		cmocka_unit_test(with_less_room_an_expert_is_taken_up_once_a_chunk_as_planned),
+		cmocka_unit_test(who_brings_weights_is_asked_once_each_time_an_expert_is_taken_up),
 		cmocka_unit_test(a_token_of_glm52_takes_fifty_kilobytes),
 		cmocka_unit_test(a_plan_takes_the_largest_chunks_that_fit),
 		cmocka_unit_test(a_budget_without_room_for_a_token_is_refused_with_both_numbers),
