@@ -360,11 +360,15 @@ static void what_was_interrupted_goes_when_the_corpus_begins_otherwise_or_is_rem
 {
 	const struct text t = text_of("a", 500, 0, 1), other = text_of("a", 400, 64, 2), longer = text_of("a", 512, 0, 1);
 	struct cache *c = store_open(*state);
-	int64_t used;
+	int64_t used, reserved;
 	struct err err;
 
+	assert_int_equal(cache_run_reserved(c, "a", &reserved, &err), 0);
+	assert_int_equal(reserved, 0);
 	must_run(c, &t, 2, 0);
 	used = stats_of(c).used_bytes;
+	assert_int_equal(cache_run_reserved(c, "a", &reserved, &err), 0);
+	assert_int_equal(reserved, used);
 	must_run(c, &longer, 1, 0); /* which begins alike, and is another run */
 	must_run(c, &t, 2, 0);
 	assert_int_equal(stats_of(c).used_bytes, used);
