@@ -157,6 +157,7 @@ int main(void)
 	struct hostile_tree tree;
 	struct walk *w;
 
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	hostile_tree_make(&tree, n_files, DEPTH);
 	w = list(&tree, n_files);
 	read_all(&tree, w);
