@@ -264,10 +264,10 @@ static int ingest(const struct edits *e, struct cache *c, struct ingest_options 
 	return rc;
 }
 
-/* Scratch memory for the sweep: for all, or for less than a span, a span, a run and more. */
+/* Scratch memory for the sweep: for all, or for a span and some more. */
 static int draw_scratch(struct edits *e, size_t *bytes, struct err *err)
 {
-	static const int64_t tokens[] = {20, 64, 200, 300};
+	static const int64_t tokens[] = {64, 100, 200, 300};
 	struct sweep_plan plan;
 	uint32_t i = draw(e, 8);
 
