@@ -52,8 +52,8 @@ int main(void)
 		n_failed++;
 	}
 	printf("{\"soak\":\"edits\",\"sequences\":%" PRIu64 ",\"failed\":%" PRId64 ",\"reindexes\":%" PRId64 ",\"compared\":%" PRId64
-	       ",\"cut_off\":%" PRId64 ",\"tokens\":%" PRId64 ",\"kept_tokens\":%" PRId64, n, n_failed, counts.n_reindexes,
-	       counts.n_compared, counts.n_cut, counts.n_tokens, counts.kept_tokens);
+	       ",\"cut_off\":%" PRId64 ",\"others\":%" PRId64 ",\"tokens\":%" PRId64 ",\"kept_tokens\":%" PRId64, n, n_failed, counts.n_reindexes,
+	       counts.n_compared, counts.n_cut, counts.n_others, counts.n_tokens, counts.kept_tokens);
 	for (int i = 0; i < N_EDIT_KINDS; i++)
 		printf(",\"%s\":%" PRId64, edit_names[i], counts.n_edits[i]);
 	printf(",\"seconds\":%.1f}\n", (double)(clock_now_ms() - began) / 1000);

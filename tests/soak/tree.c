@@ -19,7 +19,7 @@
 enum { DEPTH = 10000, CONTEXT = 1 << 20, MOST_FILE_BYTES = 1 << 20 };
 
 /* The most memory that each may take: besides, and for a file. */
-enum { LIST_BYTES = 16 << 20, LIST_BYTES_A_FILE = 192, READ_BYTES = 4 << 20, INGEST_BYTES = 32 << 20, INGEST_BYTES_A_FILE = 768 };
+enum { LIST_BYTES = 16 << 20, LIST_BYTES_A_FILE = 192, READ_BYTES = 4 << 20, INGEST_BYTES = 32 << 20, INGEST_BYTES_A_FILE = 320 };
 
 static int failed;
 

@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <sodium.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,7 @@ struct edits {
 	struct cache_snapshot *snapshot; /* the corpus's; NULL: none yet */
 	struct file files[MOST_FILES];
 	uint32_t n_files;
+	bool has_other;         /* a second corpus of the same directory, in an order of its own, as old as it may be */
 	int n_named;            /* no name comes twice, so that none is both a file and a directory */
 	struct edits_counts counts;
 };
@@ -354,12 +356,12 @@ static int check_kept(const struct edits *e, const struct cache_snapshot *now, i
 	int64_t want = common_tokens(e->snapshot, now);
 	struct cache_stats stats;
 
-	/* One that is taken up again has more: what the one before it wrote. */
-	if (resumed ? reused < want : reused != want)
+	/* One that is taken up again has more, what the one before it wrote; and so may the other corpus. */
+	if (resumed || e->has_other ? reused < want : reused != want)
 		return err_set(err, ERR_FAILED, "%" PRId64 " tokens were kept, and %" PRId64 " are as they were", reused, want);
 	cache_stats(e->store, &stats);
 	want = (now->n_tokens + CACHE_SPAN_TOKENS - 1) / CACHE_SPAN_TOKENS;
-	if (stats.n_spans != want)
+	if (e->has_other ? stats.n_spans < want : stats.n_spans != want)
 		return err_set(err, ERR_FAILED, "the store has %" PRId64 " spans, the snapshot needs %" PRId64, stats.n_spans,
 			       want);
 	return 0;
@@ -378,12 +380,25 @@ static int take_snapshot(struct edits *e, int64_t reused, bool resumed, struct e
 		return -1;
 	}
 	e->counts.n_reindexes++;
-	if (!resumed) {
+	if (!resumed && !e->has_other) {
 		e->counts.n_tokens += now->n_tokens;
 		e->counts.kept_tokens += reused;
 	}
 	cache_free_snapshot(e->snapshot);
 	e->snapshot = now;
+	return 0;
+}
+
+/* The second corpus comes, and shares what it can, or goes, and what it shared must stay. */
+static int turn_other(struct edits *e, struct err *err)
+{
+	struct ingest_options opt = {.corpus = "other"};
+	struct ingest_progress progress;
+
+	if (e->has_other ? cache_drop_corpus(e->store, "other", err) : ingest(e, e->store, &opt, INT64_MAX, &progress, err))
+		return -1;
+	e->has_other = !e->has_other;
+	e->counts.n_others += e->has_other;
 	return 0;
 }
 
@@ -395,6 +410,8 @@ int edits_step(struct edits *e, struct err *err)
 	int rc;
 
 	if ((!e->store || !draw(e, 4)) && reopen(e, err))
+		return -1;
+	if (e->snapshot && !draw(e, 4) && turn_other(e, err))
 		return -1;
 	do {
 		int64_t n_done = draw(e, 4) ? INT64_MAX : draw(e, 250);
@@ -578,6 +595,7 @@ int edits_run(const struct edits_model *m, uint64_t seed, int n_steps, struct ed
 		counts->n_edits[i] += e->counts.n_edits[i];
 	counts->n_reindexes += e->counts.n_reindexes;
 	counts->n_cut += e->counts.n_cut;
+	counts->n_others += e->counts.n_others;
 	counts->n_compared += e->counts.n_compared;
 	counts->n_tokens += e->counts.n_tokens;
 	counts->kept_tokens += e->counts.kept_tokens;

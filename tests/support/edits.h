@@ -32,8 +32,9 @@ void edits_model_close(struct edits_model *m);
 struct edits_counts {
 	int64_t n_edits[N_EDIT_KINDS];
 	int64_t n_reindexes, n_cut;     /* cut: ingests that were dropped in their midst */
+	int64_t n_others;               /* times that a second corpus of the directory joined the store */
 	int64_t n_compared;             /* snapshots compared with a cold ingest */
-	int64_t n_tokens, kept_tokens;  /* over the re-indexes that were not resumed */
+	int64_t n_tokens, kept_tokens;  /* over the re-indexes that were not resumed and shared nothing */
 };
 
 struct edits;
@@ -47,8 +48,8 @@ const char *edits_source(const struct edits *e);
 const struct edits_counts *edits_counts(const struct edits *e);
 
 /* Some edits, then a re-index, which may be cut off, edited further and taken up again. Checked: the snapshot has
- * just the files' bytes, no document that stayed the same has swapped with another, and exactly the spans before the first
- * difference were kept. ERR_FAILED: one of these is not so. */
+ * just the files' bytes, no document that stayed the same has swapped with another, exactly the spans before the first
+ * difference were kept, and the store has no others: unless a second corpus, which comes and goes, shares it. ERR_FAILED: one of these is not so. */
 int edits_step(struct edits *e, struct err *err);
 
 /* The store's snapshot against a cold ingest into an empty store that follows its order: documents, ids, keys, records, index
