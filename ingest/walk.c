@@ -18,8 +18,9 @@
  * tokens; with the bytes of their paths it is what bounds our memory, whatever the tree. */
 enum { IGNORE_BYTES = 1 << 20, PATH_BYTES = 1 << 18, LISTED = 4 << 20, LISTED_BYTES = 1 << 30 };
 
-/* Ignore files of a tree may hold millions of patterns, each of them asked about each file. This many bytes compared take
- * about a minute; a million files and a thousand ordinary patterns, which differ in the first byte or two, need an eighth. */
+/* Ignore files of a tree may hold millions of patterns, each of them asked about each file. This many bytes
+ * compared take about a minute; a million files and a thousand ordinary patterns, which differ in the first
+ * byte or two, need an eighth. */
 static const int64_t MATCH_STEPS = (int64_t)1 << 34;
 
 /* The ignore files that hold in a directory: its own, and those of the directories above it. */

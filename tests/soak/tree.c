@@ -1,8 +1,9 @@
 /*
- * A tree that nobody should have (tests/support/hostile_tree.h): a million files, links, FIFOs, sockets, devices, sparse
- * terabytes, names of odd bytes, a directory ten thousand deep, a file that changes all the time. Listing it, reading it, and
- * the first half of an ingest, which refuses it as too large for the context, must end, leave nothing out but for its
- * reason, and take memory by the number of files alone. One JSON line each. FILES=n for another number.
+ * A tree that nobody should have (tests/support/hostile_tree.h): a million files, links, FIFOs, sockets,
+ * devices, sparse terabytes, names of odd bytes, a directory ten thousand deep, a file that changes all the
+ * time. Listing it, reading it, and the first half of an ingest, which refuses it as too large for the context,
+ * must end, leave nothing out but for its reason, and take memory by the number of files alone. One JSON line
+ * each. FILES=n for another number.
  */
 #include <inttypes.h>
 #include <stdbool.h>
@@ -19,7 +20,10 @@
 enum { DEPTH = 10000, CONTEXT = 1 << 20, MOST_FILE_BYTES = 1 << 20 };
 
 /* The most memory that each may take: besides, and for a file. */
-enum { LIST_BYTES = 16 << 20, LIST_BYTES_A_FILE = 192, READ_BYTES = 4 << 20, INGEST_BYTES = 32 << 20, INGEST_BYTES_A_FILE = 320 };
+enum {
+	LIST_BYTES = 16 << 20, LIST_BYTES_A_FILE = 192, READ_BYTES = 4 << 20,
+	INGEST_BYTES = 32 << 20, INGEST_BYTES_A_FILE = 320,
+};
 
 static int failed;
 
@@ -60,8 +64,8 @@ static struct walk *list(const struct hostile_tree *t, int64_t n_files)
 		n_special += !strcmp(skipped[i].reason, "not a regular file");
 		n_large += !strcmp(skipped[i].reason, "too large");
 	}
-	printf("{\"soak\":\"tree_list\",\"files\":%zu,\"skipped\":%zu,\"seconds\":%.2f,\"peak_bytes\":%" PRId64 "}\n", n, n_skipped,
-	       (double)ms / 1000, grown);
+	printf("{\"soak\":\"tree_list\",\"files\":%zu,\"skipped\":%zu,\"seconds\":%.2f,\"peak_bytes\":%" PRId64 "}\n", n,
+	       n_skipped, (double)ms / 1000, grown);
 	if ((int64_t)n != t->n_plain)
 		fail("files listed", (int64_t)n, t->n_plain);
 	if (n_links != t->n_links)
@@ -101,8 +105,8 @@ static void read_all(struct hostile_tree *t, struct walk *w)
 	}
 	hostile_tree_write_end(t);
 	grown = hostile_tree_memory_grown(begin);
-	printf("{\"soak\":\"tree_read\",\"files\":%" PRId64 ",\"unstable\":%" PRId64 ",\"seconds\":%.2f,\"peak_bytes\":%" PRId64 "}\n",
-	       n_read, n_unstable, (double)(clock_now_ms() - began) / 1000, grown);
+	printf("{\"soak\":\"tree_read\",\"files\":%" PRId64 ",\"unstable\":%" PRId64 ",\"seconds\":%.2f,\"peak_bytes\":%"
+	       PRId64 "}\n", n_read, n_unstable, (double)(clock_now_ms() - began) / 1000, grown);
 	if (n_read + n_unstable != t->n_plain)
 		fail("files read", n_read, t->n_plain);
 	if (n_mixed)
@@ -133,8 +137,8 @@ static void ingest(const struct hostile_tree *t, int64_t n_files)
 	begin = hostile_tree_memory_begin();
 	rc = ingest_prepare(&in, &opt, tokenizer, NULL, keep_progress, &progress, &err);
 	grown = hostile_tree_memory_grown(begin);
-	printf("{\"soak\":\"tree_ingest\",\"files\":%" PRId64 ",\"tokens\":%" PRId64 ",\"refused\":%s,\"seconds\":%.2f,\"peak_bytes\":%"
-	       PRId64 "}\n", progress.n_files, progress.n_tokens, rc ? "true" : "false",
+	printf("{\"soak\":\"tree_ingest\",\"files\":%" PRId64 ",\"tokens\":%" PRId64 ",\"refused\":%s,\"seconds\":%.2f,"
+	       "\"peak_bytes\":%" PRId64 "}\n", progress.n_files, progress.n_tokens, rc ? "true" : "false",
 	       (double)(clock_now_ms() - began) / 1000, grown);
 	if (progress.n_files != t->n_plain)
 		fail("files of the ingest", progress.n_files, t->n_plain);

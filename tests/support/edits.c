@@ -133,7 +133,9 @@ static char *new_path(struct edits *e)
 /* Some lines, the last one perhaps without its end. */
 static void add_lines(struct edits *e, struct bytes *text)
 {
-	static const char *const words[] = {"int ", "return ", "x", "(", ");", "\t", "alpha", " = 7", "/* ", "\xc3\xa9", "===", "{", ""};
+	static const char *const words[] = {
+		"int ", "return ", "x", "(", ");", "\t", "alpha", " = 7", "/* ", "\xc3\xa9", "===", "{", "",
+	};
 	uint32_t n = draw(e, MOST_LINES);
 
 	for (uint32_t i = 0; i < n; i++) {
@@ -179,7 +181,8 @@ static void delete(struct edits *e, struct file *f)
 	*f = e->files[--e->n_files];
 }
 
-/* A place in the text. Within a character it would make another encoding of it, and a text that is not the file's bytes. */
+/* A place in the text. Within a character it would make another encoding of it, and a text that is not the
+ * file's bytes. */
 static size_t draw_cut(struct edits *e, const struct bytes *text)
 {
 	size_t cut = text->n ? draw(e, (uint32_t)text->n) : 0;
@@ -245,7 +248,8 @@ static void edit(struct edits *e)
  * Ingesting
  */
 
-/* Of `corpus` into `c`: cut off when so many tokens are computed. Returns 0 when it is committed, 1 when it was cut off. */
+/* Of `corpus` into `c`: cut off when so many tokens are computed. Returns 0 when it is committed, 1 when it was
+ * cut off. */
 static int ingest(const struct edits *e, struct cache *c, struct ingest_options *opt, int64_t n_done,
 		  struct ingest_progress *progress, struct err *err)
 {

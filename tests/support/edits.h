@@ -1,10 +1,10 @@
 /*
- * Random edits of a directory, a re-index after each few of them, and the comparison that the design promises
- * (section 11, 4): what the store then holds is what a cold ingest of the same documents in the same order makes in an empty
- * one, key by key and bit by bit, and so are the logits.
+ * Random edits of a directory, a re-index after each few of them, and the comparison that stands behind
+ * incremental ingest: what the store then holds is what a cold ingest of the same documents in the same order
+ * makes in an empty one, key by key and bit by bit, and so are the logits.
  *
- * Everything follows from the seed: files, edits, when an ingest is cut off and when the store is closed and opened,
- * scratch memory and latent format. Errors say what differs; the caller adds the seed.
+ * Everything follows from the seed: files, edits, when an ingest is cut off and when the store is closed and
+ * opened, scratch memory and latent format. Errors say what differs; edits_run adds the seed.
  */
 #ifndef QUIRE_TESTS_SUPPORT_EDITS_H
 #define QUIRE_TESTS_SUPPORT_EDITS_H
@@ -15,7 +15,10 @@
 #include "engine/engine.h"
 #include "engine/tokenizer.h"
 
-enum edit_kind { EDIT_ADD, EDIT_DELETE, EDIT_RENAME, EDIT_TOUCH, EDIT_GROW, EDIT_SHRINK, EDIT_CHANGE, EDIT_SWAP, N_EDIT_KINDS };
+enum edit_kind {
+	EDIT_ADD, EDIT_DELETE, EDIT_RENAME, EDIT_TOUCH, EDIT_GROW, EDIT_SHRINK, EDIT_CHANGE, EDIT_SWAP,
+	N_EDIT_KINDS
+};
 
 /* "add", "delete", ... */
 extern const char *const edit_names[N_EDIT_KINDS];
@@ -47,13 +50,15 @@ void edits_free(struct edits *e);
 const char *edits_source(const struct edits *e);
 const struct edits_counts *edits_counts(const struct edits *e);
 
-/* Some edits, then a re-index, which may be cut off, edited further and taken up again. Checked: the snapshot has
- * just the files' bytes, no document that stayed the same has swapped with another, exactly the spans before the first
- * difference were kept, and the store has no others: unless a second corpus, which comes and goes, shares it. ERR_FAILED: one of these is not so. */
+/* Some edits, then a re-index, which may be cut off, edited further and taken up again. Checked: the snapshot
+ * has just the files' bytes, no document that stayed the same has swapped with another, exactly the spans
+ * before the first difference were kept, and the store has no others: unless a second corpus, which comes and
+ * goes, shares it. ERR_FAILED: one of these is not so. */
 int edits_step(struct edits *e, struct err *err);
 
-/* The store's snapshot against a cold ingest into an empty store that follows its order: documents, ids, keys, records, index
- * keys, and logits after it, recalled from both stores and computed. ERR_FAILED: they differ, and where. */
+/* The store's snapshot against a cold ingest into an empty store that follows its order: documents, ids, keys,
+ * records, index keys, and logits after it, recalled from both stores and computed. ERR_FAILED: they differ,
+ * and where. */
 int edits_compare(struct edits *e, struct err *err);
 
 /* A whole sequence: n_steps steps, compared at the end and after about every third one. Adds to *counts. */

@@ -1,7 +1,7 @@
 /*
- * A tree that nobody should have, for tests of what reads directories: many small files; FIFOs, sockets, devices, links to
- * above, to themselves and to nothing; sparse files of a terabyte; names of odd bytes; a directory very deep; and a
- * file that changes all the time. What cannot be made ends the test.
+ * A tree that nobody should have, for tests of what reads directories: many small files; FIFOs, sockets,
+ * devices, links to above, to themselves and to nothing; sparse files of a terabyte; names of odd bytes; a
+ * directory very deep; and a file that changes all the time. What cannot be made ends the test.
  */
 #ifndef QUIRE_TESTS_SUPPORT_HOSTILE_TREE_H
 #define QUIRE_TESTS_SUPPORT_HOSTILE_TREE_H
@@ -25,8 +25,9 @@ void hostile_tree_remove(struct hostile_tree *t);
 void hostile_tree_write(struct hostile_tree *t);
 void hostile_tree_write_end(struct hostile_tree *t);
 
-/* How much more memory this process held at any time since (VmHWM over VmRSS) than it holds at the call of _begin, which
- * returns what to give to _grown. Where the kernel does not let the former peak be forgotten it is never less than that. */
+/* How much more memory this process held at any time since (VmHWM over VmRSS) than it holds at the call of
+ * _begin, which returns what to give to _grown. Where the kernel does not let the former peak be forgotten it
+ * is never less than that. */
 int64_t hostile_tree_memory_begin(void);
 int64_t hostile_tree_memory_grown(int64_t begin);
 
