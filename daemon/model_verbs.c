@@ -12,7 +12,9 @@
 #include "config/clock.h"
 #include "config/file.h"
 #include "config/mem.h"
+#include "config/units.h"
 #include "engine/engine.h"
+#include "engine/experts.h"
 #include "engine/model_info.h"
 #include "engine/synth.h"
 #include "engine/tokenizer.h"
@@ -21,10 +23,12 @@ static const char usage[] =
 	"usage: quire model info DIR [--json]\n"
 	"       quire model eval DIR --ids FILE --logits OUT [--chunk N] [--threads N] [--compute bf16|f32]\n"
 	"                        [--latents bf16|fp8|f32] [--topk OUT2] [--isa scalar|avx2|avx512|avx512bf16]\n"
+	"                        [--host-experts SIZE]\n"
 	"       quire model tokenize DIR --text FILE [--added-tokens]\n"
 	"       quire model bench DIR --prompt N --decode M [--depth N] [--threads N] [--compute bf16|f32]\n"
 	"                        [--latents bf16|fp8|f32] [--repeat R] [--chunk N] [--json]\n"
-	"                        [--isa scalar|avx2|avx512|avx512bf16]\n"
+	"                        [--isa scalar|avx2|avx512|avx512bf16] [--host-experts SIZE]: memory for routed experts;\n"
+	"                        those that do not fit are read when they are chosen\n"
 	"       quire model synth OUT --moe-layers K --dense-layers D [--format fp8|bf16] [--seed S] [--threads N]\n"
 	"                        [--schedule glm52|full] [--hidden N] [--heads N] [--q-lora N] [--kv-lora N] [--nope N]\n"
 	"                        [--rope N] [--v N] [--dense-dim N] [--expert-dim N] [--experts N]\n"
@@ -34,7 +38,7 @@ static const char usage[] =
 /* Every option of every verb; `known` in parse says whose it is. */
 struct options {
 	const char *dir, *ids, *logits, *topk, *text, *isa;
-	int64_t chunk, prompt, decode, depth, threads, repeat;
+	int64_t chunk, prompt, decode, depth, threads, repeat, host_expert_bytes;
 	enum compute_profile compute;
 	enum latent_format latents;
 	bool added_tokens, json;
@@ -134,6 +138,8 @@ static int parse_option(struct options *o, const char *name, const char *value, 
 		o->added_tokens = true;
 	else if (!strcmp(name, "json"))
 		o->json = true;
+	else if (!strcmp(name, "host-experts"))
+		return bytes_parse(&o->host_expert_bytes, value, err) ? err_wrap(err, "--host-experts") : 0;
 	else if (!strcmp(name, "chunk"))
 		return parse_count(name, value, 0, INT32_MAX, &o->chunk, err);
 	else if (!strcmp(name, "prompt"))
@@ -174,6 +180,7 @@ static int parse(struct options *o, int verb, int argc, char **argv, struct err 
 		{EVAL | BENCH, {"compute", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"latents", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"isa", required_argument, NULL, 0}},
+		{EVAL | BENCH, {"host-experts", required_argument, NULL, 0}},
 		{TOKENIZE, {"text", required_argument, NULL, 0}},
 		{TOKENIZE, {"added-tokens", no_argument, NULL, 0}},
 		{BENCH, {"prompt", required_argument, NULL, 0}},
@@ -295,7 +302,8 @@ static int close_output(FILE *f, const char *path, struct err *err)
 static int open_all(const struct options *o, struct engine **e, struct model **m, struct err *err)
 {
 	struct engine_options engine = {.n_threads = (int)o->threads, .compute = o->compute, .isa = o->isa};
-	struct model_options model = {.n_threads = (int)o->threads};
+	struct experts_options experts = {.bytes = o->host_expert_bytes};
+	struct model_options model = {.n_threads = (int)o->threads, .experts = o->host_expert_bytes ? &experts : NULL};
 
 	return engine_open(e, &engine, err) || model_open(m, o->dir, &model, err) ? -1 : 0;
 }
@@ -425,6 +433,7 @@ static void print_bench(const struct options *o, const struct engine *e, const s
 			const struct bench_round *r, double fill_s, size_t latent_bytes)
 {
 	double *x = xcalloc((size_t)o->repeat, sizeof *x), prefill, decode, first;
+	struct experts_stats tier;
 	struct rusage spent;
 
 	for (int64_t i = 0; i < o->repeat; i++)
@@ -460,6 +469,14 @@ static void print_bench(const struct options *o, const struct engine *e, const s
 	if (o->depth)
 		printf("depth        %12lld tokens     filled with random latents in %.1f s, not computed\n",
 		       (long long)o->depth, fill_s);
+	if (m->experts) {
+		experts_stats(m->experts, &tier);
+		printf("experts      %12lld slots      of %.1f MB for %lld experts, over %s\n", (long long)tier.n_slots,
+		       (double)tier.slot_bytes / 1e6, (long long)tier.n_experts, tier.backend);
+		printf("             %12.1f %%          resident when wanted; %lld read (%.1f GB), %lld ahead, %lld of those in time, waited %.1f s\n",
+		       100.0 * (double)tier.hits / (double)(tier.taken ? tier.taken : 1), (long long)tier.reads,
+		       (double)tier.read_bytes / 1e9, (long long)tier.ahead, (long long)tier.useful, tier.waited_s);
+	}
 	printf("on           %d threads, %s, compute %s, latents %s\n", engine_n_threads(e), engine_isa(e),
 	       compute_profile_name(o->compute), latent_format_name(o->latents));
 }

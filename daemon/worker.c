@@ -17,6 +17,7 @@
 #include "daemon/message.h"
 #include "daemon/upkeep.h"
 #include "engine/engine.h"
+#include "engine/experts.h"
 #include "engine/model.h"
 #include "engine/recall.h"
 #include "engine/render.h"
@@ -709,19 +710,27 @@ static int open_model(struct worker *w, struct message *m, struct err *err)
 	const struct config *c = w->config;
 	struct engine_options engine_options;
 	struct model_options model_options = {.mla_norm_eps = (float)c->model.mla_norm_eps};
+	struct experts_options experts;
 	uint8_t identity[MODEL_ID_BYTES];
 	int64_t began = clock_now_ns();
-	char *path;
+	char *path, *sums = NULL;
 	int failed;
 
 	if (worker_engine_options(&engine_options, &w->latents, c, err) || engine_open(&w->engine, &engine_options, err))
 		return -1;
 	model_options.n_threads = engine_n_threads(w->engine);
+	if (c->tiers.host_expert_bytes) {
+		sums = xasprintf("%s/expert-sums", c->store.path);
+		experts = (struct experts_options){.bytes = c->tiers.host_expert_bytes, .sums_path = sums};
+		model_options.experts = &experts;
+	}
 	snprintf(m->model.engine.isa, sizeof m->model.engine.isa, "%s", engine_isa(w->engine));
 	snprintf(m->model.engine.compute, sizeof m->model.engine.compute, "%s", c->model.compute);
 	snprintf(m->model.engine.latents, sizeof m->model.engine.latents, "%s", c->model.latents);
 	m->model.engine.n_threads = engine_n_threads(w->engine);
-	if (model_open(&w->model, c->model.path, &model_options, err))
+	failed = model_open(&w->model, c->model.path, &model_options, err);
+	free(sums);
+	if (failed)
 		return -1;
 	path = xasprintf("%s/tokenizer.json", c->model.path);
 	failed = tokenizer_open(&w->tokenizer, path, err);
