@@ -180,12 +180,16 @@ struct follow {
 	struct cli *c;
 	struct api_job job;
 	struct print_progress progress;
+	/* When tokens were first seen being computed, and how many were done or in the store then; 0: not yet. */
+	int64_t computing_ms, computing_tokens;
 };
 
 static int on_job_event(void *ctx, const char *name, json_t *data, struct err *err)
 {
 	struct follow *f = ctx;
-	char line[160], whole[400];
+	const struct ingest_progress *p = &f->job.progress;
+	char line[160], pace[PRINT_PACE_BYTES] = "", whole[400];
+	int64_t now_ms = clock_now_ms(), done;
 	double share;
 
 	if (strcmp(name, "job"))
@@ -200,9 +204,16 @@ static int on_job_event(void *ctx, const char *name, json_t *data, struct err *e
 	if (f->job.progress.phase == INGEST_DONE)
 		return 0;
 	describe_progress(&f->job, line, sizeof line, &share);
-	snprintf(whole, sizeof whole, "%s: %s", f->job.request.corpus, line);
+	done = p->done_tokens + p->swept_tokens;
+	if (p->phase == INGEST_PREFILL && !f->computing_ms) {
+		f->computing_ms = now_ms;
+		f->computing_tokens = done;
+	} else if (p->phase == INGEST_PREFILL) {
+		print_pace(pace, done - f->computing_tokens, now_ms - f->computing_ms, p->n_tokens - done);
+	}
+	snprintf(whole, sizeof whole, "%s: %s%s", f->job.request.corpus, line, pace);
 	print_progress_line(&f->progress, f->job.state == JOB_QUEUED ? "waiting" : ingest_phase_name(f->job.progress.phase),
-			    share, whole, clock_now_ms());
+			    share, whole, now_ms);
 	return 0;
 }
 
