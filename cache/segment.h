@@ -5,7 +5,9 @@
  * never edited. What is free is not recorded anywhere: it is what no row of the index names, worked out at open, so
  * a crash can leave space to reuse but never space lost.
  *
- * Writes go through the page cache for now; buffers, offsets and lengths are already what O_DIRECT asks for.
+ * Bytes go past the page cache (O_DIRECT) where the file system has such a way, so that what a snapshot needs does not
+ * push out what others keep there; where it has none, through it, which the log says once. Requests go through an
+ * engine of the store's own (offload/io.h), made with the first of them, and so belong to the thread that made it.
  */
 #ifndef QUIRE_CACHE_SEGMENT_H
 #define QUIRE_CACHE_SEGMENT_H
@@ -23,8 +25,11 @@ struct extent {
 
 struct segments;
 
-/* Open every segment file of dir; all of their space counts as free until segments_take says otherwise. */
-int segments_open(struct segments **out, const char *dir, struct err *err);
+struct io_options;
+
+/* Open every segment file of dir; all of their space counts as free until segments_take says otherwise. io: how to read
+ * and write, NULL: as the machine allows; it must outlive the segments. */
+int segments_open(struct segments **out, const char *dir, const struct io_options *io, struct err *err);
 /* Takes NULL. */
 void segments_close(struct segments *s);
 
@@ -36,7 +41,8 @@ int segments_reserve(struct segments *s, int64_t bytes, struct extent *out, stru
 /* Only after the transaction that dropped the extent's row has been committed. */
 void segments_release(struct segments *s, struct extent x);
 
-/* Write `bytes` at byte `at` of the extent; at, bytes and the address are multiples of EXTENT_ALIGN. */
+/* Write `bytes` at byte `at` of the extent; at, bytes and the address are multiples of EXTENT_ALIGN. Many bytes are in
+ * flight in several pieces. */
 int segments_write(struct segments *s, struct extent x, int64_t at, const void *data, int64_t bytes, struct err *err);
 /* Make durable what was written and the files it was written to. After a failure nothing can be known about
  * what reached the disk: the caller must not write to this handle any more. */

@@ -23,6 +23,13 @@ static int set_up(void **state)
 	return 0;
 }
 
+static int set_up_in_memory(void **state)
+{
+	disk_calls_reset();
+	*state = temp_dir_new_in_memory();
+	return 0;
+}
+
 static int tear_down(void **state)
 {
 	temp_dir_free(*state);
@@ -249,7 +256,8 @@ static void every_flipped_bit_is_found_and_says_which_span_it_is_in(void **state
 	const struct text t = text_of("a", 128, 0, 1);
 	const struct {
 		int64_t at, bytes, span_bytes;
-	} parts[] = {{0, 128 * 24, 64 * 24}, {4096, 128 * 40, 64 * 40}, {3 * 4096, 128 * 8, 64 * 8}, {4 * 4096, 128 * 8, 64 * 8}};
+	} parts[] = {{0, 128 * 24, 64 * 24}, {4096, 128 * 40, 64 * 40}, {3 * 4096, 128 * 8, 64 * 8},
+		     {4 * 4096, 128 * 8, 64 * 8}};
 	struct cache *c = store_open(*state);
 	char *path = temp_path(*state, "segment-000001");
 	struct cache_view *v;
@@ -310,7 +318,7 @@ static void records_in_each_others_place_are_found(void **state)
 	cache_close(c);
 }
 
-/* Records of a megabyte each way from here are few; with 16 KiB a record, distances are plain. */
+/* Records of half a page: what lies two pages apart is worth a read of its own. */
 static void neighbours_become_one_read_and_what_is_apart_stays_apart(void **state)
 {
 	enum { RECORD = 2048, N = 128 };
@@ -380,7 +388,8 @@ int main(void)
 		CASE(places_need_not_be_in_the_order_of_positions),
 		CASE(a_view_ends_before_the_first_span_that_is_missing_or_known_to_be_damaged),
 		CASE(a_view_ends_before_the_first_span_whose_checksums_cannot_be_read),
-		CASE(every_flipped_bit_is_found_and_says_which_span_it_is_in),
+		cmocka_unit_test_setup_teardown(every_flipped_bit_is_found_and_says_which_span_it_is_in, set_up_in_memory,
+						tear_down),
 		CASE(records_in_each_others_place_are_found),
 		CASE(neighbours_become_one_read_and_what_is_apart_stays_apart),
 		CASE(a_part_that_the_layout_lacks_is_damage_and_not_read),
