@@ -25,6 +25,8 @@ enum {
 	DEPTH = 64,              /* where a virtual disk and an NVMe drive give no more small reads a second */
 	PIECE_BYTES = 1 << 20,   /* of a read that is larger, and of a write */
 	READING_MOST = 16 << 20, /* bytes in flight for segments_read_many */
+	SMALL_READ = 64 << 10,   /* buffers have room for these, or are a huge page, which the kernel pins as one */
+	LARGE_READ = 2 << 20,
 };
 
 struct file {
@@ -418,12 +420,15 @@ static struct reading *read_prepare(struct segments *s, const struct segment_rea
 		return NULL;
 	a = io_align((uint64_t)(read->x.offset + read->at), (uint64_t)read->bytes, file->f.align);
 	if (g->room < a.bytes) {
+		size_t room = a.bytes > SMALL_READ ? LARGE_READ : SMALL_READ;
+
+		room = room < a.bytes ? a.bytes : room;
 		free(g->buffer);
 		g->room = 0;
-		g->buffer = io_buffer_new(a.bytes, "a read of the store", err);
+		g->buffer = io_buffer_new(room, "a read of the store", err);
 		if (!g->buffer)
 			return NULL;
-		g->room = a.bytes;
+		g->room = room;
 	}
 	s->n_free_readings--;
 	g->number = number;

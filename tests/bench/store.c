@@ -83,7 +83,8 @@ static int rec_fd(void *state)
 }
 
 static const struct io_backend rec_backend = {
-	.name = "io_uring, written down", .free = rec_free, .start = rec_start, .reap = rec_reap, .cancel = rec_cancel, .fd = rec_fd
+	.name = "io_uring, written down", .free = rec_free, .start = rec_start, .reap = rec_reap, .cancel = rec_cancel,
+	.fd = rec_fd
 };
 
 /* Seconds that the disk takes for what was written down, nobody looking at the bytes. */
@@ -250,6 +251,8 @@ static void compare_reads(const char *name, struct cache_view *v, int64_t n, boo
 		recorder.on = true;
 		ours = keys ? read_keys(v, i, n, out) : gather(v, 1 + i, 1, positions, out);
 		recorder.on = false;
+		if (!i)
+			(void)replay(); /* its buffers are there before anything is timed */
 		if (i % 2)
 			raw = replay();
 		ours = keys ? read_keys(v, i, n, out) : gather(v, 1 + i, 1, positions, out);
@@ -260,8 +263,8 @@ static void compare_reads(const char *name, struct cache_view *v, int64_t n, boo
 		rates[i] = raw / ours;
 		mb[i] = bytes / ours / 1e6;
 	}
-	measure_print(stdout, name, measure_median(rates, ROUNDS), "ratio", 1, "\"latents\":\"%s\",\"requests\":%zu,\"MB_per_s\":%.0f",
-		      latents, recorder.n, measure_median(mb, ROUNDS));
+	measure_print(stdout, name, measure_median(rates, ROUNDS), "ratio", 1,
+		      "\"latents\":\"%s\",\"requests\":%zu,\"MB_per_s\":%.0f", latents, recorder.n, measure_median(mb, ROUNDS));
 }
 
 static void layouts(struct cache_view *grouped, struct cache_view *layered, int64_t n, const char *latents, uint8_t *out)
@@ -283,7 +286,8 @@ static void layouts(struct cache_view *grouped, struct cache_view *layered, int6
 		      "\"latents\":\"%s\",\"selected\":%d,\"group_ms\":%.1f", latents, SELECTED, measure_median(ms, ROUNDS));
 }
 
-static void overhead(struct cache *c, const struct shape *s, const int32_t *ids, int64_t n, const char *latents, uint8_t *out)
+static void overhead(struct cache *c, const struct shape *s, const int32_t *ids, int64_t n, const char *latents,
+		     uint8_t *out)
 {
 	struct cache_view *v = open_view(c, s, ids, n);
 	struct cache_view_stats before, after;
@@ -308,8 +312,8 @@ static void overhead(struct cache *c, const struct shape *s, const int32_t *ids,
 		      (double)(after.record_bytes - before.record_bytes), "ratio", 1,
 		      "\"latents\":\"%s\",\"selected\":%d,\"reads\":%lld", latents, SELECTED,
 		      (long long)(after.n_reads - before.n_reads));
-	measure_print(stdout, "store.checksum_cpu_share", sums / cpu, "share", 0, "\"latents\":\"%s\",\"sum\":\"%016llx\"", latents,
-		      (unsigned long long)all);
+	measure_print(stdout, "store.checksum_cpu_share", sums / cpu, "share", 0, "\"latents\":\"%s\",\"sum\":\"%016llx\"",
+		      latents, (unsigned long long)all);
 	cache_view_close(v);
 }
 
