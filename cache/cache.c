@@ -86,7 +86,7 @@ int cache_find_space(struct cache *c, struct err *err)
 		return -1;
 	segments_close(c->segments);
 	c->segments = NULL;
-	if (segments_open(&c->segments, c->dir, err))
+	if (segments_open(&c->segments, c->dir, c->io, err))
 		return -1;
 	segments_set_limit(c->segments, c->max_bytes);
 	return index_each_extent(c->index, take, c->segments, err) || cache_runs_take(c, err) ||
@@ -95,8 +95,14 @@ int cache_find_space(struct cache *c, struct err *err)
 
 int cache_open(struct cache **out, const char *dir, struct err *err)
 {
+	return cache_open_with(out, dir, NULL, err);
+}
+
+int cache_open_with(struct cache **out, const char *dir, const struct io_options *io, struct err *err)
+{
 	struct cache *c = xcalloc(1, sizeof *c);
 
+	c->io = io;
 	c->dir = xstrdup(dir);
 	c->lock_fd = -1;
 	if (sodium_init() < 0) {

@@ -49,6 +49,10 @@ struct cache;
 /* Open or create the store in dir (created with mode 0700, files 0600). A store of a newer format, or one that is
  * world-accessible, is refused. */
 int cache_open(struct cache **out, const char *dir, struct err *err);
+/* The same, its bytes read and written as `io` says (offload/io.h), which must outlive the store: tests fail reads and
+ * writes so. */
+struct io_options;
+int cache_open_with(struct cache **out, const char *dir, const struct io_options *io, struct err *err);
 /* Takes NULL. */
 void cache_close(struct cache *c);
 

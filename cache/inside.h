@@ -13,6 +13,7 @@ struct cache {
 	int lock_fd;
 	struct index *index;
 	struct segments *segments;
+	const struct io_options *io; /* NULL: as the machine allows */
 	struct err unsure;     /* code is set: why this handle writes no more */
 	int64_t max_bytes;     /* 0: no limit */
 	char *pinned;          /* NULL: no corpus */

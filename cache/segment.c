@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "config/mem.h"
+#include "offload/io.h"
 
 /* A file grows by half its size, so that a large store has few and long runs of blocks and a small one stays small. */
 #define STEP_LEAST ((int64_t)1 << 20)
@@ -20,15 +21,36 @@
 #define SEGMENT_MOST ((int64_t)16 << 30)
 enum { N_SEGMENTS_MOST = 999999 };
 
+enum {
+	DEPTH = 64,              /* where a virtual disk and an NVMe drive give no more small reads a second */
+	PIECE_BYTES = 1 << 20,   /* of a read that is larger, and of a write */
+	READING_MOST = 16 << 20, /* bytes in flight for segments_read_many */
+	SMALL_READ = 64 << 10,   /* buffers have room for these, or are a huge page, which the kernel pins as one */
+	LARGE_READ = 2 << 20,
+};
+
 struct file {
-	int fd;                /* -1: no such file */
+	struct io_file f;      /* fd -1: no such file */
 	int64_t bytes;
 	int64_t claimed;       /* where its last extent ends: beyond `bytes` when the file was cut */
 	bool dirty;
 };
 
+/* A read in flight. */
+struct reading {
+	struct io_request r;
+	size_t number;         /* of the caller's reads */
+	int64_t skip;          /* bytes before those that are wanted */
+	uint8_t *buffer;
+	size_t room;
+};
+
 struct segments {
 	char *dir;
+	struct io_options io_options;
+	struct io *io;         /* NULL: nothing was read or written yet */
+	struct reading *readings;      /* [DEPTH] */
+	int free_readings[DEPTH], n_free_readings;
 	int dir_fd;
 	bool dir_dirty;        /* a file was made whose name may not be on disk yet */
 	struct file *files;    /* [n_files], segment s at s - 1 */
@@ -36,6 +58,7 @@ struct segments {
 	struct extent *free;   /* ascending, apart: neighbours are merged */
 	size_t n_free, room;
 	int64_t max_bytes;     /* 0: no limit */
+	int64_t n_reads, read_bytes;
 };
 
 char *segment_name(int32_t segment, char out[SEGMENT_NAME_BYTES])
@@ -124,7 +147,7 @@ static void files_grow(struct segments *s, int32_t segment)
 		return;
 	s->files = xrealloc(s->files, (size_t)segment, sizeof *s->files);
 	for (; s->n_files < segment; s->n_files++)
-		s->files[s->n_files] = (struct file){.fd = -1};
+		s->files[s->n_files] = (struct file){.f = {.fd = -1, .direct_fd = -1}};
 }
 
 /* Tolerant, since its numbers come from rows that may be damaged: space that two rows claim is taken once, and
@@ -165,33 +188,48 @@ void segments_release(struct segments *s, struct extent x)
 	free_add(s, x);
 }
 
+/* `files` may move when it grows: no request is pending then, as none outlives the call that made it. */
 static int file_open(struct segments *s, int32_t segment, int flags, struct err *err)
 {
 	char name[SEGMENT_NAME_BYTES];
 	struct file *file;
-	struct stat st;
 
 	files_grow(s, segment);
 	file = &s->files[segment - 1];
-	file->fd = openat(s->dir_fd, segment_name(segment, name), O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
-	if (file->fd < 0 || fstat(file->fd, &st))
-		return err_errno(err, errno, "open %s/%s", s->dir, name);
-	if (!S_ISREG(st.st_mode))
-		return err_set(err, ERR_FORMAT, "%s/%s is not a regular file", s->dir, name);
+	if (io_open_at(&file->f, s->dir_fd, s->dir, segment_name(segment, name),
+		       IO_OPEN_WRITE | IO_OPEN_NOFOLLOW | IO_OPEN_DIRECT | flags, err)) {
+		file->f = (struct io_file){.fd = -1, .direct_fd = -1};
+		return -1;
+	}
+	if (file->f.align > EXTENT_ALIGN) { /* extents do not begin on such blocks */
+		close(file->f.direct_fd);
+		file->f.direct_fd = -1;
+		file->f.align = EXTENT_ALIGN;
+		file->f.why_not_direct = "its file system has blocks above 4096 bytes for direct access";
+	}
 	/* A file cut in the middle of a page has nothing to offer after the last whole one. */
-	file->bytes = st.st_size / EXTENT_ALIGN * EXTENT_ALIGN;
+	file->bytes = (int64_t)file->f.bytes / EXTENT_ALIGN * EXTENT_ALIGN;
 	if (file->bytes)
 		free_add(s, (struct extent){segment, 0, file->bytes});
+	if (s->io)
+		io_use_file(s->io, &file->f);
 	return 0;
 }
 
-int segments_open(struct segments **out, const char *dir, struct err *err)
+int segments_open(struct segments **out, const char *dir, const struct io_options *io, struct err *err)
 {
 	struct segments *s = xcalloc(1, sizeof *s);
 	DIR *d = NULL;
 	int fd, rc = 0;
 
 	s->dir = xstrdup(dir);
+	if (io)
+		s->io_options = *io;
+	s->io_options.purpose = "the store's segments";
+	if (!s->io_options.depth)
+		s->io_options.depth = DEPTH;
+	if (!s->io_options.piece_bytes)
+		s->io_options.piece_bytes = PIECE_BYTES;
 	s->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	fd = s->dir_fd < 0 ? -1 : openat(s->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0 || !(d = fdopendir(fd))) {
@@ -221,9 +259,13 @@ void segments_close(struct segments *s)
 {
 	if (!s)
 		return;
+	io_free(s->io);
 	for (int32_t i = 0; i < s->n_files; i++)
-		if (s->files[i].fd >= 0)
-			close(s->files[i].fd);
+		if (s->files[i].f.fd >= 0)
+			io_close(&s->files[i].f);
+	for (int i = 0; s->readings && i < DEPTH; i++)
+		free(s->readings[i].buffer);
+	free(s->readings);
 	if (s->dir_fd >= 0)
 		close(s->dir_fd);
 	free(s->files);
@@ -255,13 +297,13 @@ static int file_extend(struct segments *s, int32_t segment, int64_t bytes, struc
 	}
 	if (step < bytes)
 		step = bytes;
-	rc = fallocate(file->fd, 0, end, step) ? errno : 0;
+	rc = fallocate(file->f.fd, 0, end, step) ? errno : 0;
 	if ((rc == ENOSPC || rc == EDQUOT || rc == EFBIG) && step > bytes) {
 		step = bytes; /* the last corner of a full disk */
-		rc = fallocate(file->fd, 0, end, step) ? errno : 0;
+		rc = fallocate(file->f.fd, 0, end, step) ? errno : 0;
 	}
 	if (rc == EOPNOTSUPP || rc == ENOSYS) /* this file system cannot; then a full disk shows at the write */
-		rc = ftruncate(file->fd, end + step) ? errno : 0;
+		rc = ftruncate(file->f.fd, end + step) ? errno : 0;
 	if (rc)
 		return file_error(s, err, rc, "extend", segment, end);
 	free_add(s, (struct extent){segment, end, step});
@@ -284,10 +326,10 @@ int segments_reserve(struct segments *s, int64_t bytes, struct extent *out, stru
 		segments_take(s, *out);
 		return 0;
 	}
-	if (!last || s->files[last - 1].fd < 0 || file_end(&s->files[last - 1]) + bytes > SEGMENT_MOST) {
+	if (!last || s->files[last - 1].f.fd < 0 || file_end(&s->files[last - 1]) + bytes > SEGMENT_MOST) {
 		if (last == N_SEGMENTS_MOST)
 			return err_set(err, ERR_FAILED, "store %s has used up its segment numbers", s->dir);
-		if (file_open(s, ++last, O_CREAT | O_EXCL, err))
+		if (file_open(s, ++last, IO_OPEN_CREATE, err))
 			return -1;
 		s->dir_dirty = true;
 	}
@@ -301,24 +343,37 @@ int segments_reserve(struct segments *s, int64_t bytes, struct extent *out, stru
 	return 0;
 }
 
+static int engine_start(struct segments *s, struct err *err)
+{
+	if (s->io)
+		return 0;
+	if (io_new(&s->io, &s->io_options, err))
+		return -1;
+	for (int32_t i = 0; i < s->n_files; i++)
+		if (s->files[i].f.fd >= 0)
+			io_use_file(s->io, &s->files[i].f);
+	s->readings = xcalloc(DEPTH, sizeof *s->readings);
+	for (int i = DEPTH; i--; )
+		s->free_readings[s->n_free_readings++] = i;
+	return 0;
+}
+
 int segments_write(struct segments *s, struct extent x, int64_t at, const void *data, int64_t bytes, struct err *err)
 {
 	struct file *file = file_of(s, x.segment);
+	struct io_request r = {.op = IO_WRITE, .class = IO_CLASS_WRITE, .offset = (uint64_t)(x.offset + at),
+			       .bytes = (size_t)bytes, .buffer = (void *)(uintptr_t)data};
 
-	assert(file && file->fd >= 0 && at >= 0 && bytes >= 0 && bytes <= x.bytes - at);
+	assert(file && file->f.fd >= 0 && at >= 0 && bytes >= 0 && bytes <= x.bytes - at);
 	assert(!(at % EXTENT_ALIGN) && !(bytes % EXTENT_ALIGN) && !((uintptr_t)data % EXTENT_ALIGN));
 	file->dirty = true;
-	for (int64_t done = 0; done < bytes; ) {
-		int64_t offset = x.offset + at + done;
-		ssize_t n = pwrite(file->fd, (const char *)data + done, (size_t)(bytes - done), offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return file_error(s, err, n ? errno : EIO, "write", x.segment, offset);
-		done += n;
-	}
-	return 0;
+	if (engine_start(s, err))
+		return -1;
+	r.file = &file->f;
+	io_submit(s->io, (struct io_request *[]){&r}, 1);
+	if (!io_finish(s->io, &r, err))
+		return 0;
+	return r.failure > 0 ? file_error(s, err, r.failure, "write", x.segment, (int64_t)r.failed_at) : -1;
 }
 
 int segments_sync(struct segments *s, struct err *err)
@@ -326,7 +381,7 @@ int segments_sync(struct segments *s, struct err *err)
 	for (int32_t i = 0; i < s->n_files; i++) {
 		if (!s->files[i].dirty)
 			continue;
-		if (fdatasync(s->files[i].fd))
+		if (fdatasync(s->files[i].f.fd))
 			return file_error(s, err, errno, "sync", i + 1, 0);
 		s->files[i].dirty = false;
 	}
@@ -336,31 +391,164 @@ int segments_sync(struct segments *s, struct err *err)
 	return 0;
 }
 
-int segments_read(struct segments *s, struct extent x, int64_t at, void *out, int64_t bytes, struct err *err)
+/* The file that has this part of an extent. */
+static struct file *check_place(const struct segments *s, struct extent x, int64_t at, int64_t bytes, struct err *err)
 {
-	const struct file *file = file_of(s, x.segment);
+	struct file *file = file_of(s, x.segment);
 	char name[SEGMENT_NAME_BYTES];
 
 	segment_name(x.segment, name);
-	if (!file || file->fd < 0)
-		return err_set(err, ERR_DAMAGED, "%s/%s is missing", s->dir, name);
-	if (x.offset < 0 || at < 0 || bytes < 0 || x.bytes < bytes || at > x.bytes - bytes || x.offset > INT64_MAX - at)
-		return err_set(err, ERR_DAMAGED, "index of %s names %" PRId64 " bytes at byte %" PRId64 " of an extent of "
-			       "%" PRId64, s->dir, bytes, at, x.bytes);
-	for (int64_t done = 0; done < bytes; ) {
-		int64_t offset = x.offset + at + done;
-		ssize_t n = pread(file->fd, (char *)out + done, (size_t)(bytes - done), offset);
+	if (!file || file->f.fd < 0)
+		err_set(err, ERR_DAMAGED, "%s/%s is missing", s->dir, name);
+	else if (x.offset < 0 || at < 0 || bytes < 0 || x.bytes < bytes || at > x.bytes - bytes ||
+		 x.offset > INT64_MAX / 2 - at || x.offset + at > INT64_MAX / 2 - bytes)
+		err_set(err, ERR_DAMAGED, "index of %s names %" PRId64 " bytes at byte %" PRId64 " of an extent of %" PRId64,
+			s->dir, bytes, at, x.bytes);
+	else
+		return file;
+	return NULL;
+}
 
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return file_error(s, err, errno, "read", x.segment, offset);
-		if (!n)
-			return err_set(err, ERR_DAMAGED, "%s/%s ends before byte %" PRId64, s->dir, name,
-				       x.offset + at + bytes);
-		done += n;
+/* Make a free place of s->readings ready for a read. The caller submits it. */
+static struct reading *read_prepare(struct segments *s, const struct segment_read *read, size_t number, struct err *err)
+{
+	struct file *file = check_place(s, read->x, read->at, read->bytes, err);
+	struct reading *g = &s->readings[s->free_readings[s->n_free_readings - 1]];
+	struct io_aligned a;
+
+	if (!file)
+		return NULL;
+	a = io_align((uint64_t)(read->x.offset + read->at), (uint64_t)read->bytes, file->f.align);
+	if (g->room < a.bytes) {
+		size_t room = a.bytes > SMALL_READ ? LARGE_READ : SMALL_READ;
+
+		room = room < a.bytes ? a.bytes : room;
+		free(g->buffer);
+		g->room = 0;
+		g->buffer = io_buffer_new(room, "a read of the store", err);
+		if (!g->buffer)
+			return NULL;
+		g->room = room;
 	}
+	s->n_free_readings--;
+	g->number = number;
+	g->skip = a.skip;
+	g->r = (struct io_request){
+		.op = IO_READ, .class = IO_CLASS_KV, .file = &file->f, .offset = a.offset, .bytes = a.bytes,
+		.at_least = a.skip + (size_t)read->bytes, .buffer = g->buffer, .tag = g
+	};
+	s->n_reads++;
+	s->read_bytes += (int64_t)a.bytes;
+	return g;
+}
+
+/* Why a read that came back failed: a file that is too short is damage, whatever the system says of it. */
+static int read_check(const struct segments *s, const struct reading *g, const struct segment_read *read,
+		      struct err *err)
+{
+	int64_t end = read->x.offset + read->at + read->bytes;
+	char name[SEGMENT_NAME_BYTES];
+	struct stat st;
+
+	if (!io_request_check(&g->r, err))
+		return 0;
+	if (!fstat(g->r.file->fd, &st) && st.st_size < end)
+		return err_set(err, ERR_DAMAGED, "%s/%s ends before byte %" PRId64, s->dir,
+			       segment_name(read->x.segment, name), end);
+	return -1;
+}
+
+int segments_read_many(struct segments *s, const struct segment_read *reads, size_t n,
+		       int (*fn)(void *ctx, size_t i, const uint8_t *bytes, struct err *err), void *ctx, size_t *failed,
+		       struct err *err)
+{
+	struct io_request *batch[DEPTH];
+	int64_t in_flight = 0; /* bytes */
+	size_t next = 0, done = 0;
+	int rc = 0;
+
+	*failed = 0;
+	if (n && engine_start(s, err))
+		return -1;
+	while (done < next || (!rc && next < n)) {
+		size_t n_batch = 0;
+		struct io_request *r;
+		struct reading *g;
+
+		while (!rc && next < n && s->n_free_readings && (!in_flight || in_flight + reads[next].bytes <= READING_MOST)) {
+			assert(reads[next].bytes <= SEGMENT_READ_MOST);
+			g = read_prepare(s, &reads[next], next, err);
+			if (!g) {
+				*failed = next;
+				rc = -1;
+				break;
+			}
+			in_flight += reads[next++].bytes;
+			batch[n_batch++] = &g->r;
+		}
+		if (n_batch)
+			io_submit(s->io, batch, n_batch);
+		/* What began before a failure ends before its buffers are used again. */
+		for (int i = 0; rc && s->n_free_readings < DEPTH && i < DEPTH; i++)
+			if (s->readings[i].r.status == IO_PENDING)
+				io_cancel(s->io, &s->readings[i].r);
+		if (done == next)
+			break;
+		r = io_wait(s->io, -1);
+		g = r->tag;
+		done++;
+		in_flight -= reads[g->number].bytes;
+		if (!rc && (read_check(s, g, &reads[g->number], err) || fn(ctx, g->number, g->buffer + g->skip, err))) {
+			*failed = g->number;
+			rc = -1;
+		}
+		s->free_readings[s->n_free_readings++] = (int)(g - s->readings);
+	}
+	return rc;
+}
+
+struct into {
+	uint8_t *out;
+	const struct segment_read *reads;
+};
+
+static int put_piece(void *ctx, size_t i, const uint8_t *bytes, struct err *err)
+{
+	const struct into *to = ctx;
+
+	(void)err;
+	memcpy(to->out + (to->reads[i].at - to->reads[0].at), bytes, (size_t)to->reads[i].bytes);
 	return 0;
+}
+
+int segments_read(struct segments *s, struct extent x, int64_t at, void *out, int64_t bytes, struct err *err)
+{
+	int64_t n = bytes > 0 ? (bytes + PIECE_BYTES - 1) / PIECE_BYTES : 1;
+	struct segment_read one, *reads;
+	struct into to = {.out = out};
+	size_t failed;
+	int rc;
+
+	/* A damaged row may ask for any number. */
+	if (!check_place(s, x, at, bytes, err))
+		return -1;
+	if (!bytes)
+		return 0;
+	to.reads = reads = n == 1 ? &one : xmalloc((size_t)n, sizeof *reads);
+	for (int64_t i = 0; i < n; i++)
+		reads[i] = (struct segment_read){
+			x, at + i * PIECE_BYTES, i < n - 1 ? PIECE_BYTES : bytes - i * PIECE_BYTES
+		};
+	rc = segments_read_many(s, reads, (size_t)n, put_piece, &to, &failed, err);
+	if (reads != &one)
+		free(reads);
+	return rc;
+}
+
+void segments_counts(const struct segments *s, int64_t *n_reads, int64_t *bytes)
+{
+	*n_reads = s->n_reads;
+	*bytes = s->read_bytes;
 }
 
 void segments_set_limit(struct segments *s, int64_t max_bytes)
@@ -372,7 +560,7 @@ int64_t segments_file_bytes(const struct segments *s, int32_t segment)
 {
 	const struct file *file = file_of(s, segment);
 
-	return file && file->fd >= 0 ? file->bytes : 0;
+	return file && file->f.fd >= 0 ? file->bytes : 0;
 }
 
 void segments_sizes(const struct segments *s, int64_t *used_bytes, int64_t *file_bytes)

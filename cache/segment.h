@@ -5,7 +5,9 @@
  * never edited. What is free is not recorded anywhere: it is what no row of the index names, worked out at open, so
  * a crash can leave space to reuse but never space lost.
  *
- * Writes go through the page cache for now; buffers, offsets and lengths are already what O_DIRECT asks for.
+ * Bytes go past the page cache (O_DIRECT) where the file system has such a way, so that what a snapshot needs does not
+ * push out what others keep there; where it has none, through it, which the log says once. Requests go through an
+ * engine of the store's own (offload/io.h), made with the first of them, and so belong to the thread that made it.
  */
 #ifndef QUIRE_CACHE_SEGMENT_H
 #define QUIRE_CACHE_SEGMENT_H
@@ -23,8 +25,11 @@ struct extent {
 
 struct segments;
 
-/* Open every segment file of dir; all of their space counts as free until segments_take says otherwise. */
-int segments_open(struct segments **out, const char *dir, struct err *err);
+struct io_options;
+
+/* Open every segment file of dir; all of their space counts as free until segments_take says otherwise. io: how to read
+ * and write, NULL: as the machine allows; it must outlive the segments. */
+int segments_open(struct segments **out, const char *dir, const struct io_options *io, struct err *err);
 /* Takes NULL. */
 void segments_close(struct segments *s);
 
@@ -36,7 +41,8 @@ int segments_reserve(struct segments *s, int64_t bytes, struct extent *out, stru
 /* Only after the transaction that dropped the extent's row has been committed. */
 void segments_release(struct segments *s, struct extent x);
 
-/* Write `bytes` at byte `at` of the extent; at, bytes and the address are multiples of EXTENT_ALIGN. */
+/* Write `bytes` at byte `at` of the extent; at, bytes and the address are multiples of EXTENT_ALIGN. Many bytes are in
+ * flight in several pieces. */
 int segments_write(struct segments *s, struct extent x, int64_t at, const void *data, int64_t bytes, struct err *err);
 /* Make durable what was written and the files it was written to. After a failure nothing can be known about
  * what reached the disk: the caller must not write to this handle any more. */
@@ -44,6 +50,25 @@ int segments_sync(struct segments *s, struct err *err);
 
 /* Read `bytes` at byte `at` of the extent. A file that is missing or ends early is ERR_DAMAGED. */
 int segments_read(struct segments *s, struct extent x, int64_t at, void *out, int64_t bytes, struct err *err);
+
+/* One of many reads. */
+struct segment_read {
+	struct extent x;
+	int64_t at, bytes;     /* of the extent; bytes <= SEGMENT_READ_MOST */
+};
+enum { SEGMENT_READ_MOST = 4 << 20 };
+
+/*
+ * n reads, as many in flight as there may be. fn is called once for each that came whole, in any order, while others
+ * are in flight; bytes are lent for the call. Not 0, with err set, ends it. After a failure of fn or of a read *failed
+ * is its number, and nothing of this call is in flight.
+ */
+int segments_read_many(struct segments *s, const struct segment_read *reads, size_t n,
+		       int (*fn)(void *ctx, size_t i, const uint8_t *bytes, struct err *err), void *ctx, size_t *failed,
+		       struct err *err);
+
+/* Reads that went to the files, and their bytes: with what alignment adds. */
+void segments_counts(const struct segments *s, int64_t *n_reads, int64_t *bytes);
 
 /* The file's name, for messages. Returns out. */
 enum { SEGMENT_NAME_BYTES = 32 };

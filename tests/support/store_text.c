@@ -62,12 +62,19 @@ void text_compute(uint8_t *out, const struct text *t, int part, int32_t first, i
 			part_bytes(part));
 }
 
+const struct io_options store_io = {.choice = IO_PREAD, .n_threads = 1};
+
 struct cache *store_open(const char *dir)
+{
+	return store_open_with(dir, &store_io);
+}
+
+struct cache *store_open_with(const char *dir, const struct io_options *io)
 {
 	struct cache *c;
 	struct err err;
 
-	if (cache_open(&c, dir, &err))
+	if (cache_open_with(&c, dir, io, &err))
 		fail_msg("%s", err.text);
 	return c;
 }

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "cache/cache.h"
+#include "offload/io.h"
 
 enum { N_GROUPS = 2, N_INDEX_LAYERS = 2, KEY_BYTES = 8, STEP_TOKENS = 128, MOST_TOKENS = 512 };
 
@@ -27,7 +28,10 @@ void keys_of(struct span_key *keys, const int32_t *ids, int32_t n);
 /* What the model computes of n tokens: part counts groups, then index layers. */
 void text_compute(uint8_t *out, const struct text *t, int part, int32_t first, int32_t n);
 
+/* One thread that preads and pwrites, one after another: what disk_calls.h counts. */
+extern const struct io_options store_io;
 struct cache *store_open(const char *dir);
+struct cache *store_open_with(const char *dir, const struct io_options *io);
 /* The way of an ingest: begin, write what is missing in steps, commit. */
 int store_text(struct cache *c, const struct text *t, struct err *err);
 /* Its end: the spans are there. */

@@ -16,14 +16,25 @@ static void give_up(const char *what, const char *path)
 	abort();
 }
 
-char *temp_dir_new(void)
+static char *dir_below(const char *parent)
 {
-	const char *parent = getenv("TMPDIR");
-	char *dir = xasprintf("%s/quire-test-XXXXXX", parent && parent[0] == '/' ? parent : "/tmp");
+	char *dir = xasprintf("%s/quire-test-XXXXXX", parent);
 
 	if (!mkdtemp(dir))
 		give_up("make directory", dir);
 	return dir;
+}
+
+char *temp_dir_new(void)
+{
+	const char *parent = getenv("TMPDIR");
+
+	return dir_below(parent && parent[0] == '/' ? parent : "/tmp");
+}
+
+char *temp_dir_new_in_memory(void)
+{
+	return access("/dev/shm", W_OK | X_OK) ? temp_dir_new() : dir_below("/dev/shm");
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)

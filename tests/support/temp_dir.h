@@ -9,6 +9,9 @@
 
 /* Make a directory, mode 0700, below $TMPDIR or /tmp. The path is absolute. */
 char *temp_dir_new(void);
+/* The same on a file system in memory (/dev/shm) where there is one: for tests that change a byte and read it past the
+ * page cache some ten thousand times, each of which would wait for the disk. */
+char *temp_dir_new_in_memory(void);
 /* Remove it with everything below, symbolic links not followed, and free the path. Takes NULL. */
 void temp_dir_free(char *dir);
 
