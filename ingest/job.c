@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "cache/run.h"
+#include "cache/view.h"
 #include "config/log.h"
 #include "config/mem.h"
 #include "engine/render.h"
@@ -62,6 +63,7 @@ struct ingest {
 	struct session *session;
 	struct sweep *sweep;
 	struct cache_run *run;
+	struct cache_view *view;        /* of what is before it; NULL: nothing is */
 	struct sweep_source from_store;
 	struct sweep_sink to_store;
 	int32_t chunk_last;             /* its last span */
@@ -317,6 +319,8 @@ static void end_chunk(struct ingest *in)
 	in->sweep = NULL;
 	cache_run_free(in->run);
 	in->run = NULL;
+	cache_view_close(in->view);
+	in->view = NULL;
 	session_free(in->session);
 	in->session = NULL;
 }
@@ -455,9 +459,9 @@ static int64_t chunk_first(const struct ingest *in)
 	return (int64_t)in->first_missing * CACHE_SPAN_TOKENS;
 }
 
-/* What the store has of a group, or of an index layer (group < 0), span by span. */
-static int read_part(struct ingest *in, int32_t group, int32_t index_layer, int64_t first, int64_t n, uint8_t *out,
-		     int64_t *bad, struct err *err)
+/* Span by span, to learn which one it is that cannot be read. */
+static int read_spans(struct ingest *in, int32_t group, int32_t index_layer, int64_t first, int64_t n, uint8_t *out,
+		      int64_t *bad, struct err *err)
 {
 	const struct layout *l = session_layout(in->session);
 	size_t token_bytes = group >= 0 ? layout_record_bytes(l, group) : l->index_key_bytes;
@@ -475,15 +479,24 @@ static int read_part(struct ingest *in, int32_t group, int32_t index_layer, int6
 	return 0;
 }
 
+/* What the store has of a group before the chunk. A read that fails may go well once more; else its span is to blame. */
 static int read_records(void *ctx, int32_t group, int64_t first, int64_t n, uint8_t *out, int64_t *bad, struct err *err)
 {
-	return read_part(ctx, group, -1, first, n, out, bad, err);
+	struct ingest *in = ctx;
+
+	if (!cache_view_records(in->view, group, first, n, out, bad, err))
+		return 0;
+	return *bad >= 0 ? -1 : read_spans(in, group, -1, first, n, out, bad, err);
 }
 
 static int read_index_keys(void *ctx, int32_t index_layer, int64_t first, int64_t n, uint8_t *out, int64_t *bad,
 			   struct err *err)
 {
-	return read_part(ctx, -1, index_layer, first, n, out, bad, err);
+	struct ingest *in = ctx;
+
+	if (!cache_view_index_keys(in->view, index_layer, first, n, out, bad, err))
+		return 0;
+	return *bad >= 0 ? -1 : read_spans(in, -1, index_layer, first, n, out, bad, err);
 }
 
 static int write_records(void *ctx, int32_t group, int64_t first, int64_t n, const uint8_t *records, struct err *err)
@@ -556,12 +569,49 @@ static int begin_sweep(struct ingest *in, int32_t first_layer, struct err *err)
 	return sweep_begin(&in->sweep, &q, 1, &opt, err);
 }
 
+/* The store cannot give a span that the chunk stands on: from now on it is missing, and computed first. */
+static int miss_span(struct ingest *in, int64_t position, const struct err *why, struct err *err)
+{
+	int32_t i = (int32_t)(position / CACHE_SPAN_TOKENS);
+	int64_t first = (int64_t)i * CACHE_SPAN_TOKENS;
+
+	log_warn("tokens %" PRId64 " to %d of corpus '%s' are computed again: %s", first, span_end(in, i) - 1, in->corpus,
+		 why->text);
+	end_chunk(in);
+	if (cache_quarantine(in->cache, &in->keys[i], err))
+		return -1;
+	in->missing[i] = true;
+	in->first_missing = i;
+	if (in->progress.reused_tokens > first)
+		in->progress.reused_tokens -= span_end(in, i) - first;
+	return 0;
+}
+
+/* What is before the chunk. 0: a span of it is missing after all, and comes first. */
+static int open_view(struct ingest *in, struct err *err)
+{
+	int64_t n_whole = 0;
+	struct err why;
+
+	if (!in->first_missing)
+		return 1;
+	if (cache_view_open(&in->view, in->cache, in->identity, in->ids.id, chunk_first(in), &n_whole, err))
+		return -1;
+	if (n_whole == chunk_first(in))
+		return 1;
+	err_set(&why, ERR_DAMAGED, "the store has them no more, or cannot read their checksums");
+	return miss_span(in, n_whole, &why, err);
+}
+
 /* The missing spans from the first one on, as many as fit; perhaps somebody was interrupted in them. */
 static int begin_chunk(struct ingest *in, struct err *err)
 {
 	const struct session_options how = {.latents = in->format, .by_group = true};
 	int32_t next_layer;
+	int rc = open_view(in, err);
 
+	if (rc <= 0)
+		return rc;
 	in->chunk_last = in->first_missing;
 	while (in->chunk_last + 1 < in->n_spans && in->missing[in->chunk_last + 1] &&
 	       in->chunk_last + 1 < in->first_missing + in->chunk_spans)
@@ -589,24 +639,6 @@ static int begin_again(struct ingest *in, const struct err *why, struct err *err
 	return cache_run_restart(in->run, err) || begin_sweep(in, 0, err) ? -1 : 0;
 }
 
-/* The store cannot give a span that the chunk stands on: from now on it is missing, and computed first. */
-static int miss_span(struct ingest *in, int64_t position, const struct err *why, struct err *err)
-{
-	int32_t i = (int32_t)(position / CACHE_SPAN_TOKENS);
-	int64_t first = (int64_t)i * CACHE_SPAN_TOKENS;
-
-	log_warn("tokens %" PRId64 " to %d of corpus '%s' are computed again: %s", first, span_end(in, i) - 1, in->corpus,
-		 why->text);
-	end_chunk(in);
-	if (cache_quarantine(in->cache, &in->keys[i], err))
-		return -1;
-	in->missing[i] = true;
-	in->first_missing = i;
-	if (in->progress.reused_tokens > first)
-		in->progress.reused_tokens -= span_end(in, i) - first;
-	return 0;
-}
-
 static int commit_chunk(struct ingest *in, struct err *err)
 {
 	if (cache_run_commit(in->run, err))
@@ -630,6 +662,8 @@ static int step_chunk(struct ingest *in, struct err *err)
 		end_chunk(in);
 		return -1;
 	}
+	if (!in->sweep) /* a span before it comes first */
+		return 0;
 	more = sweep_step(in->sweep, &why);
 	if (!more)
 		return commit_chunk(in, err);

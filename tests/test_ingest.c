@@ -425,6 +425,48 @@ static void an_ingest_that_was_interrupted_anywhere_goes_on_and_ends_with_the_sa
 	free(whole_dir);
 }
 
+/* Somebody finds a span damaged after the ingest has seen that it is there. */
+static void a_span_that_goes_before_the_sweep_reads_it_is_computed_first(void **state)
+{
+	const struct place *p = *state;
+	char *cold_dir = temp_path(p->dir, "cold");
+	struct cache *c = store_open(p->store), *cold = store_open(cold_dir);
+	struct cache_snapshot *first, *second;
+	struct ingest_options opt;
+	struct ingest_progress progress;
+	struct span_key keys[2];
+	struct ingest *in;
+	struct err err;
+	int rc = 1;
+
+	lines_at(p, "a.c", "alpha", 40);
+	ingest_all(p, c, NULL);
+	first = load(c);
+	lines_at(p, "b.c", "beta", 20);
+	opt = options(p, first);
+	if (ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err) ||
+	    ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err) || ingest_begin(in, &err))
+		fail_msg("%s", err.text);
+	span_key_make(&keys[0], first->identity, NULL, first->ids, 64);
+	span_key_make(&keys[1], first->identity, &keys[0], first->ids + 64, 64);
+	assert_int_equal(cache_quarantine(c, &keys[1], &err), 0);
+	while (rc > 0)
+		rc = ingest_step(in, &progress, &err);
+	assert_int_equal(rc, 0);
+	ingest_free(in);
+	assert_int_equal(progress.reused_tokens, first->n_tokens / 64 * 64 - 64);
+	second = load(c);
+	opt = options(p, NULL);
+	opt.order_from = second;
+	cache_free_snapshot(ingest_with(cold, &opt));
+	assert_same_latents(cold, c, second);
+	cache_free_snapshot(first);
+	cache_free_snapshot(second);
+	cache_close(c);
+	cache_close(cold);
+	free(cold_dir);
+}
+
 /* Ingest all of the source in one chunk, with a checkpoint wherever one can be made, in a process that is killed before
  * so many steps; false if it is done before. *resumed: where its sweep began. */
 static bool killed_after(const struct place *p, const char *store, int n_steps, int32_t *resumed)
@@ -886,6 +928,8 @@ int main(void)
 			tear_down),
 		cmocka_unit_test_setup_teardown(
 			an_ingest_that_was_interrupted_anywhere_goes_on_and_ends_with_the_same_bits, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_span_that_goes_before_the_sweep_reads_it_is_computed_first, set_up,
+						tear_down),
 		cmocka_unit_test_setup_teardown(an_ingest_that_is_killed_goes_on_at_the_layer_of_its_last_checkpoint, set_up,
 						tear_down),
 		cmocka_unit_test_setup_teardown(a_checkpoint_that_is_damaged_is_not_believed, set_up, tear_down),
