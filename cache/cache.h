@@ -53,7 +53,7 @@ int cache_open(struct cache **out, const char *dir, struct err *err);
 void cache_close(struct cache *c);
 
 /*
- * Writing spans. `records` holds, for each group, the records of n_tokens consecutive tokens (token-major), and
+ * Writing spans at once (run.h: part by part). `records` holds, for each group, the records of n_tokens consecutive tokens (token-major), and
  * `index_keys` for each index layer their keys. Whole call = one durable step: afterwards every span of it is
  * found by cache_has_span even after a power cut; before, none is. Spans that exist already are left alone,
  * damaged ones are replaced. n_tokens need not be a multiple of 64 only when these are the last tokens of a snapshot.

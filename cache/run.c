@@ -381,6 +381,28 @@ int cache_run_forget(struct cache *c, const char *corpus, struct err *err)
 	return cache_finish(c, index_drop_job(c->index, corpus, err), err);
 }
 
+static void add_bytes(void *ctx, enum extent_kind kind, int32_t part, struct extent e)
+{
+	(void)kind, (void)part;
+	*(int64_t *)ctx += e.bytes;
+}
+
+int cache_run_reserved(struct cache *c, const char *corpus, int64_t *bytes, struct err *err)
+{
+	struct index_job j;
+	int found;
+
+	*bytes = 0;
+	found = index_find_job(c->index, corpus, &j, add_bytes, bytes, err);
+	if (found > 0) {
+		free(j.places);
+		free(j.whole);
+	}
+	if (found < 0)
+		*bytes = 0;
+	return found < 0 ? -1 : 0;
+}
+
 /* Go on with the corpus's interrupted run, if it has one of these tokens; one of others goes. */
 static int resume(struct cache_run *r, struct err *err)
 {

@@ -50,6 +50,9 @@ int cache_run_restart(struct cache_run *r, struct err *err);
  * A run that is open goes on without its checkpoints. */
 int cache_run_forget(struct cache *c, const char *corpus, struct err *err);
 
+/* Bytes that the corpus's interrupted run has reserved; 0: there is none. The next begin of the corpus has them. */
+int cache_run_reserved(struct cache *c, const char *corpus, int64_t *bytes, struct err *err);
+
 /* All tokens of every part have been put: they are synced, then found by readers, in one transaction. The spans are
  * pending for the corpus as with cache_write_spans. */
 int cache_run_commit(struct cache_run *r, struct err *err);

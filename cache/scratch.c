@@ -33,7 +33,7 @@ static bool name_parse(const char *text, struct scratch_name *out)
 {
 	char again[64];
 
-	if (sscanf(text, "scratch-%6" SCNd64 "-%1" SCNd32, &out->job, &out->file) != 2 || out->job < 1)
+	if (sscanf(text, "scratch-%6" SCNd64 "-%1" SCNd32, &out->job, &out->file) != 2 || out->job < 1 || out->file < 0 || out->file > 1)
 		return false;
 	snprintf(again, sizeof again, "scratch-%06" PRId64 "-%" PRId32, out->job, out->file);
 	return !strcmp(again, text);

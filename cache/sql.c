@@ -103,8 +103,10 @@ static const char *const queries[N_QUERIES] = {
 		       " FROM span JOIN run ON run.id = span.run JOIN layout ON layout.id = run.layout"
 		       " JOIN extent ON extent.run = run.id AND extent.kind = ?2 AND extent.part = ?3"
 		       " JOIN extent s ON s.run = run.id AND s.kind = 2 AND s.part = 0 WHERE span.key = ?1",
+	/* Nor the id of a run that was lost and whose extents are still there. */
 	[ADD_RUN] = ADD("run", "id, layout, n_places, n_living", RUN_ROW,
-			NEXT_ID("run") ", ? AS layout, ? AS n_places, 0 AS n_living"),
+			"(SELECT max(coalesce((SELECT max(id) FROM run), 0), coalesce((SELECT max(run) FROM extent), 0)) + 1) AS id,"
+			" ? AS layout, ? AS n_places, 0 AS n_living"),
 	[ADD_EXTENT] = ADD("extent", "run, kind, part, segment, offset, bytes", EXTENT_ROW,
 			   "? AS run, ? AS kind, ? AS part, ? AS segment, ? AS offset, ? AS bytes"),
 	[ADD_SPAN] = ADD("span", "id, key, parent, run, place, n_tokens, ids, refs, damaged", SPAN_ROW,

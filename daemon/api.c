@@ -716,6 +716,7 @@ json_t *api_status_json(const struct api_status *s)
 	json_object_set_new(o, "spans", integer(s->store.stats.n_spans));
 	json_object_set_new(o, "used_bytes", integer(s->store.stats.used_bytes));
 	json_object_set_new(o, "file_bytes", integer(s->store.stats.file_bytes));
+	json_object_set_new(o, "scratch_bytes", integer(s->store.stats.scratch_bytes));
 	json_object_set_new(o, "reads", integer(s->store.stats.reads));
 	json_object_set_new(o, "read_bytes", integer(s->store.stats.read_bytes));
 	json_object_set_new(o, "damaged", integer(s->store.stats.damaged));

@@ -142,9 +142,12 @@ void show_status(const json_t *reply)
 	o = json_object_get(reply, "store");
 	fputs("store    ", stdout);
 	print_line(stdout, get_string(o, "path"));
-	printf(": %s corpora, %s spans, %s of %s used, %s damaged reads\n", print_count(a, get_integer(o, "corpora")),
+	printf(": %s corpora, %s spans, %s of %s used, %s damaged reads", print_count(a, get_integer(o, "corpora")),
 	       print_count(b, get_integer(o, "spans")), print_size(d, get_integer(o, "used_bytes")),
 	       print_size(e, get_integer(o, "file_bytes")), print_count((char[PRINT_BYTES]){0}, get_integer(o, "damaged")));
+	if (get_integer(o, "scratch_bytes"))
+		printf(", %s to go on with interrupted ingests", print_size(d, get_integer(o, "scratch_bytes")));
+	putchar('\n');
 	o = json_object_get(reply, "queue");
 	printf("queue    %lld of %lld questions, %lld jobs running, %lld waiting, %lld connections\n",
 	       (long long)get_integer(o, "asks"), (long long)get_integer(o, "max_asks"),

@@ -10,6 +10,7 @@
 
 #include "cache/cache.h"
 #include "cache/check.h"
+#include "cache/run.h"
 #include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
@@ -248,7 +249,8 @@ static int check_disk(struct worker *w, const struct ingest_counts *counts, stru
 {
 	struct cache_stats stats;
 	struct statvfs fs;
-	int64_t room;
+	int64_t room, reserved;
+	struct err why;
 
 	cache_stats(w->cache, &stats);
 	if (w->config->store.max_bytes && counts->new_bytes > w->config->store.max_bytes)
@@ -258,7 +260,10 @@ static int check_disk(struct worker *w, const struct ingest_counts *counts, stru
 			       (long long)w->config->store.max_bytes);
 	if (statvfs(w->config->store.path, &fs))
 		return err_errno(err, errno, "look at %s", w->config->store.path);
-	room = stats.file_bytes - stats.used_bytes + (int64_t)(fs.f_bavail * fs.f_frsize);
+	/* An interrupted ingest of the corpus has its space already. A wrong row of one is no reason to refuse this one. */
+	if (cache_run_reserved(w->cache, w->job->ingest.request.corpus, &reserved, &why))
+		log_warn("corpus %s: %s", w->job->ingest.request.corpus, why.text);
+	room = stats.file_bytes - stats.used_bytes + reserved + (int64_t)(fs.f_bavail * fs.f_frsize);
 	if (counts->new_bytes > room)
 		return err_set(err, ERR_TOO_LARGE, "%lld new tokens take %lld bytes of the store, and %s has room for %lld: "
 			       "free some, or leave out something with --exclude", (long long)counts->new_tokens,

@@ -23,7 +23,7 @@ struct beneath {
 	struct {
 		int fd;
 		size_t bytes;   /* of the path that leads to it */
-	} held[HELD];           /* each in the one before it, though the first ones of the path may be missing */
+	} held[HELD];           /* each somewhere below the one before it */
 	int n_held;
 };
 
@@ -100,11 +100,26 @@ void beneath_free(struct beneath *b)
 	free(b);
 }
 
+/* Hold one more, the deepest. When there is no room another goes: the one whose neighbours lie closest together for how
+ * far above they are. So the gaps grow with the distance, and a walk on its way up finds something held not far above,
+ * opens what lies between, holds that in the same way, and never comes down from the root again. */
 static void hold(struct beneath *b, int fd, size_t bytes)
 {
 	if (b->n_held == HELD) {
-		close(b->held[0].fd);
-		memmove(b->held, b->held + 1, (HELD - 1) * sizeof *b->held);
+		int least = 0;
+		double least_gap = 1; /* of none is it that much */
+
+		for (int i = 0; i + 1 < HELD; i++) {
+			size_t above = i ? b->held[i - 1].bytes : 0, below = b->held[i + 1].bytes;
+			double gap = (double)(below - above) / (double)(bytes - above);
+
+			if (gap < least_gap) {
+				least_gap = gap;
+				least = i;
+			}
+		}
+		close(b->held[least].fd);
+		memmove(b->held + least, b->held + least + 1, (size_t)(HELD - 1 - least) * sizeof *b->held);
 		b->n_held--;
 	}
 	b->held[b->n_held].fd = fd;
@@ -138,7 +153,6 @@ static const char *piece_end(const struct beneath *b, const char *p, const char 
 int beneath_directory(struct beneath *b, const char *path)
 {
 	const char *p = path, *near = last_names(path);
-	int at;
 
 	while (b->n_held) {
 		size_t n = b->held[b->n_held - 1].bytes;
@@ -149,29 +163,21 @@ int beneath_directory(struct beneath *b, const char *path)
 		}
 		close(b->held[--b->n_held].fd);
 	}
-	at = b->n_held ? b->held[b->n_held - 1].fd : b->root;
 	while (*p) {
 		const char *end = piece_end(b, p, near);
-		int fd = open_piece(b, at, p, (size_t)(end - p), O_RDONLY | O_DIRECTORY), number = errno;
-		bool is_passing = at != b->root && (!b->n_held || at != b->held[b->n_held - 1].fd);
+		int at = b->n_held ? b->held[b->n_held - 1].fd : b->root;
+		int fd = open_piece(b, at, p, (size_t)(end - p), O_RDONLY | O_DIRECTORY);
 
-		if (is_passing)
-			close(at);
 		if (fd < 0) {
-			/* b->path goes with what is held. */
-			forget(b);
-			errno = number;
+			forget(b); /* b->path goes with what is held */
 			return -1;
 		}
+		hold(b, fd, (size_t)(end - path));
 		p = *end ? end + 1 : end;
-		/* Far above, a directory is only passed through. */
-		if (p >= near)
-			hold(b, fd, (size_t)(end - path));
-		at = fd;
 	}
 	free(b->path);
 	b->path = xstrdup(path);
-	return at;
+	return b->n_held ? b->held[b->n_held - 1].fd : b->root;
 }
 
 int beneath_open(struct beneath *b, const char *path, int flags)

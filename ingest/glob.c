@@ -57,10 +57,14 @@ static bool class_match(const char *p, unsigned char c, const char **end)
 }
 
 /* One element of the pattern that is not a star, against one byte; *end after it. */
-static bool one_match(const char *p, unsigned char c, const char **end)
+static bool one_match(const char *p, unsigned char c, const char **end, int64_t *steps)
 {
-	if (*p == '[')
-		return class_match(p, c, end);
+	if (*p == '[') {
+		bool in = class_match(p, c, end);
+
+		*steps += *end - p; /* it may be long */
+		return in;
+	}
 	if (*p == '?') {
 		*end = p + 1;
 		return c != '/';
@@ -70,7 +74,8 @@ static bool one_match(const char *p, unsigned char c, const char **end)
 	return (unsigned char)*p == c;
 }
 
-bool glob_match(const char *pattern, const char *path)
+/* *steps grows by about the bytes that were compared. */
+static bool match(const char *pattern, const char *path, int64_t *steps)
 {
 	const char *p = pattern, *s = path;
 	/* Where the last * and the last ** stand, and how far they reach: only these can still be moved, since a longer
@@ -80,6 +85,7 @@ bool glob_match(const char *pattern, const char *path)
 	for (;;) {
 		bool at_name = p == pattern || p[-1] == '/';
 
+		++*steps;
 		if (at_name && p[0] == '*' && p[1] == '*' && !p[2])
 			return *s != '\0';
 		if (at_name && p[0] == '*' && p[1] == '*' && p[2] == '/') {
@@ -92,13 +98,14 @@ bool glob_match(const char *pattern, const char *path)
 			star_s = s;
 		} else if (!*p && !*s) {
 			return true;
-		} else if (*p && *s && one_match(p, (unsigned char)*s, &end)) {
+		} else if (*p && *s && one_match(p, (unsigned char)*s, &end, steps)) {
 			p = end;
 			s++;
 		} else if (star && *star_s && *star_s != '/') {
 			p = star;
 			s = ++star_s;
 		} else if (deep && (end = strchr(deep_s, '/'))) {
+			*steps += end - deep_s;
 			p = deep;
 			s = deep_s = end + 1;
 			star = NULL;
@@ -106,6 +113,13 @@ bool glob_match(const char *pattern, const char *path)
 			return false;
 		}
 	}
+}
+
+bool glob_match(const char *pattern, const char *path)
+{
+	int64_t steps = 0;
+
+	return match(pattern, path, &steps);
 }
 
 static void add_line(struct globs *g, struct arena *a, const char *line, size_t n)
@@ -159,12 +173,16 @@ void globs_parse(struct globs *g, struct arena *a, const char *text, size_t byte
 enum glob_verdict globs_match(const struct globs *g, const char *path, bool is_directory)
 {
 	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+	enum glob_verdict verdict = GLOB_SILENT;
+	int64_t steps = 0;
 
-	for (size_t i = g->n; i--; ) {
+	for (size_t i = g->n; i-- && verdict == GLOB_SILENT; ) {
 		const struct glob *glob = &g->list[i];
 
-		if ((is_directory || !glob->directory) && glob_match(glob->pattern, glob->bound ? path : name))
-			return glob->negated ? GLOB_TAKEN_BACK : GLOB_MATCHES;
+		if ((is_directory || !glob->directory) && match(glob->pattern, glob->bound ? path : name, &steps))
+			verdict = glob->negated ? GLOB_TAKEN_BACK : GLOB_MATCHES;
 	}
-	return GLOB_SILENT;
+	if (g->steps)
+		*g->steps += steps + (int64_t)g->n;
+	return verdict;
 }

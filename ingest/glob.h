@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "config/mem.h"
 
@@ -20,6 +21,7 @@ struct glob {
 struct globs {
 	struct glob *list;
 	size_t n, room;
+	int64_t *steps;         /* globs_match adds what it did: compared bytes, about; NULL: nobody counts */
 };
 
 /* Add each line of an ignore file. */

@@ -18,6 +18,11 @@
  * tokens; with the bytes of their paths it is what bounds our memory, whatever the tree. */
 enum { IGNORE_BYTES = 1 << 20, PATH_BYTES = 1 << 18, LISTED = 4 << 20, LISTED_BYTES = 1 << 30 };
 
+/* Ignore files of a tree may hold millions of patterns, each of them asked about each file. This many bytes
+ * compared take about a minute; a million files and a thousand ordinary patterns, which differ in the first
+ * byte or two, need an eighth. */
+static const int64_t MATCH_STEPS = (int64_t)1 << 34;
+
 /* The ignore files that hold in a directory: its own, and those of the directories above it. */
 struct ignore {
 	const struct ignore *above;
@@ -48,6 +53,8 @@ struct walk {
 	size_t n_skipped, skipped_room;
 	bool sorted;
 	const char *last_reason; /* of skipped: there are many files and few reasons */
+	int64_t steps;          /* of matching what the tree's ignore files say */
+	const atomic_bool *cancel;
 };
 
 int walk_open(struct walk *w, const char *path)
@@ -203,7 +210,7 @@ static void read_ignore(struct walk *w, struct globs *globs, const char *directo
 static const struct ignore *ignore_of(struct walk *w, const struct pending *p, const struct entry *entries, size_t n)
 {
 	static const char *const files[] = {".gitignore", ".quireignore"};
-	struct ignore own = {.above = p->ignore, .base = *p->path ? strlen(p->path) + 1 : 0}, *out;
+	struct ignore own = {.above = p->ignore, .base = *p->path ? strlen(p->path) + 1 : 0, .globs.steps = &w->steps}, *out;
 
 	for (size_t i = w->opt.from_commit; i < sizeof files / sizeof *files; i++) {
 		const struct entry key = {files[i], 0, 0, 0};
@@ -243,7 +250,7 @@ static const struct ignore *ignore_from_above(struct walk *w)
 	for (size_t i = 0; i < n; i++) {
 		struct ignore *own = arena_alloc(w->arena, 1, sizeof *own);
 
-		*own = (struct ignore){.above = above, .prefix = list[i].prefix};
+		*own = (struct ignore){.above = above, .prefix = list[i].prefix, .globs.steps = &w->steps};
 		globs_parse(&own->globs, w->arena, list[i].text, list[i].bytes);
 		if (leave_out_root(own))
 			return NULL;
@@ -345,6 +352,11 @@ static void see_entry(struct walk *w, const struct pending *p, const struct igno
 	free(path);
 }
 
+static bool is_cancelled(const struct walk *w)
+{
+	return w->cancel && atomic_load(w->cancel);
+}
+
 static bool is_too_much(const struct walk *w)
 {
 	return w->n_files + w->n_skipped + w->n_stack > LISTED || arena_bytes(w->arena) + w->stack_bytes > LISTED_BYTES;
@@ -371,7 +383,7 @@ static void read_directory(struct walk *w, const struct pending *p)
 		if (n)
 			qsort(entries, n, sizeof *entries, by_name);
 		ignore = ignore_of(w, p, entries, n);
-		for (size_t i = 0; i < n && !is_too_much(w); i++)
+		for (size_t i = 0; i < n && !is_too_much(w) && w->steps <= w->opt.match_steps && !is_cancelled(w); i++)
 			see_entry(w, p, ignore, &entries[i]);
 	}
 	free(entries);
@@ -399,12 +411,30 @@ struct repo *walk_commit(const struct walk *w)
 	return w->opt.from_commit ? w->opt.repo : NULL;
 }
 
+/* Whether the listing came to its end, or why not. */
+static int check_end(const struct walk *w, struct err *err)
+{
+	if (is_cancelled(w))
+		return err_set(err, ERR_CANCELLED, "cancelled while listing %s", w->opt.root);
+	if (is_too_much(w))
+		return err_set(err, ERR_TOO_LARGE, "%s has more than %d files, or paths and ignore patterns of more than %d bytes "
+			       "together: leave out directories with --exclude", w->opt.root, LISTED, LISTED_BYTES);
+	if (w->steps > w->opt.match_steps)
+		return err_set(err, ERR_TOO_LARGE, "the .gitignore and .quireignore files of %s have more patterns than can be "
+			       "compared with its files in a minute: leave out directories with --exclude, or shorten them",
+			       w->opt.root);
+	return 0;
+}
+
 int walk_new(struct walk **out, const struct walk_options *opt, const atomic_bool *cancel, struct err *err)
 {
 	struct walk *w = xcalloc(1, sizeof *w);
 
 	w->arena = arena_new();
 	w->opt = *opt;
+	if (!w->opt.match_steps)
+		w->opt.match_steps = MATCH_STEPS;
+	w->cancel = cancel;
 	if (!opt->from_commit && beneath_new(&w->beneath, opt->root, opt->without_openat2, err)) {
 		walk_free(w);
 		return -1;
@@ -413,23 +443,18 @@ int walk_new(struct walk **out, const struct walk_options *opt, const atomic_boo
 	parse_options(w, &w->exclude, opt->exclude);
 	parse_options(w, &w->include, opt->include);
 	push(w, (struct pending){.path = xstrdup(""), .ignore = ignore_from_above(w)});
-	while (w->n_stack) {
+	while (w->n_stack && !is_cancelled(w) && !is_too_much(w) && w->steps <= w->opt.match_steps) {
 		struct pending p = w->stack[--w->n_stack];
 
 		w->stack_bytes -= strlen(p.path);
-		if (cancel && atomic_load(cancel)) {
-			free(p.path);
-			walk_free(w);
-			return err_set(err, ERR_CANCELLED, "cancelled while listing %s", opt->root);
-		}
 		read_directory(w, &p);
 		free(p.path);
-		if (is_too_much(w)) {
-			walk_free(w);
-			return err_set(err, ERR_TOO_LARGE, "%s has more than %d files, or paths of more than %d bytes "
-				       "together: leave out directories with --exclude", opt->root, LISTED, LISTED_BYTES);
-		}
 	}
+	if (check_end(w, err)) {
+		walk_free(w);
+		return -1;
+	}
+	w->cancel = NULL; /* it is lent for this call */
 	if (w->n_files)
 		qsort(w->files, w->n_files, sizeof *w->files, by_file_path);
 	*out = w;

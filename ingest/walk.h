@@ -29,6 +29,7 @@ struct walk_options {
 	bool without_openat2;   /* as on a kernel that lacks it; for tests */
 	struct repo *repo;      /* ignore rules and numbers of changes; lent until walk_free; may be NULL */
 	bool from_commit;       /* the files of the repo's commit, and the root is not looked at */
+	int64_t match_steps;    /* 0: ignore files may take as much matching as is done in a minute; less, for tests */
 };
 
 struct walk_file {
@@ -40,7 +41,9 @@ struct walk_file {
 
 struct walk;
 
-/* ERR_NOT_FOUND, ERR_PERMISSION: the root. ERR_TOO_LARGE: more files than any context has room for. Anything below that cannot be read is only skipped. */
+/* ERR_NOT_FOUND, ERR_PERMISSION: the root. ERR_TOO_LARGE: more files than any context has room for, or ignore files that would
+ * take forever. ERR_CANCELLED: `cancel`, looked at before each file, was set. Anything below that cannot be read is only
+ * skipped. */
 int walk_new(struct walk **out, const struct walk_options *opt, const atomic_bool *cancel, struct err *err);
 /* Takes NULL. */
 void walk_free(struct walk *w);

@@ -360,11 +360,15 @@ static void what_was_interrupted_goes_when_the_corpus_begins_otherwise_or_is_rem
 {
 	const struct text t = text_of("a", 500, 0, 1), other = text_of("a", 400, 64, 2), longer = text_of("a", 512, 0, 1);
 	struct cache *c = store_open(*state);
-	int64_t used;
+	int64_t used, reserved;
 	struct err err;
 
+	assert_int_equal(cache_run_reserved(c, "a", &reserved, &err), 0);
+	assert_int_equal(reserved, 0);
 	must_run(c, &t, 2, 0);
 	used = stats_of(c).used_bytes;
+	assert_int_equal(cache_run_reserved(c, "a", &reserved, &err), 0);
+	assert_int_equal(reserved, used);
 	must_run(c, &longer, 1, 0); /* which begins alike, and is another run */
 	must_run(c, &t, 2, 0);
 	assert_int_equal(stats_of(c).used_bytes, used);
@@ -390,6 +394,28 @@ static void what_was_interrupted_goes_when_the_corpus_begins_otherwise_or_is_rem
 	used = stats_of(c).used_bytes;
 	c = open_again(c, *state);
 	assert_int_equal(stats_of(c).used_bytes, used);
+	cache_close(c);
+}
+
+static void what_was_interrupted_goes_when_somebody_else_has_stored_it_all(void **state)
+{
+	const struct text a = text_of("a", 500, 0, 1), b = text_of("b", 500, 0, 1);
+	struct cache *c = store_open(*state);
+	int64_t reserved;
+
+	must_run(c, &a, 2, 0);
+	reserved = stats_of(c).used_bytes;
+	must_store(c, &b);
+	assert_true(stats_of(c).used_bytes > reserved);
+
+	must_run(c, &a, N_PARTS, 0); /* of which nothing is missing, so that there is a snapshot and no run */
+
+	assert_true(is_stored(c, &a));
+	assert_true(is_stored(c, &b));
+	assert_int_equal(stats_of(c).n_spans, 8);
+	assert_int_equal(stats_of(c).scratch_bytes, 0);
+	assert_true(stats_of(c).used_bytes < 2 * reserved);
+	must_be_whole(c);
 	cache_close(c);
 }
 
@@ -538,6 +564,7 @@ int main(void)
 						tear_down),
 		cmocka_unit_test_setup_teardown(what_was_interrupted_goes_when_the_corpus_begins_otherwise_or_is_removed_or_forgotten, set_up,
 						tear_down),
+		cmocka_unit_test_setup_teardown(what_was_interrupted_goes_when_somebody_else_has_stored_it_all, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_run_outlives_its_checkpoints, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(two_interrupted_corpora_are_each_taken_up, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(room_is_made_of_interrupted_runs_before_the_spans_that_they_continue, set_up,

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "config/mem.h"
+#include "engine/tokenizer.h"
 #include "ingest/glob.h"
 #include "ingest/text.h"
 #include "ingest/walk.h"
@@ -347,6 +348,44 @@ static void ignore_files_hold_from_their_directory_down_and_the_nearest_wins(voi
 	assert_string_equal(reason_for(w, "sub/build/x.c"), "ignored");
 	assert_string_equal(reason_for(w, "logs/a.log"), "ignored");
 	walk_free(w);
+}
+
+/* A hundred thousand patterns, asked about each of twenty files. One long class is as much work as many patterns. */
+static void ignore_files_that_would_take_forever_are_refused(void **state)
+{
+	struct walk_options opt = {.root = *state, .max_file_bytes = MOST_BYTES, .match_steps = 1000000};
+	struct bytes patterns = {0}, class = {0};
+	struct walk *w;
+	struct err err;
+
+	for (int i = 0; i < 20; i++) {
+		char name[16];
+
+		snprintf(name, sizeof name, "f%d.c", i);
+		text_at(*state, name, "x");
+	}
+	for (int i = 0; i < 100000; i++)
+		bytes_append(&patterns, "x.c\n", 4);
+	bytes_append(&class, "[", 1);
+	for (int i = 0; i < 100000; i++)
+		bytes_append(&class, "abcd", 4);
+	bytes_append(&class, "]\n", 2);
+
+	free(temp_file(*state, ".gitignore", patterns.data, patterns.n));
+	assert_int_equal(walk_new(&w, &opt, NULL, &err), -1);
+	assert_int_equal(err.code, ERR_TOO_LARGE);
+	assert_non_null(strstr(err.text, " have more patterns than can be compared with its files in a minute"));
+	opt.match_steps = 0;
+	assert_int_equal(walk_new(&w, &opt, NULL, &err), 0);
+	assert_string_equal(reason_for(w, "f1.c"), "not skipped");
+	walk_free(w);
+
+	free(temp_file(*state, ".gitignore", class.data, class.n));
+	opt.match_steps = 1000000;
+	assert_int_equal(walk_new(&w, &opt, NULL, &err), -1);
+	assert_int_equal(err.code, ERR_TOO_LARGE);
+	bytes_free(&patterns);
+	bytes_free(&class);
 }
 
 static void the_caller_can_exclude_anything_and_include_what_is_skipped(void **state)
@@ -699,6 +738,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_wanted_file_is_binary_to_nobody_and_never_endless, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(ignore_files_hold_from_their_directory_down_and_the_nearest_wins, set_up,
 						tear_down),
+		cmocka_unit_test_setup_teardown(ignore_files_that_would_take_forever_are_refused, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(the_caller_can_exclude_anything_and_include_what_is_skipped, set_up,
 						tear_down),
 		cmocka_unit_test_setup_teardown(what_an_ordinary_user_cannot_read_is_skipped_with_the_reason, set_up,

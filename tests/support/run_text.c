@@ -50,8 +50,10 @@ int run_put(struct cache_run *r, const struct text *t, int32_t from, int part, i
 
 void run_state_of(uint8_t out[STATE_BYTES], const struct text *t, int32_t next_layer)
 {
+	uint64_t seed = XXH3_64bits_withSeed(t->ids, (size_t)t->n * sizeof *t->ids, (uint64_t)next_layer);
+
 	for (int i = 0; i < STATE_BYTES; i++)
-		out[i] = (uint8_t)XXH3_64bits_withSeed(t->ids, (size_t)t->n * sizeof *t->ids, (uint64_t)(next_layer * 10000 + i));
+		out[i] = (uint8_t)XXH3_64bits_withSeed(&i, sizeof i, seed);
 }
 
 /* Where to begin: what was saved must be what was to be saved. */
