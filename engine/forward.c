@@ -18,6 +18,7 @@
 #include <stdlib.h>
 
 #include "config/clock.h"
+#include "engine/experts.h"
 #include "engine/numeric.h"
 
 enum {
@@ -25,6 +26,7 @@ enum {
 	TILE = 256,     /* rows of a tile at most: enough for products to run at full speed */
 	LEAST_TILE = 16,
 	LONG_NS = 500000000, SHORT_NS = 100000000,
+	STREAMED = 32,  /* tokens of a chunk beyond which it goes through most experts, and comes round to each last */
 };
 
 /*
@@ -90,6 +92,8 @@ int chunk_begin(struct chunk *k, const struct chunk_part *parts, int32_t n_parts
 
 void chunk_end(struct chunk *k)
 {
+	if (k->memory && k->s->model->experts)
+		experts_forget(k->s->model->experts);
 	free(k->memory);
 	k->memory = NULL;
 }
@@ -161,14 +165,40 @@ static int attention_tile(struct chunk *k, int64_t row, int64_t n, struct err *e
 	return 0;
 }
 
+/* With a tier: this expert and those that follow are wanted, in as many as half of the slots, so that reads go on while it
+ * computes. The matrices are there until experts_done; between two tiles somebody else may have pushed them out. */
+static int take_expert(struct chunk *k, int64_t row, struct err *err)
+{
+	enum { WANTED = 64 };
+	struct experts *tier = k->s->model->experts;
+	int32_t ids[WANTED], n = 0, most;
+	struct experts_stats stats;
+
+	if (!row) {
+		experts_stats(tier, &stats);
+		most = (int32_t)(stats.n_slots / 2 < WANTED ? stats.n_slots / 2 : WANTED);
+		for (int32_t e = k->expert; e < k->s->model->config.n_experts && n < most; e++)
+			if (k->start[e + 1] > k->start[e])
+				ids[n++] = e;
+		experts_want(tier, k->layer, ids, n);
+	}
+	return experts_take(tier, k->layer, k->expert, err);
+}
+
 /* h += weight x expert(u) for some of the tokens that chose the expert. */
-static void expert_tile(struct chunk *k, int64_t row, int64_t n)
+static int expert_tile(struct chunk *k, int64_t row, int64_t n, struct err *err)
 {
 	struct pass p = tile_of(k, k->parts, 0, 0);
+	struct experts *tier = p.m->experts;
 	int64_t at = k->start[k->expert] + row;
 
+	if (tier && take_expert(k, row, err))
+		return -1;
 	arena_reset(p.scratch);
 	mlp_forward(&p, &p.m->layers[k->layer].experts[k->expert], k->h, k->u, k->tokens + at, k->token_weights + at, n);
+	if (tier)
+		experts_done(tier, k->layer, k->expert, k->n > STREAMED && at + n == k->start[k->expert + 1]);
+	return 0;
 }
 
 /* h += mlp(u), dense, or the shared expert. */
@@ -268,7 +298,7 @@ int chunk_step(struct chunk *k, struct err *err)
 		count_expert(k, n);
 		if (k->take_up && !k->row && k->take_up(k->take_up_ctx, k->layer, k->expert, err))
 			return -1;
-		expert_tile(k, k->row, n);
+		rc = expert_tile(k, k->row, n, err);
 		break;
 	case PART_MLP:
 		mlp_tile(k, k->row, n);

@@ -22,6 +22,7 @@
 #include "config/mem.h"
 #include "config/pages.h"
 #include "engine/checkpoint.h"
+#include "engine/experts.h"
 #include "engine/fingerprint.h"
 
 enum { ALIGN = 64, PIECE = 1 << 20, NAME_BYTES = 128, MAX_THREADS = 64, NAMED_IN_WARNING = 3 };
@@ -44,6 +45,8 @@ struct builder {
 	struct model *m;
 	const struct checkpoint *files;
 	bool *used;       /* one a tensor of `files` */
+	struct expert_place *places; /* [n_layers, n_experts] of experts that stay in their files; NULL: they are loaded */
+	struct expert_place *place;  /* of the expert that is being placed; NULL: of none of those */
 	struct load *loads;
 	size_t n_loads, room_loads;
 	struct slot *slots;
@@ -90,6 +93,18 @@ static int add_load(struct builder *b, size_t *offset, const struct tensor *t, e
 	b->loads[b->n_loads++] = (struct load){t, dtype, widen, b->bytes};
 	b->bytes = (end + ALIGN - 1) / ALIGN * ALIGN;
 	return 0;
+}
+
+/* `bytes` bytes of t from `offset` on stay in the file, until the expert under way is wanted. */
+static void add_part(struct builder *b, const struct tensor *t, uint64_t offset, uint64_t bytes, enum dtype dtype,
+		     const void **where)
+{
+	size_t shard = 0;
+
+	while (&b->files->shards[shard].file != t->file)
+		shard++;
+	assert(b->place->n_parts < EXPERT_PARTS);
+	b->place->parts[b->place->n_parts++] = (struct expert_part){shard, t->offset + offset, bytes, dtype, where};
 }
 
 /* The tensor called name, counted under *kind; NULL if there is none. */
@@ -150,9 +165,9 @@ static int64_t blocks(int64_t n)
 	return (n + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK;
 }
 
-/* The block scales of FP8 tensor t of n matrices (0: it is one matrix), and the place they get. */
-static int place_scale(struct builder *b, size_t *offset, uint64_t *kind, const struct tensor *t, int64_t n,
-		       int32_t rows, int32_t cols)
+/* The block scales of FP8 tensor t of n matrices (0: it is one matrix). */
+static int find_scale(struct builder *b, const struct tensor **found, uint64_t *kind, const struct tensor *t, int64_t n,
+		      int32_t rows, int32_t cols)
 {
 	static const char what[] = "one float32 scale for each 128 x 128 block";
 	char name[NAME_BYTES];
@@ -168,7 +183,23 @@ static int place_scale(struct builder *b, size_t *offset, uint64_t *kind, const 
 	if (dtype != DTYPE_F32)
 		return err_set(b->err, ERR_FORMAT, "%s: tensor %s has dtype %s; scales are read as F32",
 			       scale->file->path, name, scale->dtype);
-	return add_load(b, offset, scale, dtype, false);
+	*found = scale;
+	return 0;
+}
+
+/* All of t at *where: loaded, or left where it is. */
+static int place_tensor(struct builder *b, const struct tensor *t, enum dtype dtype, const void **where)
+{
+	size_t offset;
+
+	if (b->place) {
+		add_part(b, t, 0, t->bytes, dtype, where);
+		return 0;
+	}
+	if (add_load(b, &offset, t, dtype, false))
+		return -1;
+	add_slot(b, where, offset);
+	return 0;
 }
 
 /* Matrix `name` of rows x cols into w; prefix ends in a dot or is empty. */
@@ -176,26 +207,20 @@ static int place_matrix(struct builder *b, struct weight *w, uint64_t *kind, con
 			int32_t rows, int32_t cols, const char *what)
 {
 	char name[NAME_BYTES], scale[NAME_BYTES];
-	const struct tensor *t;
-	size_t offset;
+	const struct tensor *t, *scales;
 
 	text(name, "%s%s", prefix, suffix);
 	t = take(b, kind, name);
 	if (!t)
 		return missing(b, name, what);
 	*w = (struct weight){.rows = rows, .cols = cols};
-	if (check_shape(b, t, 0, rows, cols, what) || find_dtype(b, &w->dtype, t) ||
-	    add_load(b, &offset, t, w->dtype, false))
+	if (check_shape(b, t, 0, rows, cols, what) || find_dtype(b, &w->dtype, t) || place_tensor(b, t, w->dtype, &w->data))
 		return -1;
-	add_slot(b, &w->data, offset);
 	text(scale, "%s_scale_inv", name);
 	if (w->dtype != DTYPE_F8_E4M3)
 		return has(b, scale) ? err_set(b->err, ERR_FORMAT, "%s: tensor %s has dtype %s, but there is a %s; only "
 					       "F8_E4M3 has block scales", t->file->path, name, t->dtype, scale) : 0;
-	if (place_scale(b, &offset, kind, t, 0, rows, cols))
-		return -1;
-	add_slot(b, (const void **)&w->scale, offset);
-	return 0;
+	return find_scale(b, &scales, kind, t, 0, rows, cols) || place_tensor(b, scales, DTYPE_F32, (const void **)&w->scale);
 }
 
 /* A vector, widened to float32 when it is read. */
@@ -284,7 +309,8 @@ static int place_mlp(struct builder *b, struct expert *e, uint64_t *kind, const 
 /* One matrix an expert, stacked in one tensor: the first into *first, whose view of rows first_row .. is for w. */
 struct stack {
 	struct weight matrix; /* of expert 0; data and scale are not known yet */
-	size_t data, scale;   /* offsets in the block */
+	const struct tensor *tensor, *scales;
+	size_t data, scale;   /* offsets in the block, where experts are loaded */
 };
 
 static int place_stack(struct builder *b, struct stack *s, const char *name, int32_t rows, int32_t cols, const char *what)
@@ -296,10 +322,14 @@ static int place_stack(struct builder *b, struct stack *s, const char *name, int
 	if (!t)
 		return missing(b, name, what);
 	s->matrix = (struct weight){.rows = rows, .cols = cols};
+	s->tensor = t;
 	if (check_shape(b, t, n, rows, cols, what) || find_dtype(b, &s->matrix.dtype, t) ||
-	    add_load(b, &s->data, t, s->matrix.dtype, false))
+	    (s->matrix.dtype == DTYPE_F8_E4M3 && find_scale(b, &s->scales, kind, t, n, rows, cols)))
 		return -1;
-	return s->matrix.dtype == DTYPE_F8_E4M3 ? place_scale(b, &s->scale, kind, t, n, rows, cols) : 0;
+	if (b->places)
+		return 0;
+	return add_load(b, &s->data, t, s->matrix.dtype, false) ||
+	       (s->matrix.dtype == DTYPE_F8_E4M3 && add_load(b, &s->scale, s->scales, DTYPE_F32, false)) ? -1 : 0;
 }
 
 /* Rows first .. first + n - 1 of matrix `expert` of a stack. */
@@ -308,12 +338,28 @@ static void place_from_stack(struct builder *b, struct weight *w, const struct s
 {
 	const struct weight *m = &s->matrix;
 	size_t element = ((size_t)expert * (size_t)m->rows + (size_t)first) * (size_t)m->cols;
+	size_t scale_bytes = sizeof(float) * (size_t)(blocks(m->rows) * blocks(m->cols));
 
 	*w = (struct weight){.dtype = m->dtype, .rows = n, .cols = m->cols, .first_row = first};
-	add_slot(b, &w->data, s->data + element * dtype_bytes(m->dtype));
-	if (m->dtype == DTYPE_F8_E4M3)
-		add_slot(b, (const void **)&w->scale,
-			 s->scale + sizeof(float) * (size_t)expert * (size_t)(blocks(m->rows) * blocks(m->cols)));
+	if (b->place)
+		add_part(b, s->tensor, element * dtype_bytes(m->dtype), (size_t)n * (size_t)m->cols * dtype_bytes(m->dtype),
+			 m->dtype, &w->data);
+	else
+		add_slot(b, &w->data, s->data + element * dtype_bytes(m->dtype));
+	if (m->dtype != DTYPE_F8_E4M3)
+		return;
+	if (b->place)
+		add_part(b, s->scales, (size_t)expert * scale_bytes, scale_bytes, DTYPE_F32, (const void **)&w->scale);
+	else
+		add_slot(b, (const void **)&w->scale, s->scale + (size_t)expert * scale_bytes);
+}
+
+/* Expert e of a layer is placed from now on; -1: none is. */
+static void at_expert(struct builder *b, const struct layer *l, int32_t e)
+{
+	size_t layer = (size_t)(l - b->m->layers);
+
+	b->place = b->places && e >= 0 ? &b->places[layer * (size_t)b->m->config.n_experts + (size_t)e] : NULL;
 }
 
 /* Experts stacked as transformers saves them: gate rows first, then up; the names may end in .weight. */
@@ -335,10 +381,12 @@ static int place_fused_experts(struct builder *b, struct layer *l, const char *p
 			"n_routed_experts x hidden_size x moe_intermediate_size"))
 		return -1;
 	for (int32_t e = 0; e < c->n_experts; e++) {
+		at_expert(b, l, e);
 		place_from_stack(b, &l->experts[e].gate, &gate_up, e, 0, c->expert_dim);
 		place_from_stack(b, &l->experts[e].up, &gate_up, e, c->expert_dim, c->expert_dim);
 		place_from_stack(b, &l->experts[e].down, &downs, e, 0, c->hidden);
 	}
+	at_expert(b, l, -1);
 	return 0;
 }
 
@@ -355,9 +403,11 @@ static int place_experts(struct builder *b, struct layer *l, const char *prefix)
 	}
 	for (int32_t e = 0; e < c->n_experts; e++) {
 		text(name, "%smlp.experts.%d.", prefix, e);
+		at_expert(b, l, e);
 		if (place_mlp(b, &l->experts[e], &b->m->bytes.routed, name, c->expert_dim, "moe_intermediate_size"))
 			return -1;
 	}
+	at_expert(b, l, -1);
 	/* One expert too many would otherwise pass as a tensor that nobody knows. */
 	text(name, "%smlp.experts.%d.gate_proj.weight", prefix, c->n_experts);
 	if (has(b, name))
@@ -500,43 +550,13 @@ static int account_for_rest(struct builder *b)
 
 /* ---- reading --------------------------------------------------------------------------------------------------- */
 
-/* Whether any of n values is NaN or infinite: one pass without a branch, which compilers vectorise. */
-static bool any_not_finite(const void *data, size_t n, enum dtype dtype)
-{
-	const uint32_t *f32 = data;
-	const uint16_t *f16 = data;
-	const uint8_t *f8 = data;
-	uint32_t bad = 0;
-	uint16_t bad16 = 0;
-	uint8_t bad8 = 0;
-
-	switch (dtype) {
-	case DTYPE_F32:
-		for (size_t i = 0; i < n; i++)
-			bad |= (f32[i] & 0x7f800000u) == 0x7f800000u;
-		return bad;
-	case DTYPE_BF16:
-		for (size_t i = 0; i < n; i++)
-			bad16 |= (f16[i] & 0x7f80) == 0x7f80;
-		return bad16;
-	case DTYPE_F16:
-		for (size_t i = 0; i < n; i++)
-			bad16 |= (f16[i] & 0x7c00) == 0x7c00;
-		return bad16;
-	default:
-		for (size_t i = 0; i < n; i++)
-			bad8 |= (f8[i] & 0x7f) == 0x7f;
-		return bad8;
-	}
-}
-
 /* Name the first bad value among those that begin at element `first` of t. */
 static int refuse_not_finite(const struct tensor *t, const void *data, enum dtype dtype, uint64_t first, struct err *err)
 {
 	size_t size = dtype_bytes(dtype), i = 0;
 	uint64_t cols = t->n_dims ? (uint64_t)t->shape[t->n_dims - 1] : 1, at;
 
-	while (!any_not_finite((const char *)data + i * size, 1, dtype))
+	while (!weight_any_not_finite((const char *)data + i * size, 1, dtype))
 		i++;
 	at = first + i;
 	return err_set(err, ERR_FORMAT, "%s: tensor %s holds a NaN or infinity at row %llu, column %llu; the file is "
@@ -589,7 +609,7 @@ static int read_tensor(const struct load *l, char *memory, struct err *err)
 		failed = io_read_full(t->file, read, t->offset + done, bytes, err);
 		if (failed)
 			err_wrap(err, "tensor %s", t->name);
-		else if (any_not_finite(read, n, l->dtype))
+		else if (weight_any_not_finite(read, n, l->dtype))
 			failed = refuse_not_finite(t, read, l->dtype, done / size, err);
 		else if (l->widen)
 			widen((float *)(void *)to, read, n, l->dtype);
@@ -667,13 +687,30 @@ static int load_all(struct builder *b, int n_threads)
 
 /* ---- opening and closing --------------------------------------------------------------------------------------- */
 
-static int build(struct model *m, const struct checkpoint *files, bool load, int n_threads, struct err *err)
+/* The tier of experts that stay in their files. */
+static int open_experts(struct builder *b, const struct experts_options *opt)
+{
+	const struct model_config *c = &b->m->config;
+	struct experts_options own = *opt;
+	struct expert_place *places = b->places;
+
+	own.fingerprint = b->m->fingerprint;
+	b->places = NULL; /* the tier's from now on */
+	return experts_open(&b->m->experts, b->files, places, c->n_layers, c->n_experts, c->experts_per_token, &own, b->err);
+}
+
+static int build(struct model *m, const struct checkpoint *files, bool load, const struct model_options *opt, struct err *err)
 {
 	struct builder b = {.m = m, .files = files, .err = err, .used = xcalloc(files->n_tensors, sizeof *b.used)};
-	int failed = place_all(&b) || account_for_rest(&b);
+	bool tiered = load && opt && opt->experts && m->config.n_experts;
+	int failed;
 
+	if (tiered)
+		b.places = xcalloc((size_t)m->config.n_layers * (size_t)m->config.n_experts, sizeof *b.places);
+	failed = place_all(&b) || account_for_rest(&b);
 	m->loaded_bytes = b.bytes;
-	failed = failed || (load && load_all(&b, n_threads));
+	failed = failed || (load && load_all(&b, opt ? opt->n_threads : 1)) || (tiered && open_experts(&b, opt->experts));
+	free(b.places);
 	if (m->config.tied_head)
 		m->head = m->embedding;
 	m->n_tensors = files->n_tensors;
@@ -691,8 +728,11 @@ static int open_model(struct model **out, const char *dir, const struct model_op
 
 	m->dir = xstrdup(dir);
 	failed = model_config_load(&m->config, dir, opt, err) || checkpoint_open(&files, dir, err) ||
-		 build(m, files, load, opt ? opt->n_threads : 1, err);
-	checkpoint_close(files);
+		 build(m, files, load, opt, err);
+	if (m->experts)
+		m->files = files;
+	else
+		checkpoint_close(files);
 	if (failed) {
 		model_close(m);
 		return -1;
@@ -718,6 +758,8 @@ void model_close(struct model *m)
 	for (int32_t i = 0; i < m->config.n_layers && m->layers; i++)
 		free(m->layers[i].experts);
 	free(m->layers);
+	experts_close(m->experts);
+	checkpoint_close(m->files);
 	pages_free(m->memory, m->memory ? m->loaded_bytes : 0);
 	free(m->dir);
 	free(m);

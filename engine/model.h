@@ -105,6 +105,9 @@ struct model {
 	struct weight head;           /* [vocab, H] */
 	const float *final_norm;      /* [H] */
 	struct layer *layers;         /* [L] */
+	struct experts *experts;      /* the tier of routed experts that are not all in memory (experts.h): their matrices have data
+	                                 only while they are taken. NULL: all are loaded */
+	struct checkpoint *files;     /* of the tier; NULL */
 	struct model_bytes bytes;
 	uint64_t n_tensors;
 	uint64_t loaded_bytes;        /* owned memory, this struct's vectors included */
@@ -116,6 +119,8 @@ struct model {
 struct model_options {
 	float mla_norm_eps;           /* 0: the architecture's (1e-6) */
 	int n_threads;                /* that read; 0: 1 */
+	const struct experts_options *experts; /* NULL: routed experts are loaded like all weights; else the tier they are in,
+	                                          whose fingerprint is filled in here */
 };
 
 /* Read and check DIR/config.json. *config is complete or not to be used. Errors name the file, the key, and the two

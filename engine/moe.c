@@ -6,7 +6,73 @@
  * ready in: the sum a token sees does not depend on who else is in the chunk.
  */
 #include "engine/internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "engine/experts.h"
 #include "engine/numeric.h"
+
+enum { FEW = 8 /* tokens of a pass from which the tier of experts learns, and reads ahead for */ };
+
+static int by_id(const void *a, const void *b)
+{
+	int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* What a router thinks of each expert, for the tier: what it chooses by. */
+static void scores(const struct layer *l, float *out, const float *logits, int32_t n)
+{
+	for (int32_t e = 0; e < n; e++)
+		out[e] = 1 / (1 + expf(-logits[e])) + l->router_bias[e];
+}
+
+/* The next layer's router on the residual as it is now: most of what it will choose. Best guess first. */
+static void look_ahead(struct pass *p, int32_t layer)
+{
+	const struct model_config *c = p->c;
+	const struct layer *l = &p->m->layers[layer];
+	const float *h = p->h + (p->n - 1) * c->hidden;
+	float *u = arena_alloc(p->scratch, (size_t)c->hidden, sizeof *u);
+	float *logits = arena_alloc(p->scratch, (size_t)c->n_experts, sizeof *logits);
+	float *weights = arena_alloc(p->scratch, (size_t)c->experts_per_token, sizeof *weights);
+	int32_t *ids = arena_alloc(p->scratch, (size_t)c->experts_per_token, sizeof *ids);
+
+	p->ops->rmsnorm(p->dev, u, c->hidden, h, c->hidden, l->post_attention_norm, 1, c->hidden, c->norm_eps);
+	p->ops->matmul(p->dev, logits, c->n_experts, u, c->hidden, &l->router, 1, COMPUTE_F32);
+	p->ops->router_topk(p->dev, ids, weights, logits, l->router_bias, 1, c->n_experts, c->experts_per_token, c->n_groups,
+			    c->topk_groups, c->normalize_topk, c->routed_scale);
+	scores(l, logits, logits, c->n_experts);
+	for (int32_t i = 1; i < c->experts_per_token; i++)
+		for (int32_t k = i; k && logits[ids[k]] > logits[ids[k - 1]]; k--) {
+			int32_t id = ids[k];
+
+			ids[k] = ids[k - 1];
+			ids[k - 1] = id;
+		}
+	experts_ahead(p->m->experts, layer, ids, c->experts_per_token);
+}
+
+/* A few tokens' choice, to the tier of experts: read what is not there, learn, and look ahead. None of it changes a number. */
+static void tell_experts(struct pass *p, int32_t layer, const int32_t *experts, const float *logits)
+{
+	const struct model_config *c = p->c;
+	int64_t n = p->n * c->experts_per_token;
+	int32_t *ids = arena_alloc(p->scratch, (size_t)n, sizeof *ids);
+	float *score = arena_alloc(p->scratch, (size_t)c->n_experts, sizeof *score);
+
+	for (int64_t i = 0; i < p->n; i++) {
+		scores(&p->m->layers[layer], score, logits + i * c->n_experts, c->n_experts);
+		experts_observe(p->m->experts, layer, score, experts + i * c->experts_per_token);
+	}
+	memcpy(ids, experts, (size_t)n * sizeof *ids);
+	qsort(ids, (size_t)n, sizeof *ids, by_id);
+	experts_want(p->m->experts, layer, ids, (int32_t)n);
+	if (layer + 1 < c->n_layers && !c->layer_is_dense[layer + 1])
+		look_ahead(p, layer + 1);
+}
 
 void router_forward(struct pass *p, int32_t layer, int32_t *experts, float *weights)
 {
@@ -17,6 +83,8 @@ void router_forward(struct pass *p, int32_t layer, int32_t *experts, float *weig
 	p->ops->matmul(p->dev, logits, c->n_experts, p->u, c->hidden, &l->router, p->n, COMPUTE_F32);
 	p->ops->router_topk(p->dev, experts, weights, logits, l->router_bias, p->n, c->n_experts,
 			    c->experts_per_token, c->n_groups, c->topk_groups, c->normalize_topk, c->routed_scale);
+	if (p->m->experts && p->n <= FEW)
+		tell_experts(p, layer, experts, logits);
 }
 
 void experts_assign(struct chunk *k)

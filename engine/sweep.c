@@ -655,9 +655,9 @@ void sweep_count(const struct sweep *w, struct sweep_stats *stats)
 			uint64_t reads = (uint64_t)w->expert_reads[(int64_t)i * c->n_experts + e];
 
 			stats->n_expert_reads += (int64_t)reads;
-			stats->expert_read_bytes += reads * (weight_bytes(&experts[e].gate) +
-							     weight_bytes(&experts[e].up) +
-							     weight_bytes(&experts[e].down));
+			stats->expert_read_bytes += reads * (weight_full_bytes(&experts[e].gate) +
+							     weight_full_bytes(&experts[e].up) +
+							     weight_full_bytes(&experts[e].down));
 		}
 	}
 }

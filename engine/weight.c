@@ -42,17 +42,49 @@ struct weight weight_rows(const struct weight *w, int32_t first, int32_t n)
 	return view;
 }
 
-size_t weight_bytes(const struct weight *w)
+size_t weight_full_bytes(const struct weight *w)
 {
-	size_t bytes;
+	size_t bytes = (size_t)w->rows * weight_row_bytes(w);
 
-	if (!w->data)
-		return 0;
-	bytes = (size_t)w->rows * weight_row_bytes(w);
-	if (w->group_scale)
+	if (w->dtype == DTYPE_INT4)
 		bytes += sizeof *w->group_scale * (size_t)w->rows * (size_t)weight_groups(w);
-	if (w->scale && w->rows)
+	if (w->dtype == DTYPE_F8_E4M3 && w->rows)
 		bytes += sizeof(float) * (size_t)((w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK) *
 			 (size_t)((w->first_row + w->rows - 1) / WEIGHT_BLOCK - w->first_row / WEIGHT_BLOCK + 1);
 	return bytes;
+}
+
+size_t weight_bytes(const struct weight *w)
+{
+	return w->data ? weight_full_bytes(w) : 0;
+}
+
+/* One pass without a branch, which compilers vectorise. */
+bool weight_any_not_finite(const void *data, size_t n, enum dtype dtype)
+{
+	const uint32_t *f32 = data;
+	const uint16_t *f16 = data;
+	const uint8_t *f8 = data;
+	uint32_t bad = 0;
+	uint16_t bad16 = 0;
+	uint8_t bad8 = 0;
+
+	switch (dtype) {
+	case DTYPE_F32:
+		for (size_t i = 0; i < n; i++)
+			bad |= (f32[i] & 0x7f800000u) == 0x7f800000u;
+		return bad;
+	case DTYPE_BF16:
+		for (size_t i = 0; i < n; i++)
+			bad16 |= (f16[i] & 0x7f80) == 0x7f80;
+		return bad16;
+	case DTYPE_F16:
+		for (size_t i = 0; i < n; i++)
+			bad16 |= (f16[i] & 0x7c00) == 0x7c00;
+		return bad16;
+	default:
+		for (size_t i = 0; i < n; i++)
+			bad8 |= (f8[i] & 0x7f) == 0x7f;
+		return bad8;
+	}
 }

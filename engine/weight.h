@@ -7,6 +7,7 @@
 #ifndef QUIRE_ENGINE_WEIGHT_H
 #define QUIRE_ENGINE_WEIGHT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -47,10 +48,15 @@ static inline int32_t weight_groups(const struct weight *w)
 size_t dtype_bytes(enum dtype dtype);
 const char *dtype_name(enum dtype dtype);
 
+/* Whether any of n values is a NaN or infinite (not INT4). */
+bool weight_any_not_finite(const void *data, size_t n, enum dtype dtype);
+
 /* Rows first .. first + n - 1 of w. */
 struct weight weight_rows(const struct weight *w, int32_t first, int32_t n);
 
-/* Bytes that w occupies, scales included (a view counts the scale rows that it touches). */
+/* Bytes that w occupies, scales included (a view counts the scale rows that it touches); 0 while it has no data. */
 size_t weight_bytes(const struct weight *w);
+/* The same, whether it has data or not. */
+size_t weight_full_bytes(const struct weight *w);
 
 #endif

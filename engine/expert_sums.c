@@ -1,0 +1,141 @@
+#include "engine/expert_sums.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "config/file.h"
+#include "config/log.h"
+#include "config/mem.h"
+
+enum { UNKNOWN, FIRST_READ, VERIFIED };
+static const char magic[16] = "quire-sums 1\n";
+
+/* The file: magic, fingerprint, then for each expert its sum and how it is known, then the XXH3-64 of all of that. */
+struct record {
+	uint64_t sum, how;
+};
+
+struct expert_sums {
+	char *path;
+	uint8_t fingerprint[32];
+	size_t n;
+	struct record *records;
+	bool changed;
+};
+
+static void read_file(struct expert_sums *s)
+{
+	size_t wanted = sizeof magic + sizeof s->fingerprint + s->n * sizeof *s->records + sizeof(uint64_t), bytes;
+	struct err err;
+	uint64_t sum;
+	char *text;
+
+	if (access(s->path, F_OK))
+		return;
+	if (file_read(&text, &bytes, s->path, wanted, &err)) {
+		log_warn("checksums of experts are noted anew: %s", err.text);
+		return;
+	}
+	if (bytes == wanted)
+		memcpy(&sum, text + bytes - sizeof sum, sizeof sum);
+	if (bytes != wanted || sum != XXH3_64bits(text, bytes - sizeof sum) || memcmp(text, magic, sizeof magic))
+		log_warn("checksums of experts are noted anew: %s is damaged", s->path);
+	else if (memcmp(text + sizeof magic, s->fingerprint, sizeof s->fingerprint))
+		log_warn("checksums of experts are noted anew: %s is of another model", s->path);
+	else
+		memcpy(s->records, text + sizeof magic + sizeof s->fingerprint, s->n * sizeof *s->records);
+	free(text);
+}
+
+int expert_sums_open(struct expert_sums **out, const char *path, const uint8_t *fingerprint, size_t n, struct err *err)
+{
+	struct expert_sums *s = xcalloc(1, sizeof *s);
+
+	(void)err;
+	s->n = n;
+	s->records = xcalloc(n, sizeof *s->records);
+	if (path) {
+		s->path = xstrdup(path);
+		memcpy(s->fingerprint, fingerprint, sizeof s->fingerprint);
+		read_file(s);
+	}
+	*out = s;
+	return 0;
+}
+
+/* Beside it first, synced, then in its place. */
+static int write_file(const struct expert_sums *s, struct err *err)
+{
+	size_t bytes = sizeof magic + sizeof s->fingerprint + s->n * sizeof *s->records;
+	char *text = xmalloc(bytes + sizeof(uint64_t), 1), *beside = xasprintf("%s.new", s->path);
+	int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600), rc = 0;
+	uint64_t sum;
+	ssize_t n = 0;
+
+	memcpy(text, magic, sizeof magic);
+	memcpy(text + sizeof magic, s->fingerprint, sizeof s->fingerprint);
+	memcpy(text + sizeof magic + sizeof s->fingerprint, s->records, s->n * sizeof *s->records);
+	sum = XXH3_64bits(text, bytes);
+	memcpy(text + bytes, &sum, sizeof sum);
+	bytes += sizeof sum;
+	for (size_t done = 0; fd >= 0 && done < bytes && n >= 0; done += (size_t)(n > 0 ? n : 0)) {
+		n = write(fd, text + done, bytes - done);
+		if (n < 0 && errno == EINTR)
+			n = 0;
+	}
+	if (fd < 0 || n < 0 || fsync(fd) || rename(beside, s->path))
+		rc = err_errno(err, errno, "write %s", beside);
+	if (fd >= 0)
+		close(fd);
+	free(beside);
+	free(text);
+	return rc;
+}
+
+int expert_sums_close(struct expert_sums *s, struct err *err)
+{
+	int rc = s->path && s->changed ? write_file(s, err) : 0;
+
+	free(s->path);
+	free(s->records);
+	free(s);
+	return rc;
+}
+
+bool expert_sums_known(const struct expert_sums *s, size_t i)
+{
+	return s->records[i].how != UNKNOWN;
+}
+
+bool expert_sums_match(const struct expert_sums *s, size_t i, uint64_t sum)
+{
+	return s->records[i].how == UNKNOWN || s->records[i].sum == sum;
+}
+
+void expert_sums_note(struct expert_sums *s, size_t i, uint64_t sum)
+{
+	if (s->records[i].how != UNKNOWN)
+		return;
+	s->records[i] = (struct record){sum, FIRST_READ};
+	s->changed = true;
+}
+
+void expert_sums_verified(struct expert_sums *s, size_t i)
+{
+	s->changed |= s->records[i].how != VERIFIED;
+	s->records[i].how = VERIFIED;
+}
+
+int64_t expert_sums_trusted_first(const struct expert_sums *s)
+{
+	int64_t n = 0;
+
+	for (size_t i = 0; i < s->n; i++)
+		n += s->records[i].how == FIRST_READ;
+	return n;
+}

@@ -1,0 +1,567 @@
+#include "engine/experts.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "config/clock.h"
+#include "config/log.h"
+#include "config/mem.h"
+#include "engine/expert_sums.h"
+#include "offload/io.h"
+#include "offload/policy.h"
+
+enum {
+	GAP = 64 << 10,      /* bytes read in vain rather than begin another read */
+	FIX_ALIGN = 64,
+	NONE = -1,
+};
+
+enum slot_state { SLOT_FREE, SLOT_READING, SLOT_WARM };
+
+struct slot {
+	char *memory;
+	enum slot_state state;
+	int32_t layer, expert;
+	int n_requests, n_pending;
+	struct io_request requests[EXPERT_PARTS];
+	size_t at[EXPERT_PARTS];     /* where in memory each part is */
+	struct err err;              /* of a read */
+	bool wanted;                 /* by the pass under way: it stays */
+	bool ahead;                  /* read ahead, and not wanted yet */
+	int tries;
+};
+
+struct experts {
+	const struct checkpoint *files;
+	struct io_file *direct;      /* [n_shards] the same files, past the page cache */
+	struct io *io;
+	struct expert_place *places;
+	int32_t n_layers, n_experts, n_chosen;
+	struct slot *slots;
+	int32_t n_slots;
+	size_t slot_bytes;
+	char *memory;
+	int32_t *slot_of;            /* [n_layers, n_experts] NONE: cold */
+	int32_t *spent;              /* [n_spent] slots, the last one used on top */
+	int32_t n_spent;
+	struct policy *policy;
+	struct trace_entry *entries; /* [n_experts] */
+	struct expert_sums *sums;
+	int32_t ahead_layer, *ahead; /* [n_chosen] the prediction under way */
+	int32_t n_ahead;
+	bool no_prediction;
+	struct experts_stats stats;
+};
+
+static size_t index_of(const struct experts *x, int32_t layer, int32_t expert)
+{
+	return (size_t)layer * (size_t)x->n_experts + (size_t)expert;
+}
+
+/* ---- where an expert's bytes go ----------------------------------------------------------------------------------- */
+
+/* Reads of one expert, and where its parts land. */
+struct reading {
+	int n;
+	struct {
+		size_t shard;
+		struct io_aligned range;
+		uint64_t least;      /* bytes without which the read has failed */
+		size_t at;           /* in the slot */
+	} runs[EXPERT_PARTS];
+	size_t part_at[EXPERT_PARTS]; /* as read */
+	size_t fixed_at[EXPERT_PARTS]; /* where it is aligned for its type; the same, mostly */
+	size_t bytes;                 /* of the slot */
+};
+
+static size_t round_up(size_t n, size_t align)
+{
+	return (n + align - 1) / align * align;
+}
+
+static int by_place(const void *a, const void *b)
+{
+	const struct expert_part *const *x = a, *const *y = b;
+
+	if ((*x)->shard != (*y)->shard)
+		return (*x)->shard < (*y)->shard ? -1 : 1;
+	return (*x)->offset < (*y)->offset ? -1 : (*x)->offset > (*y)->offset;
+}
+
+static void plan_reading(struct reading *r, const struct experts *x, const struct expert_place *place)
+{
+	const struct expert_part *sorted[EXPERT_PARTS];
+	size_t at = 0;
+
+	r->n = 0;
+	for (int i = 0; i < place->n_parts; i++)
+		sorted[i] = &place->parts[i];
+	qsort(sorted, (size_t)place->n_parts, sizeof *sorted, by_place);
+	for (int i = 0; i < place->n_parts;) {
+		const struct expert_part *first = sorted[i];
+		uint64_t end = first->offset + first->bytes;
+		uint32_t align = x->direct[first->shard].align;
+		int last = i;
+
+		while (last + 1 < place->n_parts && sorted[last + 1]->shard == first->shard && sorted[last + 1]->offset <= end + GAP) {
+			last++;
+			end = sorted[last]->offset + sorted[last]->bytes > end ? sorted[last]->offset + sorted[last]->bytes : end;
+		}
+		r->runs[r->n].shard = first->shard;
+		r->runs[r->n].range = io_align(first->offset, end - first->offset, align < 512 ? 512 : align);
+		r->runs[r->n].least = r->runs[r->n].range.skip + (end - first->offset);
+		r->runs[r->n].at = at;
+		for (; i <= last; i++)
+			r->part_at[sorted[i] - place->parts] = at + r->runs[r->n].range.skip + (sorted[i]->offset - first->offset);
+		at = round_up(at + r->runs[r->n].range.bytes, 4096);
+		r->n++;
+	}
+	for (int i = 0; i < place->n_parts; i++) {
+		r->fixed_at[i] = r->part_at[i];
+		if (r->part_at[i] % dtype_bytes(place->parts[i].dtype)) {
+			r->fixed_at[i] = at;
+			at = round_up(at + place->parts[i].bytes, FIX_ALIGN);
+		}
+	}
+	r->bytes = round_up(at, 4096);
+}
+
+/* ---- opening ------------------------------------------------------------------------------------------------------ */
+
+static int open_files(struct experts *x, struct err *err)
+{
+	x->direct = xcalloc(x->files->n_shards, sizeof *x->direct);
+	for (size_t i = 0; i < x->files->n_shards; i++)
+		x->direct[i].fd = x->direct[i].direct_fd = -1;
+	for (size_t i = 0; i < x->files->n_shards; i++) {
+		if (io_open(&x->direct[i], x->files->shards[i].file.path, IO_OPEN_DIRECT, err))
+			return -1;
+		io_use_file(x->io, &x->direct[i]);
+	}
+	return 0;
+}
+
+static int take_slots(struct experts *x, int64_t bytes, struct err *err)
+{
+	int64_t n, least = x->n_chosen + 1;
+
+	for (size_t i = 0; i < (size_t)x->n_layers * (size_t)x->n_experts; i++) {
+		struct reading r;
+
+		if (!x->places[i].n_parts)
+			continue;
+		plan_reading(&r, x, &x->places[i]);
+		x->slot_bytes = r.bytes > x->slot_bytes ? r.bytes : x->slot_bytes;
+		x->stats.n_experts++;
+	}
+	n = x->slot_bytes ? bytes / (int64_t)x->slot_bytes : 0;
+	if (n < least)
+		return err_set(err, ERR_TOO_LARGE, "%lld bytes for experts are room for %lld; a token uses %d at a time, and one more must "
+			       "fit: %lld bytes at least", (long long)bytes, (long long)n, x->n_chosen,
+			       (long long)(least * (int64_t)x->slot_bytes));
+	n = n < x->stats.n_experts ? n : x->stats.n_experts > least ? x->stats.n_experts : least;
+	x->n_slots = (int32_t)n;
+	x->memory = io_buffer_new((size_t)n * x->slot_bytes, "experts", err);
+	if (!x->memory)
+		return -1;
+	x->slots = xcalloc((size_t)n, sizeof *x->slots);
+	for (int32_t i = 0; i < x->n_slots; i++) {
+		x->slots[i].memory = x->memory + (size_t)i * x->slot_bytes;
+		x->slots[i].layer = x->slots[i].expert = NONE;
+	}
+	return 0;
+}
+
+int experts_open(struct experts **out, const struct checkpoint *files, struct expert_place *places, int32_t n_layers,
+		 int32_t n_experts, int32_t n_chosen, const struct experts_options *opt, struct err *err)
+{
+	const struct io_options io = {.purpose = "experts", .backend = opt->backend, .backend_state = opt->backend_state};
+	struct experts *x = xcalloc(1, sizeof *x);
+	size_t n = (size_t)n_layers * (size_t)n_experts;
+
+	x->files = files;
+	x->places = places;
+	x->n_layers = n_layers;
+	x->n_experts = n_experts;
+	x->n_chosen = n_chosen;
+	x->no_prediction = opt->no_prediction;
+	x->ahead_layer = NONE;
+	x->ahead = xmalloc((size_t)n_chosen, sizeof *x->ahead);
+	x->slot_of = xmalloc(n, sizeof *x->slot_of);
+	for (size_t i = 0; i < n; i++)
+		x->slot_of[i] = NONE;
+	x->policy = policy_new(n_layers, n_experts, n_chosen);
+	x->entries = xmalloc((size_t)n_experts, sizeof *x->entries);
+	if (io_new(&x->io, &io, err) || open_files(x, err) || take_slots(x, opt->bytes, err) ||
+	    expert_sums_open(&x->sums, opt->sums_path, opt->fingerprint, n, err)) {
+		experts_close(x);
+		return -1;
+	}
+	x->spent = xmalloc((size_t)x->n_slots, sizeof *x->spent);
+	*out = x;
+	return 0;
+}
+
+void experts_close(struct experts *x)
+{
+	struct err err;
+
+	if (!x)
+		return;
+	io_free(x->io);
+	for (size_t i = 0; x->direct && i < x->files->n_shards; i++)
+		io_close(&x->direct[i]);
+	if (x->sums && expert_sums_close(x->sums, &err))
+		log_warn("checksums of experts are not kept: %s", err.text);
+	policy_free(x->policy);
+	free(x->direct);
+	free(x->places);
+	free(x->slots);
+	free(x->memory);
+	free(x->slot_of);
+	free(x->spent);
+	free(x->entries);
+	free(x->ahead);
+	free(x);
+}
+
+/* ---- slots --------------------------------------------------------------------------------------------------------- */
+
+static void point(struct experts *x, const struct slot *s, const struct reading *r)
+{
+	const struct expert_place *place = &x->places[index_of(x, s->layer, s->expert)];
+
+	for (int i = 0; i < place->n_parts; i++)
+		*place->parts[i].where = r ? s->memory + r->fixed_at[i] : NULL;
+}
+
+/* The slot is free; what it held is cold. */
+static void empty(struct experts *x, struct slot *s)
+{
+	if (s->layer == NONE)
+		return;
+	if (s->state == SLOT_WARM) {
+		policy_hold(x->policy, s->layer, s->expert, false);
+		policy_left(x->policy, s->layer, s->expert);
+		x->stats.resident--;
+	}
+	point(x, s, NULL);
+	x->slot_of[index_of(x, s->layer, s->expert)] = NONE;
+	s->state = SLOT_FREE;
+	s->layer = s->expert = NONE;
+	s->wanted = s->ahead = false;
+}
+
+static void hold(struct experts *x, struct slot *s, bool wanted)
+{
+	s->wanted = wanted;
+	if (s->state == SLOT_WARM)
+		policy_hold(x->policy, s->layer, s->expert, wanted);
+}
+
+/* A slot for somebody who is worth so much; NULL: everybody who is there is worth more, or is held. */
+static struct slot *find_slot(struct experts *x, float worth)
+{
+	int32_t layer, expert;
+	float least;
+
+	for (int32_t i = 0; i < x->n_slots; i++)
+		if (x->slots[i].state == SLOT_FREE)
+			return &x->slots[i];
+	while (x->n_spent) {
+		struct slot *s = &x->slots[x->spent[--x->n_spent]];
+
+		if (s->state == SLOT_WARM && !s->wanted) {
+			empty(x, s);
+			return s;
+		}
+	}
+	if (!policy_victim(x->policy, &layer, &expert, &least) || least >= worth)
+		return NULL;
+	empty(x, &x->slots[x->slot_of[index_of(x, layer, expert)]]);
+	return find_slot(x, worth);
+}
+
+static void begin_reading(struct experts *x, struct slot *s, int32_t layer, int32_t expert, enum io_class class)
+{
+	const struct expert_place *place = &x->places[index_of(x, layer, expert)];
+	struct io_request *requests[EXPERT_PARTS];
+	struct reading r;
+
+	plan_reading(&r, x, place);
+	s->state = SLOT_READING;
+	s->layer = layer;
+	s->expert = expert;
+	s->n_requests = s->n_pending = r.n;
+	s->err.code = ERR_NONE;
+	for (int i = 0; i < r.n; i++) {
+		s->requests[i] = (struct io_request){.op = IO_READ, .class = class, .file = &x->direct[r.runs[i].shard],
+						     .offset = r.runs[i].range.offset, .bytes = r.runs[i].range.bytes,
+						     .at_least = r.runs[i].least, .buffer = s->memory + r.runs[i].at, .tag = s};
+		requests[i] = &s->requests[i];
+		x->stats.read_bytes += (int64_t)r.runs[i].range.bytes;
+	}
+	x->stats.reads++;
+	x->slot_of[index_of(x, layer, expert)] = (int32_t)(s - x->slots);
+	io_submit(x->io, requests, (size_t)r.n);
+}
+
+/* All reads of a slot are done: is it what it should be? */
+static int look_at(struct experts *x, struct slot *s, struct err *err)
+{
+	const struct expert_place *place = &x->places[index_of(x, s->layer, s->expert)];
+	XXH3_state_t *hash = XXH3_createState();
+	struct reading r;
+	uint64_t sum;
+	int rc = 0;
+
+	plan_reading(&r, x, place);
+	XXH3_64bits_reset(hash);
+	for (int i = 0; i < place->n_parts; i++) {
+		const struct expert_part *part = &place->parts[i];
+
+		if (r.fixed_at[i] != r.part_at[i])
+			memcpy(s->memory + r.fixed_at[i], s->memory + r.part_at[i], part->bytes);
+		XXH3_64bits_update(hash, s->memory + r.fixed_at[i], part->bytes);
+		if (io_check_unchanged(&x->direct[part->shard], err))
+			rc = -1;
+	}
+	sum = XXH3_64bits_digest(hash);
+	XXH3_freeState(hash);
+	if (rc)
+		return -1;
+	if (!expert_sums_match(x->sums, index_of(x, s->layer, s->expert), sum))
+		return err_set(err, ERR_DAMAGED, "%s: the bytes read are not those that were read before (checksum %016" PRIx64
+			       "); the disk or the file is damaged: `quire model verify`", x->direct[place->parts[0].shard].path, sum);
+	for (int i = 0; i < place->n_parts && !expert_sums_known(x->sums, index_of(x, s->layer, s->expert)); i++) {
+		const struct expert_part *part = &place->parts[i];
+
+		if (weight_any_not_finite(s->memory + r.fixed_at[i], part->bytes / dtype_bytes(part->dtype), part->dtype))
+			return err_set(err, ERR_FORMAT, "%s: it holds a NaN or infinity; the file is damaged, fetch it again",
+				       x->direct[part->shard].path);
+	}
+	expert_sums_note(x->sums, index_of(x, s->layer, s->expert), sum);
+	s->state = SLOT_WARM;
+	x->stats.resident++;
+	point(x, s, &r);
+	policy_arrived(x->policy, s->layer, s->expert);
+	policy_hold(x->policy, s->layer, s->expert, s->wanted);
+	return 0;
+}
+
+/* A request came back. */
+static void take_back(struct experts *x, struct io_request *r)
+{
+	struct slot *s = r->tag;
+	struct err err;
+
+	if (io_request_check(r, &err) && s->err.code == ERR_NONE)
+		s->err = err;
+	if (--s->n_pending)
+		return;
+	if (s->err.code == ERR_NONE && !look_at(x, s, &s->err))
+		return;
+	if (!s->wanted) /* nobody waits for it: who wants it later tries again */
+		empty(x, s);
+}
+
+static void poll(struct experts *x)
+{
+	struct io_request *r;
+
+	while ((r = io_poll(x->io)))
+		take_back(x, r);
+}
+
+/* ---- what a pass asks for ----------------------------------------------------------------------------------------- */
+
+void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
+{
+	poll(x);
+	for (int32_t i = 0; i < n; i++) {
+		int32_t at = x->slot_of[index_of(x, layer, ids[i])];
+		struct slot *s = at == NONE ? NULL : &x->slots[at];
+
+		if (s && s->wanted)
+			continue;
+		if (s) {
+			x->stats.hits += s->state == SLOT_WARM && !s->ahead;
+			x->stats.late += s->state == SLOT_READING;
+			x->stats.useful += s->ahead;
+			s->ahead = false;
+			hold(x, s, true);
+			for (int k = 0; k < s->n_requests && s->state == SLOT_READING; k++)
+				io_raise(x->io, &s->requests[k], IO_CLASS_EXPERT);
+			continue;
+		}
+		s = find_slot(x, 2);
+		if (!s)
+			return;
+		s->wanted = true;
+		begin_reading(x, s, layer, ids[i], IO_CLASS_EXPERT);
+	}
+}
+
+int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *err)
+{
+	int64_t began = clock_now_ns();
+	struct slot *s;
+
+	experts_want(x, layer, &expert, 1);
+	x->stats.taken++;
+	/* All slots are being read into, or wanted by somebody who waits meanwhile, as a sweep does for a question. */
+	while (x->slot_of[index_of(x, layer, expert)] == NONE) {
+		struct io_request *r = io_wait(x->io, -1);
+
+		if (r)
+			take_back(x, r);
+		else
+			experts_forget(x);
+		experts_want(x, layer, &expert, 1);
+	}
+	s = &x->slots[x->slot_of[index_of(x, layer, expert)]];
+	for (s->tries = 0; s->state == SLOT_READING;) {
+		while (s->n_pending)
+			take_back(x, io_wait(x->io, -1));
+		if (s->state == SLOT_WARM)
+			break;
+		/* One more time: a transfer may have gone wrong where the disk has not. */
+		if (s->tries++ || s->err.code == ERR_FORMAT) {
+			if (err)
+				*err = s->err;
+			empty(x, s);
+			return err_wrap(err, "layer %d, expert %d", layer, expert);
+		}
+		x->stats.retried++;
+		log_warn("layer %d, expert %d is read again: %s", layer, expert, s->err.text);
+		begin_reading(x, s, layer, expert, IO_CLASS_EXPERT);
+	}
+	x->stats.waited_s += clock_seconds_since(began);
+	return 0;
+}
+
+void experts_done(struct experts *x, int32_t layer, int32_t expert, bool spent)
+{
+	struct slot *s = &x->slots[x->slot_of[index_of(x, layer, expert)]];
+
+	hold(x, s, false);
+	if (!spent)
+		return;
+	/* Slots that are free again by themselves, or taken, leave the pile when it is full. */
+	if (x->n_spent == x->n_slots) {
+		memmove(x->spent, x->spent + 1, (size_t)(x->n_slots - 1) * sizeof *x->spent);
+		x->n_spent--;
+	}
+	x->spent[x->n_spent++] = (int32_t)(s - x->slots);
+}
+
+void experts_forget(struct experts *x)
+{
+	for (int32_t i = 0; i < x->n_slots; i++)
+		if (x->slots[i].wanted)
+			hold(x, &x->slots[i], false);
+	for (int32_t i = 0; i < x->n_slots; i++)
+		if (x->slots[i].state == SLOT_READING && !x->slots[i].n_pending)
+			empty(x, &x->slots[i]);
+}
+
+/* ---- what is learned, and read ahead ------------------------------------------------------------------------------ */
+
+void experts_observe(struct experts *x, int32_t layer, const float *scores, const int32_t *chosen)
+{
+	int32_t n = 0;
+
+	for (int32_t i = 0; i < x->n_chosen; i++)
+		x->entries[n++] = (struct trace_entry){chosen[i], scores[chosen[i]]};
+	for (int32_t e = 0; e < x->n_experts; e++) {
+		bool is_chosen = false;
+
+		for (int32_t i = 0; i < x->n_chosen; i++)
+			is_chosen |= chosen[i] == e;
+		if (!is_chosen)
+			x->entries[n++] = (struct trace_entry){e, scores[e]};
+	}
+	policy_observe(x->policy, layer, x->entries, n);
+	if (x->ahead_layer != layer)
+		return;
+	policy_judge(x->policy, x->ahead, x->n_ahead, x->entries);
+	for (int32_t i = 0; i < x->n_ahead; i++) {
+		int32_t at = x->slot_of[index_of(x, layer, x->ahead[i])];
+		struct slot *s = at == NONE ? NULL : &x->slots[at];
+		bool right = false;
+
+		for (int32_t k = 0; k < x->n_chosen; k++)
+			right |= chosen[k] == x->ahead[i];
+		if (!s || right || !s->ahead)
+			continue;
+		s->ahead = false;
+		for (int k = 0; k < s->n_requests && s->state == SLOT_READING; k++)
+			io_cancel(x->io, &s->requests[k]);
+		hold(x, s, false);
+	}
+	x->ahead_layer = NONE;
+}
+
+void experts_ahead(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
+{
+	if (x->no_prediction)
+		return;
+	poll(x);
+	x->ahead_layer = layer;
+	x->n_ahead = n < x->n_chosen ? n : x->n_chosen;
+	memcpy(x->ahead, ids, (size_t)x->n_ahead * sizeof *ids);
+	for (int32_t i = 0; i < x->n_ahead; i++) {
+		struct slot *s;
+
+		if (x->slot_of[index_of(x, layer, ids[i])] != NONE)
+			continue;
+		s = find_slot(x, policy_guess(x->policy, layer, ids[i], i));
+		if (!s)
+			continue;
+		s->ahead = true;
+		x->stats.ahead++;
+		begin_reading(x, s, layer, ids[i], IO_CLASS_PREFETCH);
+	}
+}
+
+/* ---- the rest ----------------------------------------------------------------------------------------------------- */
+
+void experts_stats(const struct experts *x, struct experts_stats *out)
+{
+	struct io_stats io;
+
+	*out = x->stats;
+	out->n_slots = x->n_slots;
+	out->slot_bytes = (int64_t)x->slot_bytes;
+	out->expert_bytes = (int64_t)x->slot_bytes;
+	out->trusted_first = expert_sums_trusted_first(x->sums);
+	io_stats(x->io, &io);
+	out->backend = io.backend;
+}
+
+int experts_verify(struct experts *x, void (*report)(void *ctx, int64_t done, int64_t of), void *ctx, struct err *err)
+{
+	int64_t done = 0;
+
+	for (int32_t l = 0; l < x->n_layers; l++)
+		for (int32_t e = 0; e < x->n_experts; e++) {
+			int32_t ahead[16];
+			int n = 0;
+
+			if (!x->places[index_of(x, l, e)].n_parts)
+				continue;
+			for (int32_t i = e; i < x->n_experts && n < 16 && n < x->n_slots - 1; i++)
+				ahead[n++] = i;
+			experts_want(x, l, ahead, n);
+			if (experts_take(x, l, e, err))
+				return -1;
+			experts_done(x, l, e, true);
+			expert_sums_verified(x->sums, index_of(x, l, e));
+			if (report)
+				report(ctx, ++done, x->stats.n_experts);
+		}
+	return 0;
+}

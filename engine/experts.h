@@ -1,0 +1,92 @@
+/*
+ * Routed experts that need not all be in memory: a number of slots, each with room for one, filled from the safetensors
+ * files as they were published when a router asks for what is not there.
+ *
+ *     COLD  --want, take: a slot, reads submitted-->  READING  --all read, sum and values right-->  WARM
+ *       ^                                                                                             |
+ *       +---------------------------- its slot is wanted for another, nobody holds it ---------------+
+ *
+ * An expert is three matrices and their scales, wherever they lie; neighbours in a file are one read, past the page cache,
+ * aligned around what is wanted. Each read is looked at once: the first time for NaN and infinity, and its XXH3 is noted (so it
+ * is trusted from its first read on); later the sum decides. A sum that differs is read once more, then it is an error that
+ * names layer, expert and file. Numbers never depend on what is in which slot.
+ *
+ * Which expert goes: one that a sweep has just used, since a sweep comes round to it last; else the one that is worth least
+ * (offload/policy.h). Engine thread.
+ */
+#ifndef QUIRE_ENGINE_EXPERTS_H
+#define QUIRE_ENGINE_EXPERTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "config/err.h"
+#include "engine/checkpoint.h"
+#include "engine/weight.h"
+
+/* One tensor of an expert, or its share of a stacked one. */
+struct expert_part {
+	size_t shard;          /* of the checkpoint */
+	uint64_t offset, bytes; /* in the file */
+	enum dtype dtype;
+	const void **where;    /* set while the expert is in memory */
+};
+
+enum { EXPERT_PARTS = 6 };
+
+struct expert_place {
+	int n_parts;
+	struct expert_part parts[EXPERT_PARTS];
+};
+
+struct experts_options {
+	int64_t bytes;            /* of all slots */
+	const char *sums_path;    /* where sums are kept; NULL: in memory, until the end */
+	const uint8_t *fingerprint; /* [32] of the model that the sums belong to */
+	bool no_prediction;
+	const struct io_backend *backend; /* tests: as struct io_options */
+	void *backend_state;
+};
+
+struct experts;
+
+/* places [n_layers, n_experts], n_parts 0 where a layer has none; taken over, as is what `where` points to. The checkpoint must
+ * outlive it. ERR_TOO_LARGE, with the numbers, when there is no room for as many experts as a token uses and one more. */
+int experts_open(struct experts **out, const struct checkpoint *files, struct expert_place *places, int32_t n_layers,
+		 int32_t n_experts, int32_t n_chosen, const struct experts_options *opt, struct err *err);
+/* Takes NULL. Keeps the sums, if they have a path. */
+void experts_close(struct experts *x);
+
+/* These will be taken, in this order: reads begin for what is not there, as far as slots go. */
+void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t n);
+/* Wait until it is there; then its matrices can be used until experts_done. -1: it cannot be read, or is not what it was. */
+int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *err);
+/* spent: it is not needed again before most others. */
+void experts_done(struct experts *x, int32_t layer, int32_t expert, bool spent);
+/* All that was wanted and not taken is let go: a forward pass ended early. */
+void experts_forget(struct experts *x);
+
+/* A router's scores of one token, higher is better, and its choice: what experts are worth is learned from them. */
+void experts_observe(struct experts *x, int32_t layer, const float *scores, const int32_t *chosen);
+/* What the next layer's router would choose now, best guess first: read ahead what is worth it. What was read ahead before and
+ * is not among `chosen` of experts_observe is let go there. */
+void experts_ahead(struct experts *x, int32_t layer, const int32_t *ids, int32_t n);
+
+struct experts_stats {
+	int64_t n_slots, slot_bytes;
+	int64_t n_experts, expert_bytes;  /* all there are, and what the largest one reads */
+	int64_t resident;
+	int64_t taken, hits, late;        /* hits: resident when wanted; late: on their way then */
+	int64_t ahead, useful;            /* read ahead, and of those wanted next */
+	int64_t reads, read_bytes;        /* of experts; of the files */
+	int64_t retried;                  /* read again since the sum was wrong */
+	int64_t trusted_first;            /* experts whose sum is of their first read */
+	double waited_s;
+	const char *backend;
+};
+void experts_stats(const struct experts *x, struct experts_stats *out);
+
+/* Read every expert once and check or note its sum; `report` may be NULL. A sum noted so counts as verified. */
+int experts_verify(struct experts *x, void (*report)(void *ctx, int64_t done, int64_t of), void *ctx, struct err *err);
+
+#endif
