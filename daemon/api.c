@@ -520,6 +520,8 @@ json_t *api_job_json(const struct api_job *job)
 	json_object_set_new(progress, "reused_tokens", integer(p->reused_tokens));
 	json_object_set_new(progress, "done_tokens", integer(p->done_tokens));
 	json_object_set_new(progress, "swept_tokens", integer(p->swept_tokens));
+	json_object_set_new(progress, "resumed_layer", integer(p->resumed_layer));
+	json_object_set_new(progress, "layers", integer(p->n_layers));
 	json_object_set_new(root, "progress", progress);
 	if (job->report)
 		json_object_set_new(root, "report", json_loads(job->report, 0, NULL));
@@ -605,6 +607,8 @@ int api_job_parse(struct api_job *job, const json_t *json, struct err *err)
 	job->progress.reused_tokens = get_integer(progress, "reused_tokens");
 	job->progress.done_tokens = get_integer(progress, "done_tokens");
 	job->progress.swept_tokens = get_integer(progress, "swept_tokens");
+	job->progress.resumed_layer = (int32_t)get_integer(progress, "resumed_layer");
+	job->progress.n_layers = (int32_t)get_integer(progress, "layers");
 	error_from_json(&job->error, json_object_get(json, "error"));
 	job->request.dry_run = json_is_true(json_object_get(json, "dry_run"));
 	if (json_is_string(json_object_get(json, "ref")))

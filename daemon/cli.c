@@ -173,6 +173,9 @@ static void describe_progress(const struct api_job *job, char *line, size_t byte
 		*share = p->n_tokens ? (double)done / (double)p->n_tokens : 0;
 		snprintf(line, bytes, "%-9s %3.0f %%  %s of %s tokens", ingest_phase_name(p->phase), 100 * *share,
 			 print_count(a, done), print_count(b, p->n_tokens));
+		if (p->resumed_layer)
+			snprintf(line + strlen(line), bytes - strlen(line), "  (resumed at layer %d of %d)", p->resumed_layer,
+				 p->n_layers);
 	}
 }
 

@@ -5,8 +5,9 @@
  * beyond what it is given. The `struct ingest` it makes is then handed to the engine thread, which binds it to the
  * store, may count what there is to do, begins, and runs ingest_step until it is done. New tokens are swept through the
  * layers in the largest chunks that the scratch memory holds (engine/sweep.h), with one group of layers' latents in memory
- * at a time; a step is one of the sweep's, so a question can be served between steps. A kill -9 costs the chunk under
- * way, and an ingest started again goes on where the store ends.
+ * at a time; a step is one of the sweep's, so a question can be served between steps. An ingest that is started again after a
+ * kill -9 goes on where the store ends, and in a chunk at the layer of its last checkpoint: one is made at a group's end once
+ * 20 times what the last one took has passed since, and a second at the least.
  */
 #ifndef QUIRE_INGEST_INGEST_H
 #define QUIRE_INGEST_INGEST_H
@@ -31,6 +32,7 @@ struct ingest_options {
 	const char *const *exclude;     /* globs, NULL-terminated; may be NULL */
 	const char *const *include;     /* beats every skip but "not a regular file" and "outside the tree" */
 	size_t scratch_bytes;           /* of a sweep: sweep_plan's budget; 0: no limit */
+	bool always_checkpoint;         /* wherever one can be made, whatever it takes */
 	/* The corpus as it is; NULL: the first time. Its order of documents is kept as far as it goes (ingest/order.h).
 	 * Snapshots are read only during ingest_prepare. */
 	const struct cache_snapshot *previous;
@@ -45,6 +47,8 @@ struct ingest_progress {
 	int64_t n_tokens, reused_tokens, done_tokens; /* done: in the store, the reused ones among them */
 	int64_t swept_tokens;           /* beyond done: computed and not yet written; a token in the middle of its layers
 	                                   counts for the share of them that it has been through */
+	int32_t resumed_layer;          /* where the chunk under way went on after an interruption; 0: nowhere */
+	int32_t n_layers;               /* of the model; 0 until a chunk has begun */
 };
 
 struct ingest;

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "cache/run.h"
+#include "cache/view.h"
 #include "config/log.h"
 #include "config/mem.h"
 #include "engine/render.h"
@@ -34,6 +35,7 @@ struct ingest {
 	struct arena *arena;
 	struct walk *walk;
 	size_t scratch_bytes;
+	bool always_checkpoint;
 	struct repo *repo;              /* while documents are read; NULL: none, or none that is read */
 	char *no_history;               /* why */
 	const char *history_note;
@@ -61,9 +63,11 @@ struct ingest {
 	struct session *session;
 	struct sweep *sweep;
 	struct cache_run *run;
+	struct cache_view *view;        /* of what is before it; NULL: nothing is */
 	struct sweep_source from_store;
 	struct sweep_sink to_store;
 	int32_t chunk_last;             /* its last span */
+	bool lost_state;                /* the store has no residual rows for where the run goes on */
 };
 
 /*
@@ -288,6 +292,7 @@ int ingest_prepare(struct ingest **out, const struct ingest_options *opt, const 
 
 	in->arena = arena_new();
 	in->scratch_bytes = opt->scratch_bytes;
+	in->always_checkpoint = opt->always_checkpoint;
 	in->corpus = xstrdup(opt->corpus);
 	in->source = opt->ref ? xasprintf("%s@%s", opt->source, opt->ref) : xstrdup(opt->source);
 	if (prepare(in, opt, t, cancel, report, ctx, err)) {
@@ -314,6 +319,8 @@ static void end_chunk(struct ingest *in)
 	in->sweep = NULL;
 	cache_run_free(in->run);
 	in->run = NULL;
+	cache_view_close(in->view);
+	in->view = NULL;
 	session_free(in->session);
 	in->session = NULL;
 }
@@ -452,9 +459,9 @@ static int64_t chunk_first(const struct ingest *in)
 	return (int64_t)in->first_missing * CACHE_SPAN_TOKENS;
 }
 
-/* What the store has of a group, or of an index layer (group < 0), span by span. */
-static int read_part(struct ingest *in, int32_t group, int32_t index_layer, int64_t first, int64_t n, uint8_t *out,
-		     int64_t *bad, struct err *err)
+/* Span by span, to learn which one it is that cannot be read. */
+static int read_spans(struct ingest *in, int32_t group, int32_t index_layer, int64_t first, int64_t n, uint8_t *out,
+		      int64_t *bad, struct err *err)
 {
 	const struct layout *l = session_layout(in->session);
 	size_t token_bytes = group >= 0 ? layout_record_bytes(l, group) : l->index_key_bytes;
@@ -472,15 +479,24 @@ static int read_part(struct ingest *in, int32_t group, int32_t index_layer, int6
 	return 0;
 }
 
+/* What the store has of a group before the chunk. A read that fails may go well once more; else its span is to blame. */
 static int read_records(void *ctx, int32_t group, int64_t first, int64_t n, uint8_t *out, int64_t *bad, struct err *err)
 {
-	return read_part(ctx, group, -1, first, n, out, bad, err);
+	struct ingest *in = ctx;
+
+	if (!cache_view_records(in->view, group, first, n, out, bad, err))
+		return 0;
+	return *bad >= 0 ? -1 : read_spans(in, group, -1, first, n, out, bad, err);
 }
 
 static int read_index_keys(void *ctx, int32_t index_layer, int64_t first, int64_t n, uint8_t *out, int64_t *bad,
 			   struct err *err)
 {
-	return read_part(ctx, -1, index_layer, first, n, out, bad, err);
+	struct ingest *in = ctx;
+
+	if (!cache_view_index_keys(in->view, index_layer, first, n, out, bad, err))
+		return 0;
+	return *bad >= 0 ? -1 : read_spans(in, -1, index_layer, first, n, out, bad, err);
 }
 
 static int write_records(void *ctx, int32_t group, int64_t first, int64_t n, const uint8_t *records, struct err *err)
@@ -514,25 +530,43 @@ static int begin_run(struct ingest *in, int64_t n, int32_t *next_layer, struct e
 	return rc;
 }
 
-/* The missing spans from the first one on, as many as fit. */
-static int begin_chunk(struct ingest *in, struct err *err)
+static int write_checkpoint(void *ctx, int32_t next_layer, const float *residual, size_t bytes, struct err *err)
 {
-	const struct session_options how = {.latents = in->format, .by_group = true};
-	struct sweep_options opt = {.scratch_bytes = in->scratch_bytes};
-	struct sweep_sequence q = {.ids = in->ids.id + chunk_first(in), .source = &in->from_store, .sink = &in->to_store};
+	struct ingest *in = ctx;
+	struct err why;
+
+	(void)err;
+	/* Nothing is lost but what it is for: a store that takes no more writes says so when the next latents leave. */
+	if (cache_run_checkpoint(in->run, next_layer, residual, bytes, &why))
+		log_warn("an ingest of corpus '%s' would not go on at layer %d after an interruption: %s", in->corpus, next_layer,
+			 why.text);
+	return 0;
+}
+
+static int read_checkpoint(void *ctx, float *residual, size_t bytes, struct err *err)
+{
+	struct ingest *in = ctx;
+
+	in->lost_state = cache_run_state(in->run, residual, bytes, err);
+	return in->lost_state ? -1 : 0;
+}
+
+/* From a layer on, through which the tokens of the run have not been. */
+static int begin_sweep(struct ingest *in, int32_t first_layer, struct err *err)
+{
+	const struct sweep_options opt = {.scratch_bytes = in->scratch_bytes, .first_layer = first_layer,
+					  .always_checkpoint = in->always_checkpoint};
+	const struct sweep_sequence q = {
+		.session = in->session, .ids = in->ids.id + chunk_first(in),
+		.n = span_end(in, in->chunk_last) - chunk_first(in), .source = &in->from_store, .sink = &in->to_store,
+		.residual = read_checkpoint, .residual_ctx = in,
+	};
 
 	in->from_store = (struct sweep_source){in, read_records, read_index_keys};
-	in->to_store = (struct sweep_sink){in, write_records, write_index_keys, NULL};
-	in->chunk_last = in->first_missing;
-	while (in->chunk_last + 1 < in->n_spans && in->missing[in->chunk_last + 1] &&
-	       in->chunk_last + 1 < in->first_missing + in->chunk_spans)
-		in->chunk_last++;
-	q.n = span_end(in, in->chunk_last) - chunk_first(in);
-	if (session_new(&in->session, in->engine, in->model, &how, err))
-		return -1;
-	session_skip(in->session, chunk_first(in));
-	q.session = in->session;
-	return begin_run(in, q.n, &opt.first_layer, err) || sweep_begin(&in->sweep, &q, 1, &opt, err) ? -1 : 0;
+	in->to_store = (struct sweep_sink){in, write_records, write_index_keys, write_checkpoint};
+	in->progress.resumed_layer = first_layer;
+	in->progress.n_layers = in->model->config.n_layers;
+	return sweep_begin(&in->sweep, &q, 1, &opt, err);
 }
 
 /* The store cannot give a span that the chunk stands on: from now on it is missing, and computed first. */
@@ -551,6 +585,58 @@ static int miss_span(struct ingest *in, int64_t position, const struct err *why,
 	if (in->progress.reused_tokens > first)
 		in->progress.reused_tokens -= span_end(in, i) - first;
 	return 0;
+}
+
+/* What is before the chunk. 0: a span of it is missing after all, and comes first. */
+static int open_view(struct ingest *in, struct err *err)
+{
+	int64_t n_whole = 0;
+	struct err why;
+
+	if (!in->first_missing)
+		return 1;
+	if (cache_view_open(&in->view, in->cache, in->identity, in->ids.id, chunk_first(in), &n_whole, err))
+		return -1;
+	if (n_whole == chunk_first(in))
+		return 1;
+	err_set(&why, ERR_DAMAGED, "the store has them no more, or cannot read their checksums");
+	return miss_span(in, n_whole, &why, err);
+}
+
+/* The missing spans from the first one on, as many as fit; perhaps somebody was interrupted in them. */
+static int begin_chunk(struct ingest *in, struct err *err)
+{
+	const struct session_options how = {.latents = in->format, .by_group = true};
+	int32_t next_layer;
+	int rc = open_view(in, err);
+
+	if (rc <= 0)
+		return rc;
+	in->chunk_last = in->first_missing;
+	while (in->chunk_last + 1 < in->n_spans && in->missing[in->chunk_last + 1] &&
+	       in->chunk_last + 1 < in->first_missing + in->chunk_spans)
+		in->chunk_last++;
+	if (session_new(&in->session, in->engine, in->model, &how, err))
+		return -1;
+	session_skip(in->session, chunk_first(in));
+	if (begin_run(in, span_end(in, in->chunk_last) - chunk_first(in), &next_layer, err) ||
+	    begin_sweep(in, next_layer, err))
+		return -1;
+	if (next_layer)
+		log_info("tokens %" PRId64 " to %d of corpus '%s' go on at layer %d of %d", chunk_first(in),
+			 span_end(in, in->chunk_last) - 1, in->corpus, next_layer, in->model->config.n_layers);
+	return 0;
+}
+
+/* What the checkpoint kept cannot be read: from the beginning, then. */
+static int begin_again(struct ingest *in, const struct err *why, struct err *err)
+{
+	log_warn("tokens %" PRId64 " to %d of corpus '%s' are computed from the first layer: %s", chunk_first(in),
+		 span_end(in, in->chunk_last) - 1, in->corpus, why->text);
+	in->lost_state = false;
+	sweep_end(in->sweep);
+	in->sweep = NULL;
+	return cache_run_restart(in->run, err) || begin_sweep(in, 0, err) ? -1 : 0;
 }
 
 static int commit_chunk(struct ingest *in, struct err *err)
@@ -576,11 +662,15 @@ static int step_chunk(struct ingest *in, struct err *err)
 		end_chunk(in);
 		return -1;
 	}
+	if (!in->sweep) /* a span before it comes first */
+		return 0;
 	more = sweep_step(in->sweep, &why);
 	if (!more)
 		return commit_chunk(in, err);
 	if (more > 0)
 		return 0;
+	if (in->lost_state)
+		return begin_again(in, &why, err);
 	bad = sweep_bad_position(in->sweep, &sequence);
 	if (bad >= 0)
 		return miss_span(in, bad, &why, err);

@@ -16,9 +16,11 @@
  *
  * For the knee every expert is read from the checkpoint's files, past the page cache, each time it is taken up, a layer's
  * worth ahead, and a chunk waits for it; it is then computed from the copy that the model has in memory, as this build
- * has no other way. So what is measured is whether reading and computing go on at once, each at the rate that it has
- * alone: both of these are measured in the same rounds. The knee is that of the two lines, time falling with the
- * chunk and time constant, that are nearest to the medians, by least squares of logarithms.
+ * has no other way. What was read is handed out no faster than a link of "link_bytes_per_s" would: a disk as fast as
+ * this machine's is put the knee where an expert has a handful of tokens, and the time to compute one is not a constant
+ * there; the link is slow enough for KNEE_TOKENS. So what is measured is whether reading and computing go on at once,
+ * each at the rate that it has alone: both of these are measured in the same rounds. The knee is that of the two lines,
+ * time falling with the chunk and time constant, that are nearest to the medians, by least squares of logarithms.
  *
  * The models are synthetic (made once, below build/bench): three layers of 64 experts, 8 of them a token, and all else
  * small; for the knee two, of larger experts. Nothing here is a figure of GLM-5.2: with 256 experts a layer a chunk of
@@ -30,6 +32,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -165,7 +168,7 @@ static void sweep_in_chunks(struct engine *e, const struct model *m, const int32
  * The knee
  */
 
-enum { ROUNDS = 3, PARTS = 3, DEPTH = 256, N_CHUNKS = 7, SHARDS_MOST = 16 };
+enum { ROUNDS = 3, PARTS = 3, DEPTH = 256, N_CHUNKS = 7, SHARDS_MOST = 16, KNEE_TOKENS = 512 };
 
 /* The experts of a checkpoint on disk, and reads of them in the order in which a sweep takes them up, over and over: the
  * layers' experts by id, a chunk's worth a time round. Number i is read into place i mod n_experts, which is free again
@@ -185,6 +188,9 @@ struct tier {
 	size_t place_bytes;
 	uint8_t *buffer;               /* [n_experts, PARTS, place_bytes] */
 	struct io_request (*requests)[PARTS]; /* [n_experts] */
+	double expert_s;               /* that the link takes for one; 0: as long as the reads take */
+	double link_free;              /* when it is done with all that were submitted */
+	double *arrives;               /* [n_experts] from the link */
 	int64_t submitted, taken;      /* so many numbers */
 };
 
@@ -241,6 +247,7 @@ static void tier_open(struct tier *t, const char *dir, const struct model_config
 	t->n = (int64_t)(c->n_layers - t->n_dense) * c->n_experts;
 	t->parts = xcalloc((size_t)t->n, sizeof *t->parts);
 	t->requests = xcalloc((size_t)t->n_experts, sizeof *t->requests);
+	t->arrives = xcalloc((size_t)t->n_experts, sizeof *t->arrives);
 	open_shards(t, dir);
 	for (int64_t i = 0; i < t->n * PARTS; i++) {
 		int64_t expert = i / PARTS;
@@ -264,6 +271,7 @@ static void tier_close(struct tier *t)
 	}
 	free(t->parts);
 	free(t->requests);
+	free(t->arrives);
 	free(t->buffer);
 }
 
@@ -273,6 +281,8 @@ static void read_ahead(struct tier *t)
 	for (; t->submitted < t->taken + t->n_experts; t->submitted++) {
 		int64_t place = t->submitted % t->n_experts;
 
+		t->link_free = fmax(t->link_free, measure_now()) + t->expert_s;
+		t->arrives[place] = t->link_free;
 		for (int k = 0; k < PARTS; k++) {
 			const struct part *p = &t->parts[t->submitted % t->n][k];
 			struct io_request *r = &t->requests[place][k];
@@ -284,6 +294,15 @@ static void read_ahead(struct tier *t)
 			io_submit(t->io, &r, 1);
 		}
 	}
+}
+
+static void sleep_until(double at)
+{
+	double s = at - measure_now();
+	struct timespec t = {(time_t)s, (long)((s - (double)(time_t)s) * 1e9)};
+
+	if (s > 0)
+		nanosleep(&t, NULL);
 }
 
 /* Number i, and all before it, are there. */
@@ -300,6 +319,7 @@ static void await(struct tier *t, int64_t i)
 			if (io_request_check(r, &err))
 				measure_fail(&err);
 		}
+		sleep_until(t->arrives[t->taken % t->n_experts]);
 		read_ahead(t);
 	}
 }
@@ -334,6 +354,9 @@ static void tier_rewind(struct tier *t)
 	read_ahead(t);
 	while (io_wait(t->io, -1))
 		;
+	for (int32_t i = 0; i < t->n_experts; i++)
+		t->arrives[i] = 0;
+	t->link_free = 0;
 }
 
 struct knee {
@@ -370,6 +393,8 @@ static double sweep_seconds(const struct knee *k)
 	began = measure_now();
 	if (sweep_run(w, k->tier ? keep_reading : NULL, k->tier, &err))
 		measure_fail(&err);
+	if (k->tier) /* as at the beginning: the next chunk's first layer is there, and a chunk's worth has been read for each */
+		await(k->tier, k->n / k->chunk * k->tier->n + k->tier->n_experts - 1);
 	s = measure_now() - began;
 	sweep_end(w);
 	session_free(q.session);
@@ -383,8 +408,9 @@ static double read_seconds(struct tier *t)
 	double began;
 
 	tier_rewind(t);
+	await(t, t->n_experts - 1); /* they were there */
 	began = measure_now();
-	await(t, t->n - 1);
+	await(t, t->n_experts + t->n - 1);
 	return measure_now() - began;
 }
 
@@ -418,14 +444,14 @@ static struct synth_options knee_dimensions(void)
 	o.n_moe_layers = 2;
 	o.hidden = 1024;
 	o.expert_dim = 512;
-	o.experts_per_token = 2;
+	o.experts_per_token = 4;
 	return o;
 }
 
 static void find_knee(struct engine *e)
 {
 	static const double share[N_CHUNKS] = {1 / 3., .5, .7, 1, 1.4, 2, 3};
-	static const int n_chunks[N_CHUNKS] = {9, 6, 4, 3, 2, 2, 1};
+	static const int n_chunks[N_CHUNKS] = {6, 4, 3, 2, 2, 1, 1};
 	double computes[ROUNDS], reads[ROUNDS], s[N_CHUNKS][ROUNDS], medians[N_CHUNKS], chunks[N_CHUNKS];
 	struct knee k = {.engine = e};
 	double predicted, measured, compute_s, read_s;
@@ -439,6 +465,7 @@ static void find_knee(struct engine *e)
 	k.chunk = k.n = 1024;
 	sweep_seconds(&k);
 	compute_s = sweep_seconds(&k);
+	tier.expert_s = KNEE_TOKENS * compute_s / (double)tier.n;
 	predicted = read_seconds(&tier) / compute_s;
 	for (int i = 0; i < N_CHUNKS; i++)
 		chunks[i] = fmax(64, round(share[i] * predicted / 64) * 64);
@@ -464,8 +491,9 @@ static void find_knee(struct engine *e)
 	}
 	measured = fit_knee(chunks, medians, N_CHUNKS);
 	measure_print(stdout, "sweep.knee_over_predicted", measured / predicted, "", 1,
-		      "\"measured_tokens\":%.0f,\"predicted_tokens\":%.0f,\"expert_bytes\":%llu,\"read_bytes_per_s\":%.3g,"
-		      "\"compute_tokens_per_s\":%.3g", measured, predicted, (unsigned long long)tier.bytes,
+		      "\"measured_tokens\":%.0f,\"predicted_tokens\":%.0f,\"expert_bytes\":%llu,"
+		      "\"link_bytes_per_s\":%.3g,\"read_bytes_per_s\":%.3g,\"compute_tokens_per_s\":%.3g", measured, predicted,
+		      (unsigned long long)tier.bytes, (double)tier.bytes / (double)tier.n / tier.expert_s,
 		      (double)tier.bytes / read_s, 1 / compute_s);
 	tier_close(&tier);
 	model_close(m);

@@ -46,6 +46,10 @@ grep '"state":"done"' "$T/out" | tail -n 1 >"$T/last"
 # A followed job that is cancelled by somebody else ends its follower.
 text "$T/third/a.txt" 1500 3
 background follower ingest "$T/third" --as third
+for _ in $(seq 600); do
+	! quire jobs j-4 >"$T/job" 2>&1 || break
+	sleep 0.05
+done
 until_progress j-4 1
 run 0 cancel j-4
 finish 130

@@ -1,0 +1,158 @@
+/* An ingest that is killed in the middle of a sweep, and goes on behind its last checkpoint. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/support/temp_dir.h"
+#include "tests/support/tiny_ingest.h"
+
+/* Ingest all of the source in one chunk, with a checkpoint wherever one can be made, in a process that is killed before
+ * so many steps; false if it is done before. *resumed: where its sweep began. */
+static bool killed_after(const struct place *p, const char *store, int n_steps, int32_t *resumed)
+{
+	int fds[2], status;
+	pid_t child;
+
+	assert_int_equal(pipe(fds), 0);
+	child = fork();
+	assert_true(child >= 0);
+	if (!child) {
+		struct ingest_options opt = tiny_options(p, NULL);
+		struct ingest_progress progress = {0};
+		struct cache *c = NULL;
+		struct ingest *in = NULL;
+		struct err err;
+		int rc = 1;
+
+		opt.always_checkpoint = true;
+		if (cache_open(&c, store, &err) || ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err) ||
+		    ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err) || ingest_begin(in, &err))
+			rc = -1;
+		for (int i = 0; rc > 0; i++) {
+			if (i == n_steps)
+				raise(SIGKILL);
+			rc = ingest_step(in, &progress, &err);
+			if (!i && write(fds[1], &progress.resumed_layer, sizeof progress.resumed_layer) < 0)
+				rc = -1;
+		}
+		if (rc)
+			fprintf(stderr, "%s\n", err.text);
+		_exit(rc ? 1 : 0);
+	}
+	close(fds[1]);
+	assert_int_equal(read(fds[0], resumed, sizeof *resumed), sizeof *resumed);
+	close(fds[0]);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
+		return true;
+	assert_true(WIFEXITED(status) && !WEXITSTATUS(status));
+	return false;
+}
+
+/* Killed after 20 steps, after 40 more, after 60 more: each time it goes on at a later layer, or where it was, and what is
+ * stored in the end are the bytes of an ingest that nobody disturbed. */
+static void an_ingest_that_is_killed_goes_on_at_the_layer_of_its_last_checkpoint(void **state)
+{
+	const struct place *p = *state;
+	char *whole_dir = temp_path(p->dir, "whole");
+	struct cache *whole = tiny_store(whole_dir), *c;
+	struct ingest_options opt = tiny_options(p, NULL);
+	struct cache_stats stats, after;
+	int32_t resumed = 0, last = 0;
+	struct cache_snapshot *s;
+	int n_kills = 0, n_resumed = 0;
+
+	place_lines(p, "a.c", "alpha", 40);
+	s = tiny_ingest(whole, &opt);
+	while (killed_after(p, p->store, 20 * (n_kills + 1), &resumed)) {
+		assert_true(resumed >= last);
+		n_resumed += resumed > last;
+		last = resumed;
+		n_kills++;
+	}
+	n_resumed += resumed > last;
+	assert_true(n_kills >= 3 && n_resumed >= 2);
+	c = tiny_store(p->store);
+	tiny_assert_same_latents(whole, c, s);
+	cache_stats(whole, &stats);
+	cache_stats(c, &after);
+	assert_int_equal(after.used_bytes, stats.used_bytes); /* nothing of the interrupted ones is left */
+	cache_free_snapshot(s);
+	cache_close(c);
+	cache_close(whole);
+	free(whole_dir);
+}
+
+/* A byte in the middle of every file of the store whose name begins so; returns how many there were. */
+static int flip_files(const char *dir, const char *beginning)
+{
+	DIR *d = opendir(dir);
+	struct dirent *entry;
+	int n = 0;
+
+	assert_non_null(d);
+	while ((entry = readdir(d))) {
+		char *path = temp_path(dir, entry->d_name);
+		uint8_t byte;
+		int fd;
+
+		if (!strncmp(entry->d_name, beginning, strlen(beginning))) {
+			fd = open(path, O_RDWR);
+			assert_int_equal(pread(fd, &byte, 1, 1000), 1);
+			byte ^= 1;
+			assert_int_equal(pwrite(fd, &byte, 1, 1000), 1);
+			close(fd);
+			n++;
+		}
+		free(path);
+	}
+	closedir(d);
+	return n;
+}
+
+static void a_checkpoint_that_is_damaged_is_not_believed(void **state)
+{
+	const struct place *p = *state;
+	char *whole_dir = temp_path(p->dir, "whole");
+	struct cache *whole = tiny_store(whole_dir), *c;
+	struct ingest_options opt = tiny_options(p, NULL);
+	struct cache_snapshot *s;
+	int32_t resumed;
+
+	place_lines(p, "a.c", "alpha", 40);
+	s = tiny_ingest(whole, &opt);
+	assert_true(killed_after(p, p->store, 60, &resumed));
+	assert_int_equal(resumed, 0);
+	assert_true(flip_files(p->store, "scratch-") > 0);
+	assert_false(killed_after(p, p->store, 1 << 30, &resumed));
+	assert_int_equal(resumed, 0);
+	c = tiny_store(p->store);
+	tiny_assert_same_latents(whole, c, s);
+	cache_free_snapshot(s);
+	cache_close(c);
+	cache_close(whole);
+	free(whole_dir);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(an_ingest_that_is_killed_goes_on_at_the_layer_of_its_last_checkpoint, place_set_up,
+						place_tear_down),
+		cmocka_unit_test_setup_teardown(a_checkpoint_that_is_damaged_is_not_believed, place_set_up,
+						place_tear_down),
+	};
+
+	return cmocka_run_group_tests(tests, tiny_open, tiny_close);
+}
