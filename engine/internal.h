@@ -29,8 +29,10 @@ struct session {
 	struct arena *arena, *scratch; /* of the pass under way, and of the part of a layer under way */
 	float *inv_freq;              /* [rope_dim / 2] */
 	int64_t n_tokens, room;       /* room: a multiple of KEYS_ABREAST */
+	struct gather *gather;        /* NULL: no token is attached (gather.h) */
+	int64_t n_slots;              /* rows of attached tokens, before those of the session's own */
 	/* Rotated, in the types and places that ops.h says for the engine's profile: */
-	void **rows;                  /* [n_layers] of [room, kv_lora + rope_dim] */
+	void **rows;                  /* [n_layers] of [n_slots + room, kv_lora + rope_dim] */
 	void **keys;                  /* [n_index_layers] of [room / 16, index_dim, 16] */
 	uint8_t **stored_rows;        /* [n_layers] of [room, row_bytes]; only with keep_records */
 	uint8_t **stored_keys;        /* [n_index_layers] of [room, index_key_bytes]; likewise */
@@ -147,6 +149,13 @@ int session_admit(struct session *s, const int32_t *ids, size_t n, struct err *e
 
 /* session.c: the index of a full layer among the index layers. */
 int32_t session_index_layer(const struct session *s, int32_t layer);
+/* session.c: bytes of one position in one layer, as attended to. */
+size_t session_row_bytes(const struct session *s);
+/* session.c: as the imports, to positions for which there is room. *bad: one whose values are not finite. */
+int session_place_records(struct session *s, int32_t group, int64_t first, int64_t n, const uint8_t *records, int64_t *bad,
+			  struct err *err);
+int session_place_index_keys(struct session *s, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
+			     int64_t *bad, struct err *err);
 
 /* keep.c: rows and keys on their way into a session's memory.
  * values [n, kv_lora + rope_dim], normed and not rotated, overwritten: packed, unpacked, rotated, at positions first ..
@@ -160,5 +169,7 @@ void place_latents(struct session *s, int32_t layer, float *values, int64_t firs
 		   const float *sin);
 void place_index_keys(struct session *s, int32_t index_layer, float *values, int64_t first, int64_t n,
 		      const float *cos, const float *sin);
+/* One row of rotated values to row `row` of a layer: a slot. From inside pool jobs, too. */
+void session_place_row(const struct session *s, int32_t layer, int64_t row, const float *values);
 
 #endif

@@ -1,5 +1,5 @@
 /* One sequence of tokens and its latents: memory, and the way in and out of it. */
-#include "engine/internal.h"
+#include "engine/gather.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -21,8 +21,8 @@ int session_new(struct session **out, struct engine *e, const struct model *m, c
 	s->opt = *opt;
 	if (!s->opt.max_tokens || s->opt.max_tokens > c->max_positions)
 		s->opt.max_tokens = c->max_positions;
-	if (s->opt.max_tokens > INT32_MAX - KEYS_ABREAST)
-		s->opt.max_tokens = INT32_MAX - KEYS_ABREAST; /* positions in index sets are 32 bits */
+	if (s->opt.max_tokens > INT32_MAX / 2 - KEYS_ABREAST)
+		s->opt.max_tokens = INT32_MAX / 2 - KEYS_ABREAST; /* positions in index sets are 32 bits, slots before them */
 	s->layout = layout_new(c, opt->latents);
 	s->arena = arena_new();
 	s->scratch = arena_new();
@@ -58,14 +58,14 @@ int32_t session_index_layer(const struct session *s, int32_t layer)
 	return i;
 }
 
-/* Bytes of one token in each array of a layer, and of an index layer. */
-static size_t row_size(const struct session *s)
+size_t session_row_bytes(const struct session *s)
 {
 	size_t n = (size_t)(s->model->config.kv_lora + s->model->config.rope_dim);
 
 	return s->engine->compute == COMPUTE_BF16 ? n * sizeof(uint16_t) : n * sizeof(float);
 }
 
+/* The same of an index key. */
 static size_t key_size(const struct session *s)
 {
 	size_t n = (size_t)s->model->config.index_dim;
@@ -75,14 +75,16 @@ static size_t key_size(const struct session *s)
 
 size_t session_bytes(const struct session *s)
 {
-	size_t row = row_size(s) + (s->stored_rows ? s->layout->row_bytes : 0);
+	size_t row = session_row_bytes(s) + (s->stored_rows ? s->layout->row_bytes : 0);
 	size_t key = key_size(s) + (s->stored_keys ? s->layout->index_key_bytes : 0);
 
-	return (size_t)s->room * ((size_t)s->layout->n_layers * row + (size_t)s->layout->n_index_layers * key);
+	return (size_t)s->room * ((size_t)s->layout->n_layers * row + (size_t)s->layout->n_index_layers * key) +
+	       (size_t)s->n_slots * (size_t)s->layout->n_layers * session_row_bytes(s);
 }
 
-/* Array i of the session and the bytes of one token in it; NULL behind the last one. */
-static void **array_at(const struct session *s, int32_t i, size_t *bytes)
+/* Array i of the session, the bytes of one token in it, and how many it has before the session's own; NULL behind the last
+ * one. */
+static void **array_at(const struct session *s, int32_t i, size_t *bytes, int64_t *before)
 {
 	const struct layout *l = s->layout;
 	const struct {
@@ -90,7 +92,7 @@ static void **array_at(const struct session *s, int32_t i, size_t *bytes)
 		int32_t n;
 		size_t bytes;
 	} kinds[] = {
-		{s->rows, l->n_layers, row_size(s)},
+		{s->rows, l->n_layers, session_row_bytes(s)},
 		{s->keys, l->n_index_layers, key_size(s)},
 		{(void **)s->stored_rows, s->stored_rows ? l->n_layers : 0, l->row_bytes},
 		{(void **)s->stored_keys, s->stored_keys ? l->n_index_layers : 0, l->index_key_bytes},
@@ -98,24 +100,32 @@ static void **array_at(const struct session *s, int32_t i, size_t *bytes)
 
 	for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; i -= kinds[k++].n) {
 		*bytes = kinds[k].bytes;
+		*before = k ? 0 : s->n_slots;
 		if (i < kinds[k].n)
 			return &kinds[k].arrays[i];
 	}
 	return NULL;
 }
 
+static size_t array_bytes(size_t bytes, int64_t before, int64_t room)
+{
+	return room ? (size_t)(before + room) * bytes : 0;
+}
+
 /* All arrays to a room of so many tokens, or none of them. */
 static int resize(struct session *s, int64_t room, struct err *err)
 {
 	size_t bytes;
+	int64_t before;
 	void **array;
 
-	for (int32_t i = 0; (array = array_at(s, i, &bytes)); i++) {
-		if (!pages_resize(array, (size_t)s->room * bytes, (size_t)room * bytes, "latents of the session", err))
+	for (int32_t i = 0; (array = array_at(s, i, &bytes, &before)); i++) {
+		if (!pages_resize(array, array_bytes(bytes, before, s->room), array_bytes(bytes, before, room),
+				  "latents of the session", err))
 			continue;
 		while (i--) {
-			array = array_at(s, i, &bytes);
-			pages_resize(array, (size_t)room * bytes, (size_t)s->room * bytes, "", NULL);
+			array = array_at(s, i, &bytes, &before);
+			pages_resize(array, array_bytes(bytes, before, room), array_bytes(bytes, before, s->room), "", NULL);
 		}
 		return -1;
 	}
@@ -126,12 +136,14 @@ static int resize(struct session *s, int64_t room, struct err *err)
 void session_free(struct session *s)
 {
 	size_t bytes;
+	int64_t before;
 	void **array;
 
 	if (!s)
 		return;
-	for (int32_t i = 0; (array = array_at(s, i, &bytes)); i++)
-		pages_free(*array, (size_t)s->room * bytes);
+	for (int32_t i = 0; (array = array_at(s, i, &bytes, &before)); i++)
+		pages_free(*array, array_bytes(bytes, before, s->room));
+	gather_free(s->gather);
 	free(s->rows);
 	free(s->keys);
 	free(s->stored_rows);
@@ -162,7 +174,12 @@ static int reserve(struct session *s, int64_t n, struct err *err)
 
 int session_admit(struct session *s, const int32_t *ids, size_t n, struct err *err)
 {
+	int64_t lost, n_lost;
+
 	assert(n >= 1);
+	if (session_lost(s, &lost, &n_lost))
+		return err_set(err, ERR_DAMAGED, "the latents of tokens %lld to %lld were lost: compute those again first",
+			       (long long)lost, (long long)(lost + n_lost - 1));
 	for (size_t i = 0; i < n; i++)
 		if (ids[i] < 0 || ids[i] >= s->model->config.vocab)
 			return err_set(err, ERR_USAGE, "token id %d at position %lld is not below the vocabulary of %d",
@@ -186,6 +203,8 @@ void session_truncate(struct session *s, int64_t n_tokens)
 {
 	assert(n_tokens >= 0 && n_tokens <= s->n_tokens);
 	s->n_tokens = n_tokens;
+	if (s->gather)
+		gather_truncate(s->gather, n_tokens);
 }
 
 void session_export_records(const struct session *s, int32_t group, int64_t first, int64_t n, uint8_t *out)
@@ -217,8 +236,8 @@ static void angles(struct session *s, int64_t first, int64_t n, float **cos, flo
 	rope_cos_sin(s->inv_freq, dim, first, n, *cos, *sin);
 }
 
-static int import_rows(struct session *s, const struct layout_group *g, int64_t first, int64_t n,
-		       const uint8_t *records, struct err *err)
+static int place_rows(struct session *s, const struct layout_group *g, int64_t first, int64_t n, const uint8_t *records,
+		      int64_t *bad, struct err *err)
 {
 	const struct model_config *c = &s->model->config;
 	size_t bytes = s->layout->row_bytes;
@@ -234,10 +253,12 @@ static int import_rows(struct session *s, const struct layout_group *g, int64_t 
 		for (int64_t t = 0; t < n; t++) {
 			const uint8_t *row = records + ((size_t)t * (size_t)g->n_layers + (size_t)i) * bytes;
 
-			if (!latent_unpack(s->opt.latents, values + t * width, row, c->kv_lora, c->rope_dim))
+			if (!latent_unpack(s->opt.latents, values + t * width, row, c->kv_lora, c->rope_dim)) {
+				*bad = first + t;
 				return err_set(err, ERR_DAMAGED,
 					       "layer %d, position %lld: the stored latent is not finite", layer,
 					       (long long)(first + t));
+			}
 			if (s->stored_rows)
 				memcpy(s->stored_rows[layer] + (size_t)(first + t) * bytes, row, bytes);
 		}
@@ -246,21 +267,27 @@ static int import_rows(struct session *s, const struct layout_group *g, int64_t 
 	return 0;
 }
 
-int session_import_records(struct session *s, int32_t group, int64_t first, int64_t n, const uint8_t *records,
-			   struct err *err)
+int session_place_records(struct session *s, int32_t group, int64_t first, int64_t n, const uint8_t *records, int64_t *bad,
+			  struct err *err)
 {
-	assert(first == s->n_tokens);
-	if (reserve(s, first + n, err))
-		return -1;
 	for (int64_t i = 0; i < n; i += IMPORT_ROWS)
-		if (import_rows(s, &s->layout->groups[group], first + i, n - i < IMPORT_ROWS ? n - i : IMPORT_ROWS,
-				records + (size_t)i * layout_record_bytes(s->layout, group), err))
+		if (place_rows(s, &s->layout->groups[group], first + i, n - i < IMPORT_ROWS ? n - i : IMPORT_ROWS,
+			       records + (size_t)i * layout_record_bytes(s->layout, group), bad, err))
 			return -1;
 	return 0;
 }
 
-static int import_keys(struct session *s, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
-		       struct err *err)
+int session_import_records(struct session *s, int32_t group, int64_t first, int64_t n, const uint8_t *records,
+			   struct err *err)
+{
+	int64_t bad;
+
+	assert(first == s->n_tokens);
+	return reserve(s, first + n, err) || session_place_records(s, group, first, n, records, &bad, err) ? -1 : 0;
+}
+
+static int place_keys(struct session *s, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys, int64_t *bad,
+		      struct err *err)
 {
 	const struct model_config *c = &s->model->config;
 	size_t bytes = s->layout->index_key_bytes;
@@ -270,33 +297,99 @@ static int import_keys(struct session *s, int32_t index_layer, int64_t first, in
 	arena_reset(s->scratch);
 	angles(s, first, n, &cos, &sin);
 	values = arena_alloc(s->scratch, (size_t)n * (size_t)dim, sizeof *values);
-	for (int64_t t = 0; t < n; t++)
-		if (!index_key_unpack(s->opt.latents, values + t * dim, keys + (size_t)t * bytes, dim))
-			return err_set(err, ERR_DAMAGED, "layer %d, position %lld: the stored index key is not finite",
-				       s->layout->index_layers[index_layer], (long long)(first + t));
+	for (int64_t t = 0; t < n; t++) {
+		if (index_key_unpack(s->opt.latents, values + t * dim, keys + (size_t)t * bytes, dim))
+			continue;
+		*bad = first + t;
+		return err_set(err, ERR_DAMAGED, "layer %d, position %lld: the stored index key is not finite",
+			       s->layout->index_layers[index_layer], (long long)(first + t));
+	}
 	if (s->stored_keys)
 		memcpy(s->stored_keys[index_layer] + (size_t)first * bytes, keys, (size_t)n * bytes);
 	place_index_keys(s, index_layer, values, first, n, cos, sin);
 	return 0;
 }
 
+int session_place_index_keys(struct session *s, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
+			     int64_t *bad, struct err *err)
+{
+	for (int64_t i = 0; i < n; i += IMPORT_ROWS)
+		if (place_keys(s, index_layer, first + i, n - i < IMPORT_ROWS ? n - i : IMPORT_ROWS,
+			       keys + (size_t)i * s->layout->index_key_bytes, bad, err))
+			return -1;
+	return 0;
+}
+
 int session_import_index_keys(struct session *s, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
 			      struct err *err)
 {
+	int64_t bad;
+
 	assert(first == s->n_tokens);
-	if (reserve(s, first + n, err))
-		return -1;
-	for (int64_t i = 0; i < n; i += IMPORT_ROWS)
-		if (import_keys(s, index_layer, first + i, n - i < IMPORT_ROWS ? n - i : IMPORT_ROWS,
-				keys + (size_t)i * s->layout->index_key_bytes, err))
-			return -1;
-	return 0;
+	return reserve(s, first + n, err) || session_place_index_keys(s, index_layer, first, n, keys, &bad, err) ? -1 : 0;
 }
 
 void session_import_commit(struct session *s, int64_t n)
 {
 	assert(s->n_tokens + n <= s->room);
 	s->n_tokens += n;
+}
+
+/* ---- attached tokens ---- */
+
+int session_attach(struct session *s, const struct latent_source *source, int64_t n, size_t latent_bytes,
+		   struct err *err)
+{
+	struct gather *g;
+
+	assert(!s->n_tokens && !s->stored_rows && n >= 1);
+	if (n > s->opt.max_tokens)
+		return err_set(err, ERR_TOO_LARGE, "%lld tokens are more than the context of %lld", (long long)n,
+			       (long long)s->opt.max_tokens);
+	resize(s, 0, NULL); /* smaller: it does not fail */
+	gather_free(s->gather);
+	s->gather = NULL;
+	s->n_slots = 0;
+	if (gather_new(&g, s, source, n, latent_bytes, err))
+		return -1;
+	s->n_slots = gather_slots(g);
+	if (reserve(s, n, err) || gather_load(g, err)) {
+		resize(s, 0, NULL);
+		s->n_slots = 0;
+		gather_free(g);
+		return -1;
+	}
+	s->gather = g;
+	s->n_tokens = n;
+	return 0;
+}
+
+bool session_lost(const struct session *s, int64_t *first, int64_t *n)
+{
+	return s->gather && gather_lost(s->gather, first, n);
+}
+
+int session_recompute(struct session *s, const int32_t *ids, int64_t first, int64_t n, struct err *err)
+{
+	int64_t n_tokens = s->n_tokens, lost, n_lost;
+	int rc;
+
+	assert(session_lost(s, &lost, &n_lost) && lost == first && n_lost == n);
+	/* As if the session ended there: tokens see what is before them, and the rows of these are the session's own. */
+	s->n_tokens = first;
+	gather_own(s->gather, first);
+	rc = forward(s, ids, n, NULL, NULL, err);
+	if (rc)
+		gather_own_failed(s->gather, first);
+	s->n_tokens = n_tokens;
+	return rc;
+}
+
+void session_count_gathers(const struct session *s, struct session_gathers *out)
+{
+	*out = (struct session_gathers){0};
+	if (s->gather)
+		gather_count(s->gather, out);
 }
 
 /* ---- random latents ---- */
