@@ -17,15 +17,10 @@
 #include "config/log.h"
 #include "config/mem.h"
 
-/*   reserve --> write --> sync --> rows, commit --> found by readers
- *      |          |         |            |
- *      +----------+         +------------+--> unsure: what is on disk? No more writes by this handle
- *      v
- *   given back, nothing happened                                    drop rows, commit --> space is free again
- *
- * (1) A row is committed only after the bytes that it names have been synced.
+/* (1) A row is committed only after the bytes that it names have been synced (run.c).
  * (2) Space is given back only after the transaction that dropped its rows has been committed.
- * (3) What is free is worked out from the rows at open. Nothing else records it, so a crash cannot lose any.  */
+ * (3) What is free is worked out from the rows at open. Nothing else records it, so a crash cannot lose any.
+ * (4) After a sync or commit that failed, nobody knows what is on disk: `unsure`, no more writes by this handle.  */
 
 /* One process has the store. The lock is the kernel's, so it goes with its holder; the pid is only for the message. */
 static int lock_take(struct cache *c, struct err *err)
@@ -71,30 +66,31 @@ int cache_check_directory(const char *dir, struct err *err)
 	return 0;
 }
 
-static int dir_sync(const char *dir, struct err *err)
-{
-	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
-
-	if (fd < 0 || fsync(fd))
-		rc = err_errno(err, errno, "sync directory %s", dir);
-	if (fd >= 0)
-		close(fd);
-	return rc;
-}
-
 static void take(void *ctx, struct extent x)
 {
 	segments_take(ctx, x);
 }
 
+/* In doubt it is: what is left is looked at again when the store is opened. */
+static bool has_job(void *ctx, int64_t job)
+{
+	struct err err;
+
+	return index_has_job(ctx, job, &err);
+}
+
 int cache_find_space(struct cache *c, struct err *err)
 {
+	/* What runs have written so far is synced here: files that are opened anew do not know of it. */
+	if (c->runs && segments_sync(c->segments, err))
+		return -1;
 	segments_close(c->segments);
 	c->segments = NULL;
 	if (segments_open(&c->segments, c->dir, err))
 		return -1;
 	segments_set_limit(c->segments, c->max_bytes);
-	return index_each_extent(c->index, take, c->segments, err) ? -1 : 0;
+	return index_each_extent(c->index, take, c->segments, err) || cache_runs_take(c, err) ||
+	       scratch_clean(c->dir, has_job, c->index, err) ? -1 : 0;
 }
 
 int cache_open(struct cache **out, const char *dir, struct err *err)
@@ -111,7 +107,7 @@ int cache_open(struct cache **out, const char *dir, struct err *err)
 		cache_close(c);
 		return -1;
 	}
-	if (index_open(&c->index, dir, true, err) || cache_find_space(c, err) || dir_sync(dir, err)) {
+	if (index_open(&c->index, dir, true, err) || cache_find_space(c, err) || file_sync_directory(dir, err)) {
 		cache_close(c);
 		return err_wrap(err, "open store %s", dir);
 	}
@@ -123,6 +119,7 @@ void cache_close(struct cache *c)
 {
 	if (!c)
 		return;
+	assert(!c->runs);
 	index_close(c->index);
 	segments_close(c->segments);
 	if (c->lock_fd >= 0)
@@ -143,6 +140,7 @@ int cache_check_sure(const struct cache *c, struct err *err)
 int cache_finish(struct cache *c, int rc, struct err *err)
 {
 	const struct extent *freed;
+	const int64_t *ended;
 	bool unsure;
 	size_t n;
 
@@ -158,224 +156,12 @@ int cache_finish(struct cache *c, int rc, struct err *err)
 	freed = index_freed(c->index, &n);
 	for (size_t i = 0; i < n; i++)
 		segments_release(c->segments, freed[i]);
+	ended = index_ended(c->index, &n);
+	for (size_t i = 0; i < n; i++) {
+		cache_runs_end_job(c, ended[i]);
+		scratch_remove(c->dir, ended[i]);
+	}
 	return 0;
-}
-
-static int32_t span_tokens(int64_t n_tokens, int64_t first)
-{
-	return (int32_t)(n_tokens - first < CACHE_SPAN_TOKENS ? n_tokens - first : CACHE_SPAN_TOKENS);
-}
-
-/*
- * A run on its way to disk: of the spans of one cache_write_spans, those that are missing, in places 0, 1, ...
- */
-struct run {
-	const struct cache_layout *layout;
-	const int32_t *ids;
-	int32_t n_tokens;              /* of the whole call */
-	int32_t n_spans, n_places;
-	struct span_key *keys;         /* [n_spans] */
-	int32_t *places;               /* [n_spans] -1: there already */
-	int32_t n_extents;             /* groups, then index layers, then sums */
-	struct extent *extents;        /* [n_extents] those with bytes = 0 are not reserved */
-	uint64_t *sums;                /* [n_groups][n_places][64], then [n_index_layers][n_places] */
-	size_t sums_bytes;
-};
-
-static void run_free(struct run *r)
-{
-	free(r->keys);
-	free(r->places);
-	free(r->extents);
-	free(r->sums);
-}
-
-/* Where in a run's sums those of a block (64 of them) or of a span's index keys (one) stand. */
-static int64_t sums_place(enum extent_kind kind, int32_t part, int32_t place, int32_t n_places, int32_t n_groups)
-{
-	if (kind == EXTENT_LATENTS)
-		return ((int64_t)part * n_places + place) * CACHE_SPAN_TOKENS;
-	return (int64_t)n_groups * n_places * CACHE_SPAN_TOKENS + (int64_t)part * n_places + place;
-}
-
-/* Name the spans and give a place to each that is missing. */
-static int run_plan(struct run *r, struct cache *c, const struct cache_layout *layout, const uint8_t identity[32],
-		    const struct span_key *parent, const int32_t *ids, int32_t n_tokens, struct err *err)
-{
-	r->layout = layout;
-	r->ids = ids;
-	r->n_tokens = n_tokens;
-	r->n_spans = (n_tokens + CACHE_SPAN_TOKENS - 1) / CACHE_SPAN_TOKENS;
-	r->keys = xmalloc((size_t)r->n_spans, sizeof *r->keys);
-	r->places = xmalloc((size_t)r->n_spans, sizeof *r->places);
-	r->n_extents = layout->n_groups + layout->n_index_layers + 1;
-	r->extents = xcalloc((size_t)r->n_extents, sizeof *r->extents);
-	for (int32_t i = 0; i < r->n_spans; i++) {
-		int32_t first = i * CACHE_SPAN_TOKENS;
-		int64_t span;
-		int found;
-
-		span_key_make(&r->keys[i], identity, i ? &r->keys[i - 1] : parent, ids + first,
-			      span_tokens(n_tokens, first));
-		found = index_find_span(c->index, &r->keys[i], true, &span, err);
-		if (found < 0)
-			return -1;
-		r->places[i] = found ? -1 : r->n_places++;
-	}
-	r->sums_bytes = (size_t)r->n_places * ((size_t)layout->n_groups * CACHE_SPAN_TOKENS +
-					       (size_t)layout->n_index_layers) * sizeof *r->sums;
-	r->sums = xcalloc(r->sums_bytes, 1);
-	return 0;
-}
-
-static int64_t extent_bytes(size_t used)
-{
-	return ((int64_t)used + EXTENT_ALIGN - 1) / EXTENT_ALIGN * EXTENT_ALIGN;
-}
-
-/* What the extents of a run will take. */
-static int64_t run_bytes(const struct run *r)
-{
-	int64_t bytes = extent_bytes(r->sums_bytes);
-	size_t n = 0;
-
-	for (int32_t i = 0; i < r->n_spans; i++)
-		if (r->places[i] >= 0)
-			n += (size_t)span_tokens(r->n_tokens, i * CACHE_SPAN_TOKENS);
-	for (int32_t g = 0; g < r->layout->n_groups; g++)
-		bytes += extent_bytes(n * r->layout->record_bytes[g]);
-	return bytes + r->layout->n_index_layers * extent_bytes(n * r->layout->index_key_bytes);
-}
-
-/* Reserve space for `used` bytes, and a buffer as large as the extent whose end is zeros. */
-static int extent_new(struct cache *c, size_t used, struct extent *out, uint8_t **buffer, struct err *err)
-{
-	*buffer = NULL;
-	if (segments_reserve(c->segments, (int64_t)used, out, err))
-		return -1;
-	*buffer = aligned_alloc(EXTENT_ALIGN, (size_t)out->bytes);
-	if (!*buffer)
-		return err_set(err, ERR_TOO_LARGE, "no memory for %" PRId64 " bytes of latents", out->bytes);
-	memset(*buffer + used, 0, (size_t)out->bytes - used);
-	return 0;
-}
-
-/* Pack one group's blocks, or one layer's index keys, into their extent; note their sums. */
-static int write_part(struct run *r, struct cache *c, enum extent_kind kind, int32_t part, size_t token_bytes,
-		      const uint8_t *tokens, struct extent *extent, struct err *err)
-{
-	size_t used = 0;
-	uint8_t *buffer;
-	int rc;
-
-	/* Only the last span can be short, so that place x 64 tokens is where a block begins. */
-	for (int32_t i = 0; i < r->n_spans; i++)
-		if (r->places[i] >= 0)
-			used += (size_t)span_tokens(r->n_tokens, i * CACHE_SPAN_TOKENS) * token_bytes;
-	if (extent_new(c, used, extent, &buffer, err))
-		return -1;
-	for (int32_t i = 0; i < r->n_spans; i++) {
-		int32_t first = i * CACHE_SPAN_TOKENS, n = span_tokens(r->n_tokens, first);
-		const uint8_t *from = tokens + (size_t)first * token_bytes;
-		uint64_t *sums;
-
-		if (r->places[i] < 0)
-			continue;
-		memcpy(buffer + (size_t)r->places[i] * CACHE_SPAN_TOKENS * token_bytes, from, (size_t)n * token_bytes);
-		sums = r->sums + sums_place(kind, part, r->places[i], r->n_places, r->layout->n_groups);
-		if (kind == EXTENT_INDEX_KEYS)
-			*sums = record_sum(&r->keys[i], kind, (uint32_t)part, 0, from, (size_t)n * token_bytes);
-		for (int32_t t = 0; kind == EXTENT_LATENTS && t < n; t++)
-			sums[t] = record_sum(&r->keys[i], kind, (uint32_t)part, (uint32_t)t,
-					     from + (size_t)t * token_bytes, token_bytes);
-	}
-	rc = segments_write(c->segments, *extent, buffer, err);
-	free(buffer);
-	return rc;
-}
-
-static int write_extents(struct run *r, struct cache *c, const uint8_t *const *records,
-			 const uint8_t *const *index_keys, struct err *err)
-{
-	const struct cache_layout *l = r->layout;
-	struct extent *x = r->extents;
-	uint8_t *buffer;
-	int rc;
-
-	for (int32_t g = 0; g < l->n_groups; g++)
-		if (write_part(r, c, EXTENT_LATENTS, g, l->record_bytes[g], records[g], x++, err))
-			return -1;
-	for (int32_t i = 0; i < l->n_index_layers; i++)
-		if (write_part(r, c, EXTENT_INDEX_KEYS, i, l->index_key_bytes, index_keys[i], x++, err))
-			return -1;
-	if (extent_new(c, r->sums_bytes, x, &buffer, err))
-		return -1;
-	memcpy(buffer, r->sums, r->sums_bytes);
-	rc = segments_write(c->segments, *x, buffer, err);
-	free(buffer);
-	return rc;
-}
-
-static int write_rows(struct run *r, struct cache *c, const char *corpus, const uint8_t identity[32],
-		      const struct span_key *parent, struct err *err)
-{
-	const struct cache_layout *l = r->layout;
-	int64_t layout, run = 0, span = 0;
-
-	if (parent && index_find_span(c->index, parent, false, &span, err) <= 0)
-		return err_set(err, ERR_FAILED, "the span before these is not in the store");
-	if (r->n_places && (index_layout(c->index, identity, l, &layout, err) ||
-			    index_add_run(c->index, layout, r->n_places, &run, err)))
-		return -1;
-	for (int32_t i = 0; r->n_places && i < r->n_extents; i++) {
-		int32_t k = i - l->n_groups;
-		enum extent_kind kind = k < 0 ? EXTENT_LATENTS : k < l->n_index_layers ? EXTENT_INDEX_KEYS : EXTENT_SUMS;
-
-		if (index_add_extent(c->index, run, kind, k < 0 ? i : k < l->n_index_layers ? k : 0, r->extents[i], err))
-			return -1;
-	}
-	for (int32_t i = 0; i < r->n_spans; i++) {
-		int32_t first = i * CACHE_SPAN_TOKENS;
-		int rc = r->places[i] < 0 ? index_find_span(c->index, &r->keys[i], false, &span, err)
-			 : index_put_span(c->index, &r->keys[i], span, run, r->places[i], r->ids + first,
-					  span_tokens(r->n_tokens, first), &span, err) ? -1 : 1;
-
-		assert(rc); /* one writer: what run_plan found is still there */
-		if (rc < 0)
-			return -1;
-	}
-	return index_set_pending(c->index, corpus, span, err);
-}
-
-int cache_write_spans(struct cache *c, const char *corpus, const struct cache_layout *layout,
-		      const uint8_t identity[32], const struct span_key *parent, const int32_t *ids, int32_t n_tokens,
-		      const uint8_t *const *records, const uint8_t *const *index_keys, struct err *err)
-{
-	struct run r = {0};
-	int rc = -1;
-
-	assert(n_tokens > 0 && layout->n_groups > 0);
-	if (cache_check_sure(c, err))
-		return -1;
-	if (run_plan(&r, c, layout, identity, parent, ids, n_tokens, err))
-		goto out;
-	if (r.n_places) {
-		if (cache_make_room(c, corpus, run_bytes(&r), err) || write_extents(&r, c, records, index_keys, err))
-			goto out;
-		if (segments_sync(c->segments, err)) {
-			c->unsure = *err;
-			goto out;
-		}
-	}
-	if (!index_begin(c->index, err))
-		rc = cache_finish(c, write_rows(&r, c, corpus, identity, parent, err), err);
-out:
-	/* When nobody knows whether the rows are on disk, their space must not become somebody else's. */
-	for (int32_t i = 0; rc && !c->unsure.code && i < r.n_extents; i++)
-		if (r.extents && r.extents[i].bytes)
-			segments_release(c->segments, r.extents[i]);
-	run_free(&r);
-	return rc ? err_wrap(err, "store %d tokens of corpus '%s'", n_tokens, corpus) : 0;
 }
 
 bool cache_has_span(struct cache *c, const struct span_key *key)
@@ -562,6 +348,7 @@ void cache_stats(struct cache *c, struct cache_stats *out)
 		log_warn("cannot count the store: %s", err.text);
 	out->max_bytes = c->max_bytes;
 	segments_sizes(c->segments, &out->used_bytes, &out->file_bytes);
+	out->scratch_bytes = scratch_bytes(c->dir);
 }
 
 struct cache_reader {

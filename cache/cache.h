@@ -5,7 +5,7 @@
  * has. Tokens come in spans of 64; a span is named by a key that chains over all tokens before it, so equal
  * beginnings are shared between snapshots and corpora and nothing can be reused where it does not belong.
  *
- * On disk (format 3): segment files, preallocated and written once; index.sqlite (WAL, synchronous=FULL) names what
+ * On disk (format 4): segment files, preallocated and written once; index.sqlite (WAL, synchronous=FULL) names what
  * exists. Spans written together are a run: one extent for each group (its blocks, packed), one for each index layer
  * (its keys), and one with all their checksums, 64 for each block and one for each span of an index layer. Extents
  * begin and end on 4 KiB. Order of a write: data written, data synced, then one transaction; a crash leaves space to
@@ -128,7 +128,7 @@ int cache_load_snapshot(struct cache *c, const char *corpus, struct cache_snapsh
 /* Takes NULL. */
 void cache_free_snapshot(struct cache_snapshot *s);
 
-/* Drop a corpus, and what it was interrupted in: its space is free again as far as no other corpus needs it.
+/* Drop a corpus, and the ingest that it was interrupted in: its space is free again as far as no other corpus needs it.
  * ERR_NOT_FOUND names the nearest. */
 int cache_drop_corpus(struct cache *c, const char *corpus, struct err *err);
 
@@ -168,6 +168,7 @@ void cache_free_corpora(struct cache_corpus *corpora, size_t n);
 struct cache_stats {
 	int64_t n_corpora, n_spans, used_bytes, file_bytes;
 	int64_t max_bytes;              /* 0: no limit */
+	int64_t scratch_bytes;          /* of interrupted ingests, beside used_bytes; the limit does not count it */
 	int64_t reads, read_bytes, damaged; /* since open; of this handle */
 };
 void cache_stats(struct cache *c, struct cache_stats *out);

@@ -145,8 +145,13 @@ static int run_count(struct index *x, int64_t run, int64_t by, struct err *err)
 	/* An update is finished only when it is stepped to its end. */
 	if (sql_next(x, RUN_LIVING, err) < 0)
 		return -1;
-	if (n_living)
-		return 0;
+	return n_living ? 0 : index_drop_run(x, run, err);
+}
+
+int index_drop_run(struct index *x, int64_t run, struct err *err)
+{
+	int rc;
+
 	for (rc = sql_ask(x, RUN_EXTENTS, err, "i", run); rc > 0; rc = sql_next(x, RUN_EXTENTS, err)) {
 		/* A wrong row may name what is somebody else's. Its own space is found when the store is opened again. */
 		if (!sql_integer(x, RUN_EXTENTS, 3))
@@ -280,12 +285,13 @@ int index_add_snapshot(struct index *x, const struct cache_snapshot *s, int64_t 
 		return -1;
 	*id = sqlite3_last_insert_rowid(x->db);
 	return add_documents(x, s, *id, err) || release(x, former_tip, err) ||
-	       index_set_pending(x, s->corpus, 0, err) ? -1 : 0;
+	       index_set_pending(x, s->corpus, 0, err) || index_drop_job(x, s->corpus, err) ? -1 : 0;
 }
 
 int index_drop_corpus(struct index *x, const char *corpus, struct err *err)
 {
 	int rc = sql_ask(x, FIND_SNAPSHOT, err, "t", corpus), pending;
+	size_t n_ended = x->n_ended;
 	int64_t id = rc > 0 ? sql_integer(x, FIND_SNAPSHOT, 0) : 0, tip = rc > 0 ? sql_integer(x, FIND_SNAPSHOT, 1) : 0;
 
 	if (rc < 0 || (rc && sql_whole(x, FIND_SNAPSHOT, 11, "snapshot", id, err)))
@@ -295,7 +301,9 @@ int index_drop_corpus(struct index *x, const char *corpus, struct err *err)
 	if (pending < 0)
 		return -1;
 	sql_done(x, FIND_PENDING);
-	if (!rc && !pending)
+	if (index_drop_job(x, corpus, err))
+		return -1;
+	if (!rc && !pending && x->n_ended == n_ended)
 		return index_no_such_corpus(x, corpus, err);
 	return (rc && sql_ask(x, DROP_SNAPSHOT, err, "i", id)) || release(x, tip, err) ||
 	       index_set_pending(x, corpus, 0, err) ? -1 : 0;
@@ -308,9 +316,12 @@ int index_touch(struct index *x, const char *corpus, int64_t now_s, struct err *
 
 int index_strip_run(struct index *x, int64_t run, struct err *err)
 {
-	int rc = sql_ask(x, EMPTY_RUN, err, "i", run);
+	int rc = index_drop_job_of(x, run, err);
 	int64_t layout, empty;
 
+	if (rc)
+		return rc < 0 ? -1 : 0;
+	rc = sql_ask(x, EMPTY_RUN, err, "i", run);
 	if (rc <= 0)
 		return rc;
 	layout = sql_integer(x, EMPTY_RUN, 0);

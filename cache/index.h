@@ -9,6 +9,7 @@
  *   extent    segment, offset, bytes
  *   snapshot  a corpus as it was read once; its tokens are the chain of spans that ends at `tip`
  *   pending   the same for an ingest that is under way or was interrupted
+ *   job       a run without spans yet: what of it is there, and the state from which the ingest goes on
  *
  * A span is kept by what names it: a snapshot or a pending row whose tip it is, or a child. `refs` counts these, so
  * naming a chain is one row and dropping one walks from its tip only as far as nobody else shares it, leaves first.
@@ -23,9 +24,10 @@
 
 #include "cache/cache.h"
 #include "cache/key.h"
+#include "cache/scratch.h"
 #include "cache/segment.h"
 
-enum { INDEX_FORMAT = 3 };
+enum { INDEX_FORMAT = 4 };
 
 struct index;
 
@@ -45,7 +47,7 @@ int index_each_extent(struct index *x, void (*fn)(void *ctx, struct extent e), v
 int index_layout(struct index *x, const uint8_t identity[32], const struct cache_layout *make, int64_t *id,
 		 struct err *err);
 
-/* 1: found, 0: no such span, or a damaged one when `whole`. */
+/* 1: found, 0: no such span, or a damaged one when `whole`, of which *span tells; else it is left alone. */
 int index_find_span(struct index *x, const struct span_key *key, bool whole, int64_t *span, struct err *err);
 
 /* Where a span's share of an extent lies. */
@@ -75,10 +77,11 @@ int index_set_pending(struct index *x, const char *corpus, int64_t tip, struct e
 int index_add_snapshot(struct index *x, const struct cache_snapshot *s, int64_t layout, int64_t tip, int64_t *id,
 		       struct err *err);
 
-/* Drop the corpus's snapshot and pending row, and the spans that nobody else names. ERR_NOT_FOUND. */
+/* Drop the corpus's snapshot, pending row and job, and the spans that nobody else names. ERR_NOT_FOUND. */
 int index_drop_corpus(struct index *x, const char *corpus, struct err *err);
 int index_touch(struct index *x, const char *corpus, int64_t now_s, struct err *err);
-/* All spans of a run give up their bytes: they are damaged from now on, and the run's extents go. */
+/* All spans of a run give up their bytes: they are damaged from now on, and the run's extents go. A job's run goes
+ * with its job. */
 int index_strip_run(struct index *x, int64_t run, struct err *err);
 
 /* Bytes of each run's extents, and when each corpus was last used. */
@@ -88,6 +91,40 @@ int index_each_use(struct index *x, void (*fn)(void *ctx, const char *corpus, in
 
 /* Extents that the transaction dropped: space only after it is committed. Valid until the next index_begin. */
 const struct extent *index_freed(const struct index *x, size_t *n);
+/* Jobs that it dropped, likewise. */
+const int64_t *index_ended(const struct index *x, size_t *n);
+
+struct index_job {
+	int64_t id, run;
+	uint8_t identity[32];
+	struct span_key tip;         /* of its last span: it names the identity and all tokens up to the job's end */
+	int64_t n_tokens;            /* that the job's run has */
+	int32_t n_places;
+	uint8_t *places;             /* [n_spans] 1: it has a place in the run */
+	size_t n_spans;
+	uint8_t *whole;              /* [n_parts] 1: all of it is there */
+	size_t n_parts;
+	int32_t next_layer;
+	struct scratch_name state;
+	int64_t state_bytes;
+	uint64_t state_sum;
+};
+
+/* 1: found, and the run's extents go to fn; 0: none. ERR_DAMAGED: there is one whose rows are wrong. free() the arrays. */
+int index_find_job(struct index *x, const char *corpus, struct index_job *out,
+		   void (*fn)(void *ctx, enum extent_kind kind, int32_t part, struct extent e), void *ctx, struct err *err);
+int index_has_job(struct index *x, int64_t id, struct err *err);
+/* The id that index_add_job shall give. */
+int index_next_job(struct index *x, int64_t *id, struct err *err);
+/* All but identity and n_places, which are the run's. */
+int index_add_job(struct index *x, const char *corpus, const struct index_job *j, struct err *err);
+/* What is whole, the next layer, and the state. */
+int index_change_job(struct index *x, const struct index_job *j, struct err *err);
+/* The corpus's job goes, if it has one, and its run unless it has got spans. */
+int index_drop_job(struct index *x, const char *corpus, struct err *err);
+/* Jobs whose rows are whole, without what is in arrays. */
+int index_each_job(struct index *x, void (*fn)(void *ctx, const char *corpus, const struct index_job *j), void *ctx,
+		   struct err *err);
 
 int index_load_snapshot(struct index *x, const char *corpus, struct cache_snapshot **out, struct err *err);
 /* The same without ids. */

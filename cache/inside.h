@@ -16,6 +16,7 @@ struct cache {
 	struct err unsure;     /* code is set: why this handle writes no more */
 	int64_t max_bytes;     /* 0: no limit */
 	char *pinned;          /* NULL: no corpus */
+	struct cache_run *runs; /* that are open */
 	int64_t reads, read_bytes, damaged;
 };
 
@@ -25,6 +26,13 @@ int cache_check_sure(const struct cache *c, struct err *err);
 int cache_finish(struct cache *c, int rc, struct err *err);
 /* Work out anew from the rows what is free. */
 int cache_find_space(struct cache *c, struct err *err);
+
+/* The extents of runs that are open are in use, whether rows name them or not. */
+int cache_runs_take(struct cache *c, struct err *err);
+/* The rows of this job are gone; a run that is open keeps its extents. */
+void cache_runs_end_job(struct cache *c, int64_t job);
+/* Such a run is the corpus's. */
+bool cache_runs_write(const struct cache *c, const char *corpus);
 
 /* Before need_bytes are reserved for a corpus: see cache_set_limit. */
 int cache_make_room(struct cache *c, const char *corpus, int64_t need_bytes, struct err *err);

@@ -35,6 +35,13 @@ uint64_t record_sum(const struct span_key *key, enum extent_kind kind, uint32_t 
 	return XXH3_64bits_withSeed(data, bytes, XXH3_64bits(&place, sizeof place));
 }
 
+int64_t sums_place(enum extent_kind kind, int32_t part, int64_t place, int64_t n_places, int32_t n_groups)
+{
+	if (kind == EXTENT_LATENTS)
+		return (part * n_places + place) * CACHE_SPAN_TOKENS;
+	return n_groups * n_places * CACHE_SPAN_TOKENS + part * n_places + place;
+}
+
 char *span_key_name(const struct span_key *key, char out[KEY_NAME_BYTES])
 {
 	for (int i = 0; i < (KEY_NAME_BYTES - 1) / 2; i++)

@@ -21,6 +21,16 @@ enum extent_kind {
 uint64_t record_sum(const struct span_key *key, enum extent_kind kind, uint32_t part, uint32_t token,
 		    const void *data, size_t bytes);
 
+/* Where among the sums of a run of n_places spans those of a block (64 of them) or of a span's index keys (one) stand:
+ * [n_groups][n_places][64], then [n_index_layers][n_places]. */
+int64_t sums_place(enum extent_kind kind, int32_t part, int64_t place, int64_t n_places, int32_t n_groups);
+
+/* Tokens of the span that begins at `first` of n_tokens. */
+static inline int32_t span_tokens(int64_t n_tokens, int64_t first)
+{
+	return (int32_t)(n_tokens - first < CACHE_SPAN_TOKENS ? n_tokens - first : CACHE_SPAN_TOKENS);
+}
+
 /* The first 16 hex digits of a key: enough for a message. Returns out. */
 enum { KEY_NAME_BYTES = 17 };
 char *span_key_name(const struct span_key *key, char out[KEY_NAME_BYTES]);

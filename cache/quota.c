@@ -15,7 +15,8 @@ struct table {
 	char **corpora;            /* [n_corpora] names */
 	int64_t *used_s;           /* [n_corpora] */
 	size_t n_corpora;
-	const char *writing, *pinned;
+	const struct cache *cache;
+	const char *writing;
 	int64_t *chain;            /* [n_chain] runs of the chain at hand, from its tip */
 	size_t n_chain, chain_room;
 };
@@ -79,10 +80,19 @@ static struct evict_run *run_of(struct table *t, int64_t run)
 	return low < t->n_runs && t->runs[low].run == run ? &t->runs[low] : NULL;
 }
 
+/* It is being read or written. */
+static bool is_pinned(const struct table *t, const char *corpus)
+{
+	const char *pinned = t->cache->pinned;
+
+	return !strcmp(corpus, t->writing) || (pinned && !strcmp(corpus, pinned)) || cache_runs_write(t->cache, corpus);
+}
+
 static void add_link(void *ctx, const struct index_link *l)
 {
 	struct table *t = ctx;
 	size_t corpus;
+	bool pinned;
 
 	if (!l->corpus)
 		return;
@@ -93,6 +103,7 @@ static void add_link(void *ctx, const struct index_link *l)
 		return;
 	}
 	corpus = corpus_of(t, l->corpus);
+	pinned = is_pinned(t, l->corpus);
 	for (size_t i = 0; i < t->n_chain; i++) {
 		struct evict_run *r = run_of(t, t->chain[i]);
 		int64_t end = (int64_t)(t->n_chain - i);
@@ -105,9 +116,25 @@ static void add_link(void *ctx, const struct index_link *l)
 			r->corpus = -1;
 		r->end = end > r->end ? end : r->end;
 		r->last_used_s = t->used_s[corpus];
-		r->pinned |= !strcmp(l->corpus, t->writing) || (t->pinned && !strcmp(l->corpus, t->pinned));
+		r->pinned |= pinned;
 	}
 	t->n_chain = 0;
+}
+
+/* An interrupted ingest goes on after all spans of its corpus, and is nothing without them. */
+static void add_job(void *ctx, const char *corpus, const struct index_job *j)
+{
+	struct table *t = ctx;
+	struct evict_run *r = run_of(t, j->run);
+	size_t i;
+
+	if (!r || !corpus)
+		return;
+	i = corpus_of(t, corpus);
+	r->corpus = (int32_t)i;
+	r->last_used_s = t->used_s[i];
+	r->end = INT64_MAX;
+	r->pinned = is_pinned(t, corpus);
 }
 
 static int evict(struct cache *c, const struct evict_run *runs, size_t n, struct err *err)
@@ -123,7 +150,7 @@ static int evict(struct cache *c, const struct evict_run *runs, size_t n, struct
 
 int cache_make_room(struct cache *c, const char *corpus, int64_t need_bytes, struct err *err)
 {
-	struct table t = {.writing = corpus, .pinned = c->pinned};
+	struct table t = {.cache = c, .writing = corpus};
 	int64_t used, all, more, back;
 	size_t n;
 	int rc;
@@ -133,7 +160,7 @@ int cache_make_room(struct cache *c, const char *corpus, int64_t need_bytes, str
 	if (!c->max_bytes || more <= 0)
 		return 0;
 	rc = index_each_run(c->index, add_run, &t, err) || index_each_use(c->index, add_use, &t, err) ||
-	     index_each_link(c->index, add_link, &t, err) ? -1 : 0;
+	     index_each_link(c->index, add_link, &t, err) || index_each_job(c->index, add_job, &t, err) ? -1 : 0;
 	if (!rc) {
 		back = evict_choose(t.runs, t.n_runs, more, &n);
 		if (back < more)

@@ -301,19 +301,21 @@ int segments_reserve(struct segments *s, int64_t bytes, struct extent *out, stru
 	return 0;
 }
 
-int segments_write(struct segments *s, struct extent x, const void *data, struct err *err)
+int segments_write(struct segments *s, struct extent x, int64_t at, const void *data, int64_t bytes, struct err *err)
 {
 	struct file *file = file_of(s, x.segment);
 
-	assert(file && file->fd >= 0);
+	assert(file && file->fd >= 0 && at >= 0 && bytes >= 0 && bytes <= x.bytes - at);
+	assert(!(at % EXTENT_ALIGN) && !(bytes % EXTENT_ALIGN) && !((uintptr_t)data % EXTENT_ALIGN));
 	file->dirty = true;
-	for (int64_t done = 0; done < x.bytes; ) {
-		ssize_t n = pwrite(file->fd, (const char *)data + done, (size_t)(x.bytes - done), x.offset + done);
+	for (int64_t done = 0; done < bytes; ) {
+		int64_t offset = x.offset + at + done;
+		ssize_t n = pwrite(file->fd, (const char *)data + done, (size_t)(bytes - done), offset);
 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
-			return file_error(s, err, n ? errno : EIO, "write", x.segment, x.offset + done);
+			return file_error(s, err, n ? errno : EIO, "write", x.segment, offset);
 		done += n;
 	}
 	return 0;

@@ -36,8 +36,8 @@ int segments_reserve(struct segments *s, int64_t bytes, struct extent *out, stru
 /* Only after the transaction that dropped the extent's row has been committed. */
 void segments_release(struct segments *s, struct extent x);
 
-/* Write the whole extent from data (x.bytes of it). */
-int segments_write(struct segments *s, struct extent x, const void *data, struct err *err);
+/* Write `bytes` at byte `at` of the extent; at, bytes and the address are multiples of EXTENT_ALIGN. */
+int segments_write(struct segments *s, struct extent x, int64_t at, const void *data, int64_t bytes, struct err *err);
 /* Make durable what was written and the files it was written to. After a failure nothing can be known about
  * what reached the disk: the caller must not write to this handle any more. */
 int segments_sync(struct segments *s, struct err *err);

@@ -129,7 +129,7 @@ int gather_new(struct gather **out, struct session *s, const struct latent_sourc
 {
 	const struct model_config *c = &s->model->config;
 	const struct layout *l = s->layout;
-	size_t position = (size_t)l->n_layers * session_row_bytes(s), fit = bytes ? bytes / position : (size_t)n;
+	size_t position = (size_t)l->n_layers * session_row_bytes(c, s->engine->compute), fit = bytes ? bytes / position : (size_t)n;
 	int64_t least = n < c->index_topk ? n : c->index_topk;
 	struct gather *g;
 

@@ -15,7 +15,7 @@
 
 
 static const uint32_t record_bytes[N_GROUPS] = {24, 40};
-static const struct cache_layout layout = {N_GROUPS, record_bytes, N_INDEX_LAYERS, KEY_BYTES};
+const struct cache_layout text_layout = {N_GROUPS, record_bytes, N_INDEX_LAYERS, KEY_BYTES};
 const uint8_t text_identity[32] = "a model";
 
 struct text text_of(const char *corpus, int32_t n, int32_t same, int32_t seed)
@@ -50,6 +50,16 @@ static size_t part_bytes(int part)
 	return part < N_GROUPS ? record_bytes[part] : KEY_BYTES;
 }
 
+void text_compute(uint8_t *out, const struct text *t, int part, int32_t first, int32_t n)
+{
+	struct span_key keys[MOST_TOKENS / CACHE_SPAN_TOKENS + 1];
+
+	keys_of(keys, t->ids, t->n);
+	for (int32_t i = first; i < first + n; i++)
+		compute(out + (size_t)(i - first) * part_bytes(part), &keys[i / CACHE_SPAN_TOKENS], part, i % CACHE_SPAN_TOKENS,
+			part_bytes(part));
+}
+
 struct cache *store_open(const char *dir)
 {
 	struct cache *c;
@@ -60,17 +70,24 @@ struct cache *store_open(const char *dir)
 	return c;
 }
 
-int store_text(struct cache *c, const struct text *t, struct err *err)
+int commit_text(struct cache *c, const struct text *t, struct err *err)
 {
-	struct span_key keys[MOST_TOKENS / CACHE_SPAN_TOKENS + 1];
-	uint8_t bytes[N_GROUPS + N_INDEX_LAYERS][STEP_TOKENS * 40];
-	const uint8_t *parts[N_GROUPS + N_INDEX_LAYERS];
 	const struct cache_document document = {"a.c", {1}, 0, t->n, 2, (const uint32_t[]){3, 7}};
 	const struct cache_skipped skipped = {"b\n\xff.bin", "binary"};
 	const struct cache_snapshot s = {.corpus = t->corpus, .source = "/src", .identity = text_identity, .created_s = 12,
 					 .n_tokens = t->n, .ids = t->ids, .n_documents = 1, .documents = &document,
 					 .n_skipped = 1, .skipped = &skipped};
-	int64_t known, id;
+	int64_t id;
+
+	return cache_commit_snapshot(c, &s, &id, err);
+}
+
+int store_text(struct cache *c, const struct text *t, struct err *err)
+{
+	struct span_key keys[MOST_TOKENS / CACHE_SPAN_TOKENS + 1];
+	uint8_t bytes[N_GROUPS + N_INDEX_LAYERS][STEP_TOKENS * 40];
+	const uint8_t *parts[N_GROUPS + N_INDEX_LAYERS];
+	int64_t known;
 
 	keys_of(keys, t->ids, t->n);
 	if (cache_begin_ingest(c, t->corpus, text_identity, t->ids, t->n, &known, err))
@@ -80,15 +97,13 @@ int store_text(struct cache *c, const struct text *t, struct err *err)
 
 		for (int p = 0; p < N_GROUPS + N_INDEX_LAYERS; p++) {
 			parts[p] = bytes[p];
-			for (int32_t i = 0; i < n; i++)
-				compute(bytes[p] + (size_t)i * part_bytes(p), &keys[span + i / CACHE_SPAN_TOKENS], p,
-					i % CACHE_SPAN_TOKENS, part_bytes(p));
+			text_compute(bytes[p], t, p, at, n);
 		}
-		if (cache_write_spans(c, t->corpus, &layout, text_identity, span ? &keys[span - 1] : NULL, t->ids + at, n,
+		if (cache_write_spans(c, t->corpus, &text_layout, text_identity, span ? &keys[span - 1] : NULL, t->ids + at, n,
 				      parts, parts + N_GROUPS, err))
 			return -1;
 	}
-	return cache_commit_snapshot(c, &s, &id, err);
+	return commit_text(c, t, err);
 }
 
 void must_store(struct cache *c, const struct text *t)
