@@ -36,6 +36,7 @@ struct segments {
 	struct extent *free;   /* ascending, apart: neighbours are merged */
 	size_t n_free, room;
 	int64_t max_bytes;     /* 0: no limit */
+	int64_t n_reads, read_bytes;
 };
 
 char *segment_name(int32_t segment, char out[SEGMENT_NAME_BYTES])
@@ -361,6 +362,30 @@ int segments_read(struct segments *s, struct extent x, int64_t at, void *out, in
 		done += n;
 	}
 	return 0;
+}
+
+int segments_read_many(struct segments *s, const struct segment_read *reads, size_t n,
+		       int (*fn)(void *ctx, size_t i, const uint8_t *bytes, struct err *err), void *ctx, size_t *failed,
+		       struct err *err)
+{
+	uint8_t *buffer = xmalloc(SEGMENT_READ_MOST, 1);
+	int rc = 0;
+
+	for (size_t i = 0; !rc && i < n; i++) {
+		assert(reads[i].bytes <= SEGMENT_READ_MOST);
+		*failed = i;
+		s->n_reads++;
+		s->read_bytes += reads[i].bytes;
+		rc = segments_read(s, reads[i].x, reads[i].at, buffer, reads[i].bytes, err) || fn(ctx, i, buffer, err);
+	}
+	free(buffer);
+	return rc ? -1 : 0;
+}
+
+void segments_counts(const struct segments *s, int64_t *n_reads, int64_t *bytes)
+{
+	*n_reads = s->n_reads;
+	*bytes = s->read_bytes;
 }
 
 void segments_set_limit(struct segments *s, int64_t max_bytes)

@@ -45,6 +45,25 @@ int segments_sync(struct segments *s, struct err *err);
 /* Read `bytes` at byte `at` of the extent. A file that is missing or ends early is ERR_DAMAGED. */
 int segments_read(struct segments *s, struct extent x, int64_t at, void *out, int64_t bytes, struct err *err);
 
+/* One of many reads. */
+struct segment_read {
+	struct extent x;
+	int64_t at, bytes;     /* of the extent; bytes <= SEGMENT_READ_MOST */
+};
+enum { SEGMENT_READ_MOST = 4 << 20 };
+
+/*
+ * n reads, as many in flight as there may be. fn is called once for each that came whole, in any order, while others
+ * are in flight; bytes are lent for the call. Not 0, with err set, ends it. After a failure of fn or of a read *failed
+ * is its number, and nothing of this call is in flight.
+ */
+int segments_read_many(struct segments *s, const struct segment_read *reads, size_t n,
+		       int (*fn)(void *ctx, size_t i, const uint8_t *bytes, struct err *err), void *ctx, size_t *failed,
+		       struct err *err);
+
+/* Reads that went to the files, and their bytes: with what alignment adds. */
+void segments_counts(const struct segments *s, int64_t *n_reads, int64_t *bytes);
+
 /* The file's name, for messages. Returns out. */
 enum { SEGMENT_NAME_BYTES = 32 };
 char *segment_name(int32_t segment, char out[SEGMENT_NAME_BYTES]);

@@ -1,0 +1,555 @@
+#include "cache/view.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/inside.h"
+#include "cache/key.h"
+#include "config/log.h"
+#include "config/mem.h"
+#include "offload/io.h"
+
+/*   positions --> items (what is verified alone: a record, or a span's keys) --> sorted by place --> runs of items that
+ *   one read serves --> segments_read_many --> verify, copy
+ */
+
+enum {
+	/* A read costs a disk as much as some ten thousand bytes; but what lies between is not wanted, and a token's
+	 * reads are counted. */
+	GAP_MOST = 4096,
+	READ_MOST = 1 << 20,    /* of one read */
+	ITEMS_MOST = 1 << 16,   /* at a time: of a million records, a few MB of numbers */
+};
+
+/* A run of the store (spans written together), as far as the view uses it. */
+struct run {
+	struct extent sums_extent;
+	int32_t n_places;       /* of the run */
+	int32_t first, n;       /* those that the view uses lie within these */
+	int32_t n_groups, n_parts; /* parts: groups, then index layers */
+	struct extent *extents; /* [n_parts] bytes = 0: its row is lost */
+	int64_t *token_bytes;   /* [n_parts] */
+	uint64_t *sums;         /* [n_groups][n][64], then [n_parts - n_groups][n] */
+};
+
+struct span {
+	struct span_key key;
+	int32_t run, place, n_tokens;
+};
+
+struct cache_view {
+	struct cache *cache;
+	int64_t n_tokens;
+	struct span *spans;     /* [n_spans] */
+	int32_t n_spans;
+	struct run *runs;       /* [n_runs] */
+	int32_t n_runs;
+	struct cache_view_stats stats;
+};
+
+/* What is verified alone, and where its bytes go. */
+struct item {
+	int64_t at, bytes;      /* in the extent of its span's run */
+	int32_t span, token;    /* token in the span; 0 for keys */
+	uint8_t *out;
+	int64_t skip, n;        /* of the item's bytes those that are wanted */
+};
+
+/* ---- open ------------------------------------------------------------------------------------------------------- */
+
+static int32_t part_number(const struct run *r, int32_t part)
+{
+	return part < r->n_groups ? part : part - r->n_groups;
+}
+
+static enum extent_kind part_kind(const struct run *r, int32_t part)
+{
+	return part < r->n_groups ? EXTENT_LATENTS : EXTENT_INDEX_KEYS;
+}
+
+/* Sums of a part that the view holds, and where they begin among all of the run's. */
+static int64_t part_sums(const struct run *r, int32_t part)
+{
+	return (int64_t)r->n * (part < r->n_groups ? CACHE_SPAN_TOKENS : 1);
+}
+
+static int64_t sums_before(const struct run *r, int32_t part)
+{
+	return sums_place(part_kind(r, part), part_number(r, part), 0, r->n, r->n_groups);
+}
+
+/* The run that has these sums, made when the view has none: all runs of a store differ in them. */
+static int find_run(struct cache_view *v, const struct span_key *key, const struct block *b, int32_t *run,
+		    struct err *err)
+{
+	struct run *r;
+	struct block part;
+	int found = 1;
+
+	for (*run = v->n_runs; (*run)--; )
+		if (v->runs[*run].sums_extent.segment == b->sums.segment &&
+		    v->runs[*run].sums_extent.offset == b->sums.offset)
+			return 0;
+	v->runs = xrealloc(v->runs, (size_t)v->n_runs + 1, sizeof *v->runs);
+	*run = v->n_runs++;
+	r = &v->runs[*run];
+	*r = (struct run){.sums_extent = b->sums, .n_places = b->n_places, .first = b->place, .n_groups = b->n_groups};
+	for (int32_t i = 0; i < r->n_groups || found; i++) {
+		found = index_find_block(v->cache->index, key, part_kind(r, i), part_number(r, i), &part, err);
+		if (found < 0)
+			return -1;
+		if (!found && i >= r->n_groups)
+			break;
+		r->extents = xrealloc(r->extents, (size_t)i + 1, sizeof *r->extents);
+		r->token_bytes = xrealloc(r->token_bytes, (size_t)i + 1, sizeof *r->token_bytes);
+		r->extents[i] = found ? part.extent : (struct extent){0};
+		r->token_bytes[i] = found ? part.token_bytes : 0;
+		r->n_parts = i + 1;
+	}
+	return 0;
+}
+
+/* 1: the span is there. */
+static int add_span(struct cache_view *v, const struct span_key *key, int32_t n_tokens, struct err *err)
+{
+	struct index *x = v->cache->index;
+	struct span *s = &v->spans[v->n_spans];
+	struct block b;
+	struct run *r;
+	int64_t id;
+	int32_t end;
+	int found = index_find_span(x, key, true, &id, err);
+
+	if (found > 0)
+		found = index_find_block(x, key, EXTENT_LATENTS, 0, &b, err);
+	if (found <= 0)
+		return found;
+	if (b.n_tokens != n_tokens || b.n_groups < 1 || b.place < 0 || b.place >= b.n_places)
+		return err_set(err, ERR_DAMAGED, "index of %s says %d tokens, place %d of %d, for a span of %d",
+			       v->cache->dir, b.n_tokens, b.place, b.n_places, n_tokens);
+	*s = (struct span){.key = *key, .place = b.place, .n_tokens = b.n_tokens};
+	if (find_run(v, key, &b, &s->run, err))
+		return -1;
+	r = &v->runs[s->run];
+	end = r->first + r->n > s->place + 1 ? r->first + r->n : s->place + 1;
+	r->first = r->first < s->place ? r->first : s->place;
+	r->n = end - r->first;
+	v->n_spans++;
+	v->n_tokens += n_tokens;
+	return 1;
+}
+
+static int find_spans(struct cache_view *v, const uint8_t identity[32], const int32_t *ids, int64_t n_tokens,
+		      struct err *err)
+{
+	v->spans = xmalloc((size_t)(n_tokens / CACHE_SPAN_TOKENS + 1), sizeof *v->spans);
+	while (v->n_tokens < n_tokens) {
+		int32_t n = span_tokens(n_tokens, v->n_tokens);
+		struct span_key key;
+		int found;
+
+		span_key_make(&key, identity, v->n_spans ? &v->spans[v->n_spans - 1].key : NULL, ids + v->n_tokens, n);
+		found = add_span(v, &key, n, err);
+		if (found <= 0)
+			return found;
+	}
+	return 0;
+}
+
+/* Reads that only have to be put somewhere. */
+struct copies {
+	struct segment_read *reads;
+	uint8_t **to;
+	int32_t *runs;          /* whose sums they are */
+	size_t n, room;
+};
+
+static int copy(void *ctx, size_t i, const uint8_t *bytes, struct err *err)
+{
+	const struct copies *c = ctx;
+
+	(void)err;
+	memcpy(c->to[i], bytes, (size_t)c->reads[i].bytes);
+	return 0;
+}
+
+static void add_copy(struct copies *c, int32_t run, struct extent x, int64_t at, int64_t bytes, void *to)
+{
+	while (bytes) {
+		int64_t n = bytes < READ_MOST ? bytes : READ_MOST;
+
+		if (c->n == c->room) {
+			c->room = c->room ? 2 * c->room : 64;
+			c->reads = xrealloc(c->reads, c->room, sizeof *c->reads);
+			c->to = xrealloc(c->to, c->room, sizeof *c->to);
+			c->runs = xrealloc(c->runs, c->room, sizeof *c->runs);
+		}
+		c->reads[c->n] = (struct segment_read){.x = x, .at = at, .bytes = n};
+		c->to[c->n] = to;
+		c->runs[c->n++] = run;
+		at += n;
+		to = (uint8_t *)to + n;
+		bytes -= n;
+	}
+}
+
+static void plan_sums(struct cache_view *v, struct copies *c)
+{
+	for (int32_t i = 0; i < v->n_runs; i++) {
+		struct run *r = &v->runs[i];
+		int64_t all = sums_before(r, r->n_parts);
+
+		free(r->sums);
+		r->sums = xmalloc((size_t)all, sizeof *r->sums);
+		if (r->n == r->n_places) {
+			add_copy(c, i, r->sums_extent, 0, all * (int64_t)sizeof *r->sums, r->sums);
+			continue;
+		}
+		for (int32_t p = 0; p < r->n_parts; p++)
+			add_copy(c, i, r->sums_extent, sums_place(part_kind(r, p), part_number(r, p), r->first, r->n_places,
+								  r->n_groups) * (int64_t)sizeof *r->sums,
+				 part_sums(r, p) * (int64_t)sizeof *r->sums, r->sums + sums_before(r, p));
+	}
+}
+
+/* Reads, counted. */
+static int read_many(struct cache_view *v, const struct segment_read *reads, size_t n,
+		     int (*fn)(void *ctx, size_t i, const uint8_t *bytes, struct err *err), void *ctx, size_t *failed,
+		     struct err *err)
+{
+	struct segments *s = v->cache->segments;
+	int64_t n_reads, bytes, n_before, bytes_before;
+	int rc;
+
+	segments_counts(s, &n_before, &bytes_before);
+	rc = segments_read_many(s, reads, n, fn, ctx, failed, err);
+	segments_counts(s, &n_reads, &bytes);
+	v->stats.n_reads += n_reads - n_before;
+	v->stats.read_bytes += bytes - bytes_before;
+	v->cache->reads += n_reads - n_before;
+	v->cache->read_bytes += bytes - bytes_before;
+	return rc;
+}
+
+/* Let the view end before the first span of a run. */
+static void end_before(struct cache_view *v, int32_t run)
+{
+	v->n_tokens = 0;
+	for (int32_t i = 0; i < v->n_spans; i++) {
+		if (v->spans[i].run == run) {
+			v->n_spans = i;
+			break;
+		}
+		v->n_tokens += v->spans[i].n_tokens;
+	}
+}
+
+/* Without the reads of a run: it is not used any more. */
+static void drop_copies(struct copies *c, int32_t run)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < c->n; i++) {
+		if (c->runs[i] == run)
+			continue;
+		c->reads[n] = c->reads[i];
+		c->to[n] = c->to[i];
+		c->runs[n++] = c->runs[i];
+	}
+	c->n = n;
+}
+
+static void load_sums(struct cache_view *v)
+{
+	struct copies c = {0};
+	struct err err;
+	size_t failed;
+
+	plan_sums(v, &c);
+	while (c.n && read_many(v, c.reads, c.n, copy, &c, &failed, &err)) {
+		int32_t run = c.runs[failed];
+
+		log_warn("checksums of stored latents cannot be read, so these are computed again: %s", err.text);
+		v->cache->damaged++;
+		end_before(v, run);
+		drop_copies(&c, run);
+	}
+	for (size_t i = 0; i < c.n; i++)
+		v->stats.sum_bytes += c.reads[i].bytes;
+	free(c.reads);
+	free(c.to);
+	free(c.runs);
+}
+
+int cache_view_open(struct cache_view **out, struct cache *c, const uint8_t identity[32], const int32_t *ids,
+		    int64_t n_tokens, int64_t *n_whole, struct err *err)
+{
+	struct cache_view *v = xcalloc(1, sizeof *v);
+
+	v->cache = c;
+	if (find_spans(v, identity, ids, n_tokens, err)) {
+		cache_view_close(v);
+		return err_wrap(err, "look for %" PRId64 " stored tokens", n_tokens);
+	}
+	load_sums(v);
+	*n_whole = v->n_tokens;
+	*out = v;
+	return 0;
+}
+
+void cache_view_close(struct cache_view *v)
+{
+	if (!v)
+		return;
+	for (int32_t i = 0; i < v->n_runs; i++) {
+		free(v->runs[i].extents);
+		free(v->runs[i].token_bytes);
+		free(v->runs[i].sums);
+	}
+	free(v->runs);
+	free(v->spans);
+	free(v);
+}
+
+/* ---- read ------------------------------------------------------------------------------------------------------- */
+
+/* One call's items on their way. */
+struct fetch {
+	struct cache_view *v;
+	enum extent_kind kind;
+	int32_t part;           /* groups or index layers */
+	struct item *items;     /* [n], sorted by where they lie */
+	struct segment_read *reads;
+	struct io_run *of;      /* the items of each read */
+	int32_t bad_span;       /* -1: none */
+};
+
+static int32_t part_of(const struct run *r, const struct fetch *f)
+{
+	return f->kind == EXTENT_LATENTS ? f->part : r->n_groups + f->part;
+}
+
+/* Where an item lies on disk: segment, then byte. */
+static int compare_items(const struct fetch *f, const struct item *a, const struct item *b)
+{
+	const struct run *x = &f->v->runs[f->v->spans[a->span].run], *y = &f->v->runs[f->v->spans[b->span].run];
+	const struct extent *p = &x->extents[part_of(x, f)], *q = &y->extents[part_of(y, f)];
+
+	if (x == y)
+		return (a->at > b->at) - (a->at < b->at);
+	if (p->segment != q->segment)
+		return (p->segment > q->segment) - (p->segment < q->segment);
+	return (p->offset > q->offset) - (p->offset < q->offset);
+}
+
+static int compare_for_sort(const void *a, const void *b, void *ctx)
+{
+	return compare_items(ctx, a, b);
+}
+
+/* Mostly they lie as they come. */
+static void sort_items(struct fetch *f, size_t n)
+{
+	for (size_t i = 1; i < n; i++)
+		if (compare_items(f, &f->items[i - 1], &f->items[i]) > 0) {
+			qsort_r(f->items, n, sizeof *f->items, compare_for_sort, f);
+			return;
+		}
+}
+
+static int wrong_item(struct fetch *f, const struct item *item, struct err *err)
+{
+	const struct span *s = &f->v->spans[item->span];
+	const struct run *r = &f->v->runs[s->run];
+	const struct extent *x = &r->extents[part_of(r, f)];
+	char name[SEGMENT_NAME_BYTES];
+
+	f->bad_span = item->span;
+	return err_set(err, ERR_DAMAGED, "checksum of %s/%s at byte %" PRId64 " is wrong", f->v->cache->dir,
+		       segment_name(x->segment, name), x->offset + item->at);
+}
+
+static int take_read(void *ctx, size_t i, const uint8_t *bytes, struct err *err)
+{
+	struct fetch *f = ctx;
+
+	for (size_t k = f->of[i].first; k < f->of[i].first + f->of[i].n; k++) {
+		const struct item *item = &f->items[k];
+		const struct span *s = &f->v->spans[item->span];
+		const struct run *r = &f->v->runs[s->run];
+		const uint64_t *sums = r->sums + sums_before(r, part_of(r, f));
+		const uint8_t *from = bytes + (item->at - f->reads[i].at);
+		int64_t place = s->place - r->first;
+		uint64_t sum = f->kind == EXTENT_LATENTS ? sums[place * CACHE_SPAN_TOKENS + item->token] : sums[place];
+
+		if (record_sum(&s->key, f->kind, (uint32_t)f->part, (uint32_t)item->token, from, (size_t)item->bytes) != sum)
+			return wrong_item(f, item, err);
+		memcpy(item->out, from + item->skip, (size_t)item->n);
+	}
+	return 0;
+}
+
+/* Items into reads: neighbours in one extent, and what is nearly so. Returns the number of reads. */
+static size_t plan_reads(struct fetch *f, size_t n, int64_t gap_most)
+{
+	struct io_range *in = xmalloc(n, sizeof *in);
+	size_t n_reads = 0;
+
+	for (size_t i = 0; i < n; i++)
+		in[i] = (struct io_range){(uint64_t)f->items[i].at, (uint64_t)f->items[i].bytes};
+	for (size_t from = 0, to; from < n; from = to) {
+		const struct run *r = &f->v->runs[f->v->spans[f->items[from].span].run];
+		size_t end;
+
+		for (to = from; to < n && &f->v->runs[f->v->spans[f->items[to].span].run] == r; to++)
+			;
+		end = n_reads + io_coalesce(f->of + n_reads, in + from, to - from, (uint64_t)gap_most, READ_MOST);
+		for (; n_reads < end; n_reads++) {
+			f->of[n_reads].first += from;
+			f->reads[n_reads] = (struct segment_read){
+				.x = r->extents[part_of(r, f)], .at = (int64_t)f->of[n_reads].offset,
+				.bytes = (int64_t)f->of[n_reads].bytes
+			};
+		}
+	}
+	free(in);
+	return n_reads;
+}
+
+static int fetch_items(struct fetch *f, size_t n, int64_t gap_most, int64_t *bad, struct err *err)
+{
+	char name[KEY_NAME_BYTES];
+	size_t n_reads, failed;
+	int rc;
+
+	f->bad_span = -1;
+	sort_items(f, n);
+	f->of = xmalloc(n, sizeof *f->of);
+	f->reads = xmalloc(n, sizeof *f->reads);
+	n_reads = plan_reads(f, n, gap_most);
+	rc = read_many(f->v, f->reads, n_reads, take_read, f, &failed, err);
+	if (rc && f->bad_span < 0)
+		f->bad_span = f->items[f->of[failed].first].span;
+	free(f->of);
+	free(f->reads);
+	if (!rc)
+		return 0;
+	f->v->cache->damaged += err->code == ERR_DAMAGED;
+	if (bad && err->code == ERR_DAMAGED)
+		*bad = (int64_t)f->bad_span * CACHE_SPAN_TOKENS;
+	return err_wrap(err, "span %s, %s %d", span_key_name(&f->v->spans[f->bad_span].key, name),
+			f->kind == EXTENT_LATENTS ? "latents of group" : "index keys of full layer", f->part);
+}
+
+/* The part's extent and bytes of a token, as its run has them. */
+static int check_part(struct fetch *f, int32_t span, int64_t *token_bytes, int64_t *bad, struct err *err)
+{
+	const struct run *r = &f->v->runs[f->v->spans[span].run];
+	int32_t part = part_of(r, f);
+
+	if (part >= 0 && part < (f->kind == EXTENT_LATENTS ? r->n_groups : r->n_parts) && r->extents[part].bytes) {
+		*token_bytes = r->token_bytes[part];
+		return 0;
+	}
+	if (bad)
+		*bad = (int64_t)span * CACHE_SPAN_TOKENS;
+	return err_set(err, ERR_DAMAGED, "index of %s has no place for %s %d of token %" PRId64, f->v->cache->dir,
+		       f->kind == EXTENT_LATENTS ? "latents of group" : "index keys of full layer", f->part,
+		       (int64_t)span * CACHE_SPAN_TOKENS);
+}
+
+/* Records of positions, or of n from `first` on when positions is NULL. */
+static int fetch_records(struct cache_view *v, int32_t group, const int32_t *positions, int64_t first, int64_t n,
+			 uint8_t *out, int64_t *bad, struct err *err)
+{
+	struct fetch f = {.v = v, .kind = EXTENT_LATENTS, .part = group};
+	size_t room = n < ITEMS_MOST ? (size_t)n : ITEMS_MOST, m;
+	int rc = 0;
+
+	if (bad)
+		*bad = -1;
+	f.items = xmalloc(room ? room : 1, sizeof *f.items);
+	for (int64_t i = 0; !rc && i < n; i += (int64_t)m) {
+		for (m = 0; !rc && m < room && i + (int64_t)m < n; m++) {
+			int64_t p = positions ? positions[i + (int64_t)m] : first + i + (int64_t)m, bytes = 0;
+			int32_t span = (int32_t)(p / CACHE_SPAN_TOKENS), token = (int32_t)(p % CACHE_SPAN_TOKENS);
+
+			assert(p >= 0 && p < v->n_tokens);
+			rc = check_part(&f, span, &bytes, bad, err);
+			if (rc)
+				break;
+			f.items[m] = (struct item){
+				.at = ((int64_t)v->spans[span].place * CACHE_SPAN_TOKENS + token) * bytes, .bytes = bytes,
+				.span = span, .token = token, .out = out, .n = bytes
+			};
+			out += bytes;
+			v->stats.record_bytes += bytes;
+		}
+		if (!rc)
+			rc = fetch_items(&f, m, positions ? GAP_MOST : 0, bad, err);
+	}
+	free(f.items);
+	return rc ? -1 : 0;
+}
+
+int cache_view_records(struct cache_view *v, int32_t group, int64_t first, int64_t n, uint8_t *out, int64_t *bad,
+		       struct err *err)
+{
+	return fetch_records(v, group, NULL, first, n, out, bad, err);
+}
+
+int cache_view_gather(struct cache_view *v, int32_t group, const int32_t *positions, int64_t n, uint8_t *out,
+		      int64_t *bad, struct err *err)
+{
+	return fetch_records(v, group, positions, 0, n, out, bad, err);
+}
+
+int cache_view_index_keys(struct cache_view *v, int32_t index_layer, int64_t first, int64_t n, uint8_t *out,
+			  int64_t *bad, struct err *err)
+{
+	struct fetch f = {.v = v, .kind = EXTENT_INDEX_KEYS, .part = index_layer};
+	size_t m = 0;
+	int rc = 0;
+
+	assert(first >= 0 && n >= 0 && n <= v->n_tokens - first);
+	if (bad)
+		*bad = -1;
+	if (!n)
+		return 0;
+	f.items = xmalloc((size_t)(n / CACHE_SPAN_TOKENS + 2), sizeof *f.items);
+	for (int64_t p = first; !rc && p < first + n; m++) {
+		int32_t span = (int32_t)(p / CACHE_SPAN_TOKENS), token = (int32_t)(p % CACHE_SPAN_TOKENS);
+		int64_t left = v->spans[span].n_tokens - token, bytes = 0;
+		int64_t k = left < first + n - p ? left : first + n - p;
+
+		rc = check_part(&f, span, &bytes, bad, err);
+		if (rc)
+			break;
+		f.items[m] = (struct item){
+			.at = (int64_t)v->spans[span].place * CACHE_SPAN_TOKENS * bytes,
+			.bytes = v->spans[span].n_tokens * bytes,
+			.span = span, .out = out, .skip = token * bytes, .n = k * bytes
+		};
+		out += k * bytes;
+		p += k;
+		v->stats.key_bytes += k * bytes;
+	}
+	if (!rc)
+		rc = fetch_items(&f, m, 0, bad, err);
+	free(f.items);
+	return rc ? -1 : 0;
+}
+
+const struct span_key *cache_view_key(const struct cache_view *v, int64_t position)
+{
+	assert(position >= 0 && position < v->n_tokens);
+	return &v->spans[position / CACHE_SPAN_TOKENS].key;
+}
+
+void cache_view_stats(const struct cache_view *v, struct cache_view_stats *out)
+{
+	*out = v->stats;
+}
