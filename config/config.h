@@ -19,7 +19,10 @@
  *       threads: auto                  # auto: every processor this process may use; else 1 to 1024
  *       isa: auto                      # auto: the best instruction set this processor has; else scalar, avx2, avx512
  *                                      # or avx512bf16, refused at start where it is missing. Decides speed, no bit
- *     context: {max_tokens: auto}      # auto: what the model was made for; else 1 to 1048576
+ *     context:
+ *       max_tokens: auto               # auto: what the model was made for; else 1 to 1048576
+ *       latent_cache: auto             # memory for latents of a corpus that questions attend to; the others stay in the
+ *                                      # store. auto: a quarter of the memory that is available at the start
  *     store:
  *       path: ~/.local/share/quire
  *       max_bytes: none                # of latents and index keys; beyond it what was used longest ago gives way
@@ -67,6 +70,7 @@ struct config {
 	} compute;
 	struct {
 		int64_t max_tokens;      /* 0: auto */
+		int64_t latent_cache_bytes; /* 0: auto */
 	} context;
 	struct {
 		char *path;              /* $XDG_DATA_HOME/quire, else ~/.local/share/quire */

@@ -136,6 +136,9 @@ struct latent_source {
 int session_attach(struct session *s, const struct latent_source *source, int64_t n, size_t latent_bytes,
 		   struct err *err);
 
+/* What one token attends to of others at most: the least latent_bytes. */
+size_t session_least_latent_bytes(const struct engine *e, const struct model *m);
+
 /* Whether tokens wait to be computed again, since the source could not give their latents: the first ones, at most 64.
  * While there are any, and they may come up in any session_attach, session_append or session_recompute (a failed one
  * leaves the session as it was), tokens are refused with ERR_DAMAGED. */

@@ -436,6 +436,13 @@ int session_attach(struct session *s, const struct latent_source *source, int64_
 	return 0;
 }
 
+size_t session_least_latent_bytes(const struct engine *e, const struct model *m)
+{
+	const struct model_config *c = &m->config;
+
+	return c->has_indexer ? (size_t)c->index_topk * (size_t)c->n_layers * session_row_bytes(c, e->compute) : 0;
+}
+
 bool session_lost(const struct session *s, int64_t *first, int64_t *n)
 {
 	return s->gather && gather_lost(s->gather, first, n);
