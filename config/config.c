@@ -57,6 +57,7 @@ static const struct key keys[] = {
 	{"compute", "isa", CHOICE, AT(compute.isa), .choices = isas},
 	{"tiers", "host_experts", BYTES, AT(tiers.host_expert_bytes), 1 << 16, (double)(1LL << 46), .zero = "all"},
 	{"context", "max_tokens", COUNT, AT(context.max_tokens), 1, 1 << 20, .zero = "auto"},
+	{"context", "latent_cache", BYTES, AT(context.latent_cache_bytes), 1, (double)(1LL << 50), .zero = "auto"},
 	{"store", "path", PATH, AT(store.path)},
 	{"store", "max_bytes", BYTES, AT(store.max_bytes), 1 << 20, (double)(1LL << 50), .zero = "none"},
 	{"server", "socket", SOCKET, AT(server.socket)},

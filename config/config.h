@@ -21,7 +21,10 @@
  *                                      # or avx512bf16, refused at start where it is missing. Decides speed, no bit
  *     tiers: {host_experts: all}         # memory for routed experts; those that do not fit are read from the model's files
  *                                      # when they are chosen. Decides speed, no bit
- *     context: {max_tokens: auto}      # auto: what the model was made for; else 1 to 1048576
+ *     context:
+ *       max_tokens: auto               # auto: what the model was made for; else 1 to 1048576
+ *       latent_cache: auto             # memory for latents of a corpus that questions attend to; the others stay in the
+ *                                      # store. auto: a quarter of the memory that is available at the start
  *     store:
  *       path: ~/.local/share/quire
  *       max_bytes: none                # of latents and index keys; beyond it what was used longest ago gives way
@@ -72,6 +75,7 @@ struct config {
 	} tiers;
 	struct {
 		int64_t max_tokens;      /* 0: auto */
+		int64_t latent_cache_bytes; /* 0: auto */
 	} context;
 	struct {
 		char *path;              /* $XDG_DATA_HOME/quire, else ~/.local/share/quire */

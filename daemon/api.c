@@ -636,6 +636,9 @@ static const struct {
 	{"recomputed_tokens", offsetof(struct api_usage, recomputed_tokens)},
 	{"prefilled_tokens", offsetof(struct api_usage, prefilled_tokens)},
 	{"completion_tokens", offsetof(struct api_usage, completion_tokens)},
+	{"read_bytes", offsetof(struct api_usage, read_bytes)},
+	{"wanted_latents", offsetof(struct api_usage, wanted_latents)},
+	{"held_latents", offsetof(struct api_usage, held_latents)},
 }, usage_times[] = {
 	{"load_s", offsetof(struct api_usage, load_s)},
 	{"ttft_s", offsetof(struct api_usage, ttft_s)},
@@ -736,6 +739,9 @@ json_t *api_status_json(const struct api_status *s)
 	json_object_set_new(o, "cached_tokens", integer(s->total.cached_tokens));
 	json_object_set_new(o, "prefilled_tokens", integer(s->total.prefilled_tokens));
 	json_object_set_new(o, "completion_tokens", integer(s->total.completion_tokens));
+	json_object_set_new(o, "read_bytes", integer(s->total.read_bytes));
+	json_object_set_new(o, "wanted_latents", integer(s->total.wanted_latents));
+	json_object_set_new(o, "held_latents", integer(s->total.held_latents));
 	return root;
 }
 

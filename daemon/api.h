@@ -155,6 +155,8 @@ char *api_report_estimate(const char *report, double tokens_per_s);
  * still held them. */
 struct api_usage {
 	int64_t prompt_tokens, cached_tokens, loaded_tokens, recomputed_tokens, prefilled_tokens, completion_tokens;
+	int64_t read_bytes;                    /* of the store's files */
+	int64_t wanted_latents, held_latents;  /* records that its tokens chose of the corpus; those in memory already */
 	double load_s, ttft_s, decode_s;
 };
 
@@ -202,6 +204,7 @@ struct api_status {
 	} queue;
 	struct {
 		int64_t answered, refused, cancelled, prompt_tokens, cached_tokens, prefilled_tokens, completion_tokens;
+		int64_t read_bytes, wanted_latents, held_latents;
 	} total;
 };
 

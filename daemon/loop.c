@@ -575,6 +575,9 @@ static void on_asked(struct loop *l, const struct message *m)
 		l->status.total.cached_tokens += u->cached_tokens;
 		l->status.total.prefilled_tokens += u->prefilled_tokens;
 		l->status.total.completion_tokens += u->completion_tokens;
+		l->status.total.read_bytes += u->read_bytes;
+		l->status.total.wanted_latents += u->wanted_latents;
+		l->status.total.held_latents += u->held_latents;
 	} else if (m->err.code == ERR_CANCELLED) {
 		l->status.total.cancelled++;
 	} else {

@@ -158,4 +158,6 @@ void show_status(const json_t *reply)
 	       print_count(b, get_integer(o, "refused")), print_count(d, get_integer(o, "cancelled")));
 	printf("; %s prompt tokens, %s of them from the store\n", print_count(a, get_integer(o, "prompt_tokens")),
 	       print_count(b, get_integer(o, "cached_tokens")));
+	printf("latents  %s chosen, %s of them in memory, %s read for questions\n", print_count(a, get_integer(o, "wanted_latents")),
+	       print_count(b, get_integer(o, "held_latents")), print_size(d, get_integer(o, "read_bytes")));
 }

@@ -14,6 +14,7 @@
 #include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
+#include "daemon/machine.h"
 #include "daemon/message.h"
 #include "daemon/upkeep.h"
 #include "engine/engine.h"
@@ -49,6 +50,8 @@ struct worker {
 	/* The corpus that was asked last. */
 	struct cache_snapshot *held;
 	struct session *session;
+	struct recall *recall;        /* what is behind the session */
+	size_t latent_bytes;          /* memory for its latents */
 
 	/* The ingest in progress, if job is not NULL: prepared elsewhere while in is NULL. */
 	struct message *job;
@@ -179,6 +182,8 @@ static void drop_held(struct worker *w)
 {
 	session_free(w->session);
 	w->session = NULL;
+	recall_close(w->recall);
+	w->recall = NULL;
 	cache_free_snapshot(w->held);
 	w->held = NULL;
 	cache_pin(w->cache, NULL);
@@ -393,11 +398,12 @@ static int check_identity(struct worker *w, struct err *err)
 		       w->held->source, w->held->corpus);
 }
 
-/* The corpus's latents in w->session, and nothing behind them. */
-static int load_session(struct worker *w, const struct message *ask, struct api_usage *usage, struct err *err)
+/* The corpus's tokens in w->session, and nothing behind them. *before: what the session had cost until then. */
+static int load_session(struct worker *w, const struct message *ask, struct recall_stats *before, struct api_usage *usage,
+			struct err *err)
 {
 	const struct session_options opt = {.latents = w->latents, .max_tokens = w->context_tokens};
-	struct recall_stats stats = {0};
+	const struct recall_options recall = {w->engine, w->model, w->latents, w->latent_bytes};
 	int64_t began = clock_now_ns();
 	struct err ignored;
 
@@ -407,17 +413,33 @@ static int load_session(struct worker *w, const struct message *ask, struct api_
 			log_warn("cannot note that corpus %s is used: %s", w->held->corpus, ignored.text);
 		tell_phase(w, ask, ASK_LOAD, w->held->n_tokens);
 		if (session_new(&w->session, w->engine, w->model, &opt, err) ||
-		    recall_snapshot(w->session, w->engine, w->model, w->latents, w->cache, w->held, w->held->n_tokens,
-				    &stats, err)) {
+		    recall_open(&w->recall, w->session, &recall, w->cache, w->held, w->held->n_tokens, err)) {
+			if (err->code == ERR_TOO_LARGE && w->config->context.latent_cache_bytes)
+				err_wrap(err, "with context.latent_cache: %lld", (long long)w->config->context.latent_cache_bytes);
 			drop_held(w);
 			return -1;
 		}
+		usage->loaded_tokens = w->held->n_tokens;
+	} else {
+		recall_count(w->recall, before);
 	}
-	usage->loaded_tokens = stats.loaded_tokens;
-	usage->recomputed_tokens = stats.recomputed_tokens;
-	usage->cached_tokens = w->held->n_tokens - stats.recomputed_tokens;
 	usage->load_s = clock_seconds_since(began);
 	return 0;
+}
+
+/* What an answer has cost of the store, now that it is there. Damage may have been found at any of its tokens. */
+static void count_recall(struct worker *w, const struct recall_stats *before, struct api_usage *usage)
+{
+	struct recall_stats now;
+
+	recall_count(w->recall, &now);
+	usage->recomputed_tokens = now.recomputed_tokens - before->recomputed_tokens;
+	usage->cached_tokens = w->held->n_tokens - usage->recomputed_tokens;
+	if (usage->loaded_tokens)
+		usage->loaded_tokens -= usage->recomputed_tokens;
+	usage->read_bytes = now.read_bytes - before->read_bytes;
+	usage->wanted_latents = now.gathers.wanted - before->gathers.wanted;
+	usage->held_latents = now.gathers.hits - before->gathers.hits;
 }
 
 static int cancelled(const struct message *ask, struct err *err)
@@ -432,7 +454,7 @@ static int prefill(struct worker *w, const struct message *ask, const struct ids
 		size_t n = ids->n - i < PREFILL_CHUNK ? ids->n - i : PREFILL_CHUNK;
 
 		if (cancelled(ask, err) ||
-		    session_append(w->session, ids->id + i, n, i + n == ids->n ? w->logits : NULL, NULL, err))
+		    recall_append(w->recall, ids->id + i, n, i + n == ids->n ? w->logits : NULL, NULL, err))
 			return -1;
 	}
 	return 0;
@@ -500,7 +522,7 @@ static int generate(struct worker *w, const struct message *ask, int64_t max_tok
 		tell_text(w, ask, &text);
 		if (end->asked.usage.completion_tokens >= max_tokens)
 			break;
-		failed = session_append(w->session, &id, 1, w->logits, NULL, err);
+		failed = recall_append(w->recall, &id, 1, w->logits, NULL, err);
 	}
 	text_stream_end(&stream, &text);
 	tell_text(w, ask, &text);
@@ -530,6 +552,7 @@ static int answer(struct worker *w, const struct message *ask, struct message *e
 {
 	const struct api_ask *a = &ask->ask.request;
 	struct api_usage *usage = &end->asked.usage;
+	struct recall_stats before = {0};
 	struct ids ids = {0};
 	int64_t max_tokens;
 	int failed;
@@ -545,8 +568,10 @@ static int answer(struct worker *w, const struct message *ask, struct message *e
 	if (cancelled(ask, err) || hold_corpus(w, a->corpus, err) || check_identity(w, err))
 		return -1;
 	failed = render_question(w->renderer, &ids, a->question, strlen(a->question), a->think, err) ||
-		 check_room(w, a, (int64_t)ids.n, &max_tokens, err) || load_session(w, ask, usage, err) ||
+		 check_room(w, a, (int64_t)ids.n, &max_tokens, err) || load_session(w, ask, &before, usage, err) ||
 		 prefill(w, ask, &ids, err) || generate(w, ask, max_tokens, end, err);
+	if (w->recall)
+		count_recall(w, &before, usage);
 	usage->prefilled_tokens = (int64_t)ids.n + usage->recomputed_tokens;
 	usage->prompt_tokens = usage->cached_tokens + usage->prefilled_tokens;
 	if (w->session)
@@ -705,6 +730,24 @@ int worker_engine_options(struct engine_options *opt, enum latent_format *latent
 	return 0;
 }
 
+/* Memory for the latents that questions attend to: what was said, or a quarter of what is available when the model is
+ * open, which leaves the greater part to index keys, an ingest's scratch memory and the files' cache; and never less
+ * than one token needs, which is a refusal otherwise. */
+static size_t latent_bytes(const struct worker *w)
+{
+	size_t least = session_least_latent_bytes(w->engine, w->model);
+	struct machine_memory memory;
+	struct err err;
+
+	if (w->config->context.latent_cache_bytes)
+		return (size_t)w->config->context.latent_cache_bytes;
+	if (machine_memory(&memory, "", &err)) {
+		log_warn("context.latent_cache: auto is 1 GiB, since the memory that is available is not known: %s", err.text);
+		memory.available_bytes = 4LL << 30;
+	}
+	return (size_t)memory.available_bytes / 4 > least ? (size_t)memory.available_bytes / 4 : least;
+}
+
 static int open_model(struct worker *w, struct message *m, struct err *err)
 {
 	const struct config *c = w->config;
@@ -743,6 +786,7 @@ static int open_model(struct worker *w, struct message *m, struct err *err)
 	else
 		snprintf(m->model.model.renderer, sizeof m->model.model.renderer, "%s", renderer_name(w->renderer));
 	w->logits = xcalloc((size_t)w->model->config.vocab, sizeof *w->logits);
+	w->latent_bytes = latent_bytes(w);
 	w->context_tokens = w->model->config.max_positions;
 	if (c->context.max_tokens && c->context.max_tokens < w->context_tokens)
 		w->context_tokens = c->context.max_tokens;

@@ -2,7 +2,7 @@
  * Multi-head latent attention, absorbed: the cache holds one latent per token for all heads; queries are carried into
  * the latent space (UK), attend there, and the mixture is carried out of it again (UV).
  */
-#include "engine/internal.h"
+#include "engine/gather.h"
 
 enum { TILE = 64 }; /* tokens whose heads are in the latent space at a time: the widest rows of all */
 
@@ -39,8 +39,9 @@ static void latents(struct pass *p, int32_t layer)
 	keep_latents(p, layer, kv);
 }
 
-/* Tokens first .. first + n - 1 of the pass: h += o(attention). */
-static void attend_tile(struct pass *p, int32_t layer, float *q, int64_t first, int64_t n, float *scratch)
+/* Tokens first .. first + n - 1 of the pass: h += o(attention). rows_of [n]: the rows that each attends to. */
+static void attend_tile(struct pass *p, int32_t layer, float *q, const struct selection *rows_of, int64_t first, int64_t n,
+			float *scratch)
 {
 	const struct model_config *c = p->c;
 	const struct layer *l = &p->m->layers[layer];
@@ -57,8 +58,7 @@ static void attend_tile(struct pass *p, int32_t layer, float *q, int64_t first, 
 	for (int64_t i = 0; i < n * heads; i++)
 		memcpy(absorbed + i * latent + c->kv_lora, q + i * q_head + c->nope_dim,
 		       (size_t)c->rope_dim * sizeof *q);
-	p->ops->attend(p->dev, mixed, absorbed, &rows, p->selections + first, c->n_heads, c->attention_scale, n,
-		       profile);
+	p->ops->attend(p->dev, mixed, absorbed, &rows, rows_of, c->n_heads, c->attention_scale, n, profile);
 	p->ops->expand_values(p->dev, values, mixed, &l->kv_b, c->n_heads, c->nope_dim, c->v_dim, n, profile);
 	p->ops->matmul(p->dev, out, c->hidden, values, heads * c->v_dim, &l->o, n, profile);
 	p->ops->add_scaled(p->dev, p->h + first * c->hidden, out, NULL, NULL, n, c->hidden);
@@ -77,7 +77,14 @@ int attention_forward(struct pass *p, int32_t layer, struct err *err)
 	if (device_check(p->dev, err)) /* before anything attends to what is not finite */
 		return -1;
 	scratch = arena_alloc(p->scratch, (size_t)tile * width, sizeof *scratch);
-	for (int64_t i = 0; i < p->n; i += tile)
-		attend_tile(p, layer, q, i, p->n - i < tile ? p->n - i : tile, scratch);
+	for (int64_t i = 0, n; i < p->n; i += n) {
+		const struct selection *rows_of = p->selections + i;
+
+		n = p->n - i;
+		if (p->s->n_slots && gather_rows(p, layer, i, &n, &rows_of, err))
+			return -1;
+		for (int64_t k = 0; k < n; k += tile)
+			attend_tile(p, layer, q, rows_of + k, i + k, n - k < tile ? n - k : tile, scratch);
+	}
 	return 0;
 }

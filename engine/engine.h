@@ -96,7 +96,7 @@ struct session_tap {
 int session_append(struct session *s, const int32_t *ids, size_t n, float *last_logits,
 		   const struct session_tap *tap, struct err *err);
 
-/* Forget all tokens from position n_tokens on. */
+/* Forget all tokens from position n_tokens on, attached ones, too. */
 void session_truncate(struct session *s, int64_t n_tokens);
 
 /* Move latents as stored. Records are token-major, [n][layout_record_bytes(group)]; index keys [n][index_key_bytes],
@@ -110,6 +110,54 @@ int session_import_records(struct session *s, int32_t group, int64_t first, int6
 int session_import_index_keys(struct session *s, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
 			      struct err *err);
 void session_import_commit(struct session *s, int64_t n);
+
+/*
+ * Attached tokens: their latents stay at a source until somebody attends to them. Index keys come at once, since every
+ * token scores them all; a record comes when it is chosen, and stays while there is room. The bits are those of latents
+ * that were imported.
+ */
+struct latent_source {
+	void *ctx;
+	/* What session_import_index_keys and session_import_records take: of tokens first .. first + n - 1, or of n
+	 * ascending positions. On failure *bad, which is -1 before, is a position whose latents cannot be had; where it is
+	 * still -1, whatever wanted them fails with this error. */
+	int (*index_keys)(void *ctx, int32_t index_layer, int64_t first, int64_t n, uint8_t *out, int64_t *bad,
+			  struct err *err);
+	int (*records)(void *ctx, int32_t group, const int32_t *positions, int64_t n, uint8_t *out, int64_t *bad,
+		       struct err *err);
+	/* Told once that the session has given up the latents of these tokens, and why. May be NULL. */
+	void (*lost)(void *ctx, int64_t first, int64_t n, const struct err *why);
+};
+
+/* The first n >= 1 tokens of an empty session that keeps no records. latent_bytes: memory for records, 0: as much as all
+ * of them take. A model without an indexer attends to all latents, and gets them all now, whatever they take.
+ * ERR_TOO_LARGE when what one token attends to is more than latent_bytes, saying how many it takes. The source must
+ * outlive the session. On error the session is empty. */
+int session_attach(struct session *s, const struct latent_source *source, int64_t n, size_t latent_bytes,
+		   struct err *err);
+
+/* What one token attends to of others at most: the least latent_bytes. */
+size_t session_least_latent_bytes(const struct engine *e, const struct model *m);
+
+/* Whether tokens wait to be computed again, since the source could not give their latents: the first ones, at most 64.
+ * While there are any, and they may come up in any session_attach, session_append or session_recompute (a failed one
+ * leaves the session as it was), tokens are refused with ERR_DAMAGED. */
+bool session_lost(const struct session *s, int64_t *first, int64_t *n);
+/* Compute just those again: ids [n] are theirs. Their latents then belong to the session. On error they are still
+ * lost, and others before them may be, too: those first. */
+int session_recompute(struct session *s, const int32_t *ids, int64_t first, int64_t n, struct err *err);
+
+struct session_gathers {
+	int64_t n_slots;             /* records of each group that there is memory for */
+	size_t slot_bytes;           /* what they all take */
+	int64_t wanted, hits;        /* records that full layers chose of attached tokens, each once for the tokens that were
+				      * computed together; those that were there already */
+	int64_t fetched, evicted;    /* records */
+	int64_t fetched_bytes;       /* as stored */
+	int64_t recomputed_tokens;
+};
+/* Since session_attach; zeros without. */
+void session_count_gathers(const struct session *s, struct session_gathers *out);
 
 /* Fill n further positions with seeded random latents and index keys in place of computed ones, for measuring at a
  * depth. They are rounded as stored ones are; each depends on seed, layer and position alone. Without room for all of

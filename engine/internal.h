@@ -29,9 +29,11 @@ struct session {
 	struct arena *arena, *scratch; /* of the pass under way, and of the part of a layer under way */
 	float *inv_freq;              /* [rope_dim / 2] */
 	int64_t n_tokens, room;       /* room: a multiple of KEYS_ABREAST */
+	struct gather *gather;        /* NULL: no token is attached (gather.h) */
+	int64_t n_slots;              /* rows of attached tokens, before those of the session's own */
 	size_t open_bytes;            /* by_group: of the arrays that are there, all of this room; the others are NULL */
 	/* Rotated, in the types and places that ops.h says for the engine's profile: */
-	void **rows;                  /* [n_layers] of [room, kv_lora + rope_dim] */
+	void **rows;                  /* [n_layers] of [n_slots + room, kv_lora + rope_dim] */
 	void **keys;                  /* [n_index_layers] of [room / 16, index_dim, 16] */
 	uint8_t **stored_rows;        /* [n_layers] of [room, row_bytes]; only with keep_records */
 	uint8_t **stored_keys;        /* [n_index_layers] of [room, index_key_bytes]; likewise */
@@ -187,5 +189,7 @@ void place_latents(struct session *s, int32_t layer, float *values, int64_t firs
 		   const float *sin);
 void place_index_keys(struct session *s, int32_t index_layer, float *values, int64_t first, int64_t n,
 		      const float *cos, const float *sin);
+/* One row of rotated values to row `row` of a layer: a slot. From inside pool jobs, too. */
+void session_place_row(const struct session *s, int32_t layer, int64_t row, const float *values);
 
 #endif

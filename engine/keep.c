@@ -5,7 +5,7 @@
 #include "engine/numeric.h"
 
 struct place_job {
-	struct session *s;
+	const struct session *s;
 	void *to;
 	const float *values;
 	int64_t first;
@@ -25,12 +25,19 @@ static void place_rows(void *arg, int64_t first, int64_t end, int thread)
 		memcpy((float *)j->to + at, values, (size_t)n * sizeof *values);
 }
 
+void session_place_row(const struct session *s, int32_t layer, int64_t row, const float *values)
+{
+	struct place_job j = {s, s->rows[layer], values, row, s->model->config.kv_lora + s->model->config.rope_dim};
+
+	place_rows(&j, 0, 1, 0);
+}
+
 void place_latents(struct session *s, int32_t layer, float *values, int64_t first, int64_t n, const float *cos,
 		   const float *sin)
 {
 	const struct model_config *c = &s->model->config;
 	int32_t dim = c->kv_lora + c->rope_dim;
-	struct place_job j = {s, s->rows[layer], values, first, dim};
+	struct place_job j = {s, s->rows[layer], values, s->n_slots + first, dim};
 
 	s->engine->ops->rope(&s->engine->device, values + c->kv_lora, dim, 1, 0, c->rope_dim, cos, sin, n,
 			     c->rope_interleaved);

@@ -52,7 +52,8 @@ struct latent_rows {
 	int32_t kv_lora, rope_dim;
 };
 
-/* Which positions a query attends to: ascending. set NULL: all of 0 .. n - 1. */
+/* Which positions a query attends to: ascending. set NULL: all of 0 .. n - 1. For `attend`, which rows: of ascending
+ * positions, while the rows of some may lie anywhere (gather.h). */
 struct selection {
 	const int32_t *set;
 	int32_t n;
@@ -103,7 +104,7 @@ struct ops {
 	 *   out [n, n_heads, kv_lora]
 	 *   selections [n]
 	 * s_t = scale x (q . row_t) by (A), latent first; e_t = exp(s_t - max s); out = (sum e_t latent_t) x (1 / sum e_t),
-	 * both sums by (A), t ascending. */
+	 * both sums by (A), t in the order of the set. */
 	void (*attend)(struct device *dev, float *out, const float *q, const struct latent_rows *latents,
 		       const struct selection *selections, int32_t n_heads, float scale, int64_t n,
 		       enum compute_profile profile);

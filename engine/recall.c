@@ -5,14 +5,174 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/view.h"
 #include "config/log.h"
 #include "config/mem.h"
 
 /* A lost segment file is many damaged spans and one piece of news. */
 enum { WARNINGS_MOST = 3 };
 
-int recall_span(struct session *s, struct cache *c, const struct span_key *key, int32_t n_tokens, int32_t n_wanted,
-		int64_t *read_bytes, struct err *err)
+struct recall {
+	struct session *s;
+	struct recall_options opt;
+	struct cache *cache;
+	const struct cache_snapshot *snapshot;
+	struct cache_view *view;
+	int64_t n_tokens;              /* of the snapshot */
+	int64_t n_lost;                /* spans */
+	int64_t recomputed_tokens;
+	int64_t read_bytes;            /* beside the view's */
+};
+
+static char *identity_name(const uint8_t *identity, char out[17])
+{
+	for (int i = 0; i < 8; i++) {
+		out[2 * i] = "0123456789abcdef"[identity[i] >> 4];
+		out[2 * i + 1] = "0123456789abcdef"[identity[i] & 15];
+	}
+	out[16] = '\0';
+	return out;
+}
+
+static int check_identity(const struct recall_options *opt, const struct cache_snapshot *snapshot, struct err *err)
+{
+	uint8_t identity[MODEL_ID_BYTES];
+	char theirs[17], ours[17];
+
+	engine_identity(opt->engine, opt->model, opt->latents, identity);
+	if (!memcmp(identity, snapshot->identity, sizeof identity))
+		return 0;
+	return err_set(err, ERR_MISMATCH, "corpus '%s' was made by model %s, this is %s: `quire ingest %s --as %s` makes it "
+		       "again", snapshot->corpus, identity_name(snapshot->identity, theirs), identity_name(identity, ours),
+		       snapshot->source, snapshot->corpus);
+}
+
+/*
+ * What the session asks for
+ */
+
+/* Whether an error may be that of the bytes of one place, so that it is worth finding out which. */
+static bool is_local(const struct err *err)
+{
+	return err->code == ERR_IO || err->code == ERR_DAMAGED;
+}
+
+static int give_index_keys(void *ctx, int32_t index_layer, int64_t first, int64_t n, uint8_t *out, int64_t *bad,
+			   struct err *err)
+{
+	const struct recall *r = ctx;
+	size_t bytes = session_layout(r->s)->index_key_bytes;
+
+	if (!cache_view_index_keys(r->view, index_layer, first, n, out, bad, err))
+		return 0;
+	if (*bad >= 0 || !is_local(err))
+		return -1;
+	/* A drive that fails a read does not say for whom: span by span, and perhaps it works this time. */
+	for (int64_t i = 0, m; i < n; i += m) {
+		m = CACHE_SPAN_TOKENS - (first + i) % CACHE_SPAN_TOKENS;
+		m = n - i < m ? n - i : m;
+		if (!cache_view_index_keys(r->view, index_layer, first + i, m, out + (size_t)i * bytes, bad, err))
+			continue;
+		if (*bad < 0 && is_local(err))
+			*bad = first + i;
+		return -1;
+	}
+	return 0;
+}
+
+static int give_records(void *ctx, int32_t group, const int32_t *positions, int64_t n, uint8_t *out, int64_t *bad,
+			struct err *err)
+{
+	const struct recall *r = ctx;
+	size_t bytes = layout_record_bytes(session_layout(r->s), group);
+
+	if (!cache_view_gather(r->view, group, positions, n, out, bad, err))
+		return 0;
+	if (*bad >= 0 || !is_local(err))
+		return -1;
+	for (int64_t i = 0; i < n; i++) {
+		if (!cache_view_gather(r->view, group, positions + i, 1, out + (size_t)i * bytes, bad, err))
+			continue;
+		if (*bad < 0 && is_local(err))
+			*bad = positions[i];
+		return -1;
+	}
+	return 0;
+}
+
+/* Tokens are to be computed again. */
+static void give_up(struct recall *r, const struct span_key *key, int64_t first, int64_t n, const struct err *why)
+{
+	struct err ignored;
+
+	if (r->n_lost++ < WARNINGS_MOST)
+		log_warn("tokens %" PRId64 " to %" PRId64 " of corpus '%s' are computed again: %s", first, first + n - 1,
+			 r->snapshot->corpus, why->text);
+	else if (r->n_lost == WARNINGS_MOST + 1)
+		log_warn("corpus '%s': more of its tokens are computed again, since the store cannot give them; `quire ingest "
+			 "%s --as %s` mends it", r->snapshot->corpus, r->snapshot->source, r->snapshot->corpus);
+	/* So that the next ingest stores them anew; a read that failed may succeed the next time. */
+	if (why->code == ERR_DAMAGED && cache_quarantine(r->cache, key, &ignored))
+		log_warn("cannot note the damage: %s", ignored.text);
+}
+
+static void note_loss(void *ctx, int64_t first, int64_t n, const struct err *why)
+{
+	struct recall *r = ctx;
+
+	give_up(r, cache_view_key(r->view, first), first, n, why);
+}
+
+/* What was mended leaves no trace in the caller's err, as if it had never been. */
+static int fail(struct err *err, const struct err *why)
+{
+	if (err)
+		*err = *why;
+	return -1;
+}
+
+/* What is lost, lowest first; while it is computed more may turn out to be. */
+static int mend(struct recall *r, struct err *err)
+{
+	int64_t first, n;
+
+	while (session_lost(r->s, &first, &n)) {
+		int64_t n_lost = r->n_lost;
+		struct err why;
+
+		if (!session_recompute(r->s, r->snapshot->ids + first, first, n, &why))
+			r->recomputed_tokens += n;
+		else if (r->n_lost == n_lost)
+			return fail(err, &why);
+	}
+	return 0;
+}
+
+int recall_append(struct recall *r, const int32_t *ids, size_t n, float *last_logits, const struct session_tap *tap,
+		  struct err *err)
+{
+	for (;;) {
+		int64_t n_lost = r->n_lost;
+		struct err why;
+
+		if (!session_append(r->s, ids, n, last_logits, tap, &why))
+			return 0;
+		if (r->n_lost == n_lost)
+			return fail(err, &why);
+		/* Each time a span is lost that was not, and it becomes the session's own: this ends. */
+		if (mend(r, err))
+			return -1;
+	}
+}
+
+/*
+ * Opening
+ */
+
+/* Spans from token `at` on, which the view does not cover: into the session's memory, or computed. */
+/* One span to the end of the session: n_wanted of its n_tokens tokens. On error the session has the tokens it had. */
+static int load_span(struct session *s, struct cache *c, const struct span_key *key, int32_t n_tokens, int32_t n_wanted,
+		     int64_t *read_bytes, struct err *err)
 {
 	const struct layout *l = session_layout(s);
 	int64_t first = session_n_tokens(s);
@@ -40,71 +200,87 @@ int recall_span(struct session *s, struct cache *c, const struct span_key *key, 
 	return 0;
 }
 
-static char *identity_name(const uint8_t *identity, char out[17])
+/* Spans from token `at` on, which the view does not cover: into the session's memory, or computed. */
+static int load_rest(struct recall *r, const struct span_key *parent, int64_t at, struct err *err)
 {
-	for (int i = 0; i < 8; i++) {
-		out[2 * i] = "0123456789abcdef"[identity[i] >> 4];
-		out[2 * i + 1] = "0123456789abcdef"[identity[i] & 15];
+	struct span_key before = {0}, key;
+
+	if (parent)
+		before = *parent;
+	for (; at < r->n_tokens; at += CACHE_SPAN_TOKENS) {
+		int64_t left = r->snapshot->n_tokens - at;
+		int32_t n = (int32_t)(left < CACHE_SPAN_TOKENS ? left : CACHE_SPAN_TOKENS);
+		int32_t wanted = (int32_t)(r->n_tokens - at < n ? r->n_tokens - at : n);
+		struct err why;
+
+		span_key_make(&key, r->snapshot->identity, at ? &before : NULL, r->snapshot->ids + at, n);
+		before = key;
+		if (!load_span(r->s, r->cache, &key, n, wanted, &r->read_bytes, &why))
+			continue;
+		if (why.code == ERR_TOO_LARGE)
+			return fail(err, &why);
+		give_up(r, &key, at, wanted, &why);
+		if (recall_append(r, r->snapshot->ids + at, (size_t)wanted, NULL, NULL, err))
+			return -1;
+		r->recomputed_tokens += wanted;
 	}
-	out[16] = '\0';
-	return out;
+	return 0;
 }
 
-static int check_identity(struct engine *e, const struct model *m, enum latent_format format,
-			  const struct cache_snapshot *snapshot, struct err *err)
+static int load(struct recall *r, struct err *err)
 {
-	uint8_t identity[MODEL_ID_BYTES];
-	char theirs[17], ours[17];
+	const struct latent_source source = {r, give_index_keys, give_records, note_loss};
+	const struct cache_snapshot *snapshot = r->snapshot;
+	struct span_key key = {0};
+	int64_t n_whole, n;
 
-	engine_identity(e, m, format, identity);
-	if (!memcmp(identity, snapshot->identity, sizeof identity))
-		return 0;
-	return err_set(err, ERR_MISMATCH, "corpus '%s' was made by model %s, this is %s: `quire ingest %s --as %s` makes it "
-		       "again", snapshot->corpus, identity_name(snapshot->identity, theirs), identity_name(identity, ours),
-		       snapshot->source, snapshot->corpus);
+	if (cache_view_open(&r->view, r->cache, snapshot->identity, snapshot->ids, snapshot->n_tokens, &n_whole, err))
+		return -1;
+	n = n_whole < r->n_tokens ? n_whole : r->n_tokens;
+	if (n && (session_attach(r->s, &source, n, r->opt.latent_bytes, err) || mend(r, err)))
+		return -1;
+	if (n < r->n_tokens && n)
+		key = *cache_view_key(r->view, n - 1);
+	return load_rest(r, n ? &key : NULL, n, err);
 }
 
-int recall_snapshot(struct session *s, struct engine *e, const struct model *m, enum latent_format format,
-		    struct cache *c, const struct cache_snapshot *snapshot, int64_t n_tokens,
-		    struct recall_stats *stats, struct err *err)
+int recall_open(struct recall **out, struct session *s, const struct recall_options *opt, struct cache *c,
+		const struct cache_snapshot *snapshot, int64_t n_tokens, struct err *err)
 {
-	struct span_key keys[2];
-	int n_damaged = 0;
+	struct recall *r;
 
 	assert(!session_n_tokens(s) && n_tokens <= snapshot->n_tokens);
-	*stats = (struct recall_stats){0};
-	if (check_identity(e, m, format, snapshot, err))
+	if (check_identity(opt, snapshot, err))
 		return -1;
-	for (int64_t at = 0, i = 0; at < n_tokens; at += CACHE_SPAN_TOKENS, i++) {
-		int64_t left = snapshot->n_tokens - at;
-		int32_t n = (int32_t)(left < CACHE_SPAN_TOKENS ? left : CACHE_SPAN_TOKENS);
-		int32_t wanted = (int32_t)(n_tokens - at < n ? n_tokens - at : n);
-		struct span_key *key = &keys[i & 1];
-		struct err why, ignored;
-
-		span_key_make(key, snapshot->identity, i ? &keys[(i - 1) & 1] : NULL, snapshot->ids + at, n);
-		if (!recall_span(s, c, key, n, wanted, &stats->read_bytes, &why)) {
-			stats->loaded_tokens += wanted;
-			continue;
-		}
-		if (why.code == ERR_TOO_LARGE) {
-			if (err)
-				*err = why;
-			return err_wrap(err, "recall corpus '%s'", snapshot->corpus);
-		}
-		if (n_damaged++ < WARNINGS_MOST)
-			log_warn("tokens %" PRId64 " to %" PRId64 " of corpus '%s' are computed again: %s", at,
-				 at + wanted - 1, snapshot->corpus, why.text);
-		/* So that the next ingest stores them anew; a read that failed may succeed the next time. */
-		if (why.code == ERR_DAMAGED && cache_quarantine(c, key, &ignored))
-			log_warn("cannot note the damage: %s", ignored.text);
-		if (session_append(s, snapshot->ids + at, (size_t)wanted, NULL, NULL, err))
-			return err_wrap(err, "recall corpus '%s'", snapshot->corpus);
-		stats->recomputed_tokens += wanted;
+	r = xcalloc(1, sizeof *r);
+	*r = (struct recall){.s = s, .opt = *opt, .cache = c, .snapshot = snapshot, .n_tokens = n_tokens};
+	if (load(r, err)) {
+		/* Nothing of the session may go on asking for what is about to go. */
+		session_truncate(s, 0);
+		recall_close(r);
+		return err_wrap(err, "recall corpus '%s'", snapshot->corpus);
 	}
-	if (n_damaged)
-		log_warn("corpus '%s': %" PRId64 " of %" PRId64 " tokens were computed again, since the store could not give "
-			 "them; `quire ingest %s --as %s` mends it", snapshot->corpus, stats->recomputed_tokens, n_tokens,
-			 snapshot->source, snapshot->corpus);
+	*out = r;
 	return 0;
+}
+
+void recall_close(struct recall *r)
+{
+	if (!r)
+		return;
+	cache_view_close(r->view);
+	free(r);
+}
+
+void recall_count(const struct recall *r, struct recall_stats *stats)
+{
+	struct cache_view_stats view;
+
+	cache_view_stats(r->view, &view);
+	*stats = (struct recall_stats){
+		.loaded_tokens = r->n_tokens - r->recomputed_tokens,
+		.recomputed_tokens = r->recomputed_tokens,
+		.read_bytes = r->read_bytes + view.read_bytes,
+	};
+	session_count_gathers(r->s, &stats->gathers);
 }

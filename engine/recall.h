@@ -1,7 +1,10 @@
 /*
- * A snapshot's latents back from the store into a session. Every record is verified; the tokens of a span that is
- * damaged or missing are computed again from the snapshot's ids, with a warning, and those after it come from the
- * store again: a bad block never reaches attention, and the answer has the bits it would have had.
+ * A snapshot's latents behind a session: index keys come when it is opened, records when a token attends to them. Every
+ * read is verified; the tokens of a span that is damaged or missing are computed again from the snapshot's ids, with a
+ * warning, at the moment it is found: a bad record never reaches attention, and the answer has the bits it would have had.
+ *
+ * Where the store lacks a span, the session holds what follows it in its memory, whatever the budget: the next ingest
+ * of the corpus mends that.
  */
 #ifndef QUIRE_ENGINE_RECALL_H
 #define QUIRE_ENGINE_RECALL_H
@@ -9,19 +12,38 @@
 #include "cache/cache.h"
 #include "engine/engine.h"
 
-struct recall_stats {
-	int64_t loaded_tokens, recomputed_tokens;
-	int64_t read_bytes;
+struct recall;
+
+struct recall_options {
+	struct engine *engine;
+	const struct model *model;
+	enum latent_format latents;
+	size_t latent_bytes;           /* memory for records (session_attach); 0: no limit */
 };
 
-/* Load the first n_tokens of the snapshot into an empty session. ERR_MISMATCH, naming both identities and
- * `quire ingest`, when the snapshot was made under another identity. Engine thread. */
-int recall_snapshot(struct session *s, struct engine *e, const struct model *m, enum latent_format format,
-		    struct cache *c, const struct cache_snapshot *snapshot, int64_t n_tokens,
-		    struct recall_stats *stats, struct err *err);
+struct recall_stats {
+	int64_t loaded_tokens;         /* of the store: not computed */
+	int64_t recomputed_tokens;
+	int64_t read_bytes;            /* of the store's files: checksums, index keys, records */
+	struct session_gathers gathers;
+};
 
-/* One span to the end of a session: n_wanted of its n_tokens tokens. On error the session has the tokens it had. */
-int recall_span(struct session *s, struct cache *c, const struct span_key *key, int32_t n_tokens, int32_t n_wanted,
-		int64_t *read_bytes, struct err *err);
+/*
+ * The first n_tokens of the snapshot, into an empty session. ERR_MISMATCH, naming both identities and `quire ingest`, when
+ * the snapshot was made under another identity. Session, store and snapshot must outlive the recall, and while it is
+ * there tokens come to the session by recall_append alone. Nothing that the snapshot names may be dropped meanwhile
+ * (cache_pin). Engine thread.
+ */
+int recall_open(struct recall **out, struct session *s, const struct recall_options *opt, struct cache *c,
+		const struct cache_snapshot *snapshot, int64_t n_tokens, struct err *err);
+/* Takes NULL. The session can only be freed. */
+void recall_close(struct recall *r);
+
+/* session_append, and what is found to be damaged meanwhile is computed again. */
+int recall_append(struct recall *r, const int32_t *ids, size_t n, float *last_logits, const struct session_tap *tap,
+		  struct err *err);
+
+/* Since recall_open. */
+void recall_count(const struct recall *r, struct recall_stats *stats);
 
 #endif

@@ -1,5 +1,5 @@
 /* One sequence of tokens and its latents: memory, and the way in and out of it. */
-#include "engine/internal.h"
+#include "engine/gather.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -22,8 +22,8 @@ int session_new(struct session **out, struct engine *e, const struct model *m, c
 	s->opt = *opt;
 	if (!s->opt.max_tokens || s->opt.max_tokens > c->max_positions)
 		s->opt.max_tokens = c->max_positions;
-	if (s->opt.max_tokens > INT32_MAX - KEYS_ABREAST)
-		s->opt.max_tokens = INT32_MAX - KEYS_ABREAST; /* positions in index sets are 32 bits */
+	if (s->opt.max_tokens > INT32_MAX / 2 - KEYS_ABREAST)
+		s->opt.max_tokens = INT32_MAX / 2 - KEYS_ABREAST; /* positions in index sets are 32 bits, slots before them */
 	s->layout = layout_new(c, opt->latents);
 	s->arena = arena_new();
 	s->scratch = arena_new();
@@ -97,11 +97,13 @@ size_t session_bytes(const struct session *s)
 
 	if (s->opt.by_group)
 		return s->open_bytes;
-	return (size_t)s->room * ((size_t)s->layout->n_layers * row + (size_t)s->layout->n_index_layers * key);
+	return (size_t)s->room * ((size_t)s->layout->n_layers * row + (size_t)s->layout->n_index_layers * key) +
+	       (size_t)s->n_slots * (size_t)s->layout->n_layers * row_size(s);
 }
 
-/* Array i of the session and the bytes of one token in it; NULL behind the last one. */
-static void **array_at(const struct session *s, int32_t i, size_t *bytes)
+/* Array i of the session, the bytes of one token in it, and how many it has before the session's own; NULL behind the last
+ * one. */
+static void **array_at(const struct session *s, int32_t i, size_t *bytes, int64_t *before)
 {
 	const struct layout *l = s->layout;
 	const struct {
@@ -117,24 +119,32 @@ static void **array_at(const struct session *s, int32_t i, size_t *bytes)
 
 	for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; i -= kinds[k++].n) {
 		*bytes = kinds[k].bytes;
+		*before = k ? 0 : s->n_slots;
 		if (i < kinds[k].n)
 			return &kinds[k].arrays[i];
 	}
 	return NULL;
 }
 
+static size_t array_bytes(size_t bytes, int64_t before, int64_t room)
+{
+	return room ? (size_t)(before + room) * bytes : 0;
+}
+
 /* All arrays to a room of so many tokens, or none of them. */
 static int resize(struct session *s, int64_t room, struct err *err)
 {
 	size_t bytes;
+	int64_t before;
 	void **array;
 
-	for (int32_t i = 0; (array = array_at(s, i, &bytes)); i++) {
-		if (!pages_resize(array, (size_t)s->room * bytes, (size_t)room * bytes, "latents of the session", err))
+	for (int32_t i = 0; (array = array_at(s, i, &bytes, &before)); i++) {
+		if (!pages_resize(array, array_bytes(bytes, before, s->room), array_bytes(bytes, before, room),
+				  "latents of the session", err))
 			continue;
 		while (i--) {
-			array = array_at(s, i, &bytes);
-			pages_resize(array, (size_t)room * bytes, (size_t)s->room * bytes, "", NULL);
+			array = array_at(s, i, &bytes, &before);
+			pages_resize(array, array_bytes(bytes, before, room), array_bytes(bytes, before, s->room), "", NULL);
 		}
 		return -1;
 	}
@@ -145,12 +155,14 @@ static int resize(struct session *s, int64_t room, struct err *err)
 void session_free(struct session *s)
 {
 	size_t bytes;
+	int64_t before;
 	void **array;
 
 	if (!s)
 		return;
-	for (int32_t i = 0; (array = array_at(s, i, &bytes)); i++)
-		pages_free(*array, (size_t)s->room * bytes);
+	for (int32_t i = 0; (array = array_at(s, i, &bytes, &before)); i++)
+		pages_free(*array, array_bytes(bytes, before, s->room));
+	gather_free(s->gather);
 	free(s->rows);
 	free(s->keys);
 	free(s->stored_rows);
@@ -231,7 +243,12 @@ void session_close_layer(struct session *s, int32_t layer)
 
 int session_admit(struct session *s, const int32_t *ids, size_t n, struct err *err)
 {
+	int64_t lost, n_lost;
+
 	assert(n >= 1);
+	if (session_lost(s, &lost, &n_lost))
+		return err_set(err, ERR_DAMAGED, "the latents of tokens %lld to %lld were lost: compute those again first",
+			       (long long)lost, (long long)(lost + n_lost - 1));
 	for (size_t i = 0; i < n; i++)
 		if (ids[i] < 0 || ids[i] >= s->model->config.vocab)
 			return err_set(err, ERR_USAGE, "token id %d at position %lld is not below the vocabulary of %d",
@@ -259,6 +276,8 @@ void session_truncate(struct session *s, int64_t n_tokens)
 {
 	assert(n_tokens >= 0 && n_tokens <= s->n_tokens);
 	s->n_tokens = n_tokens;
+	if (s->gather)
+		gather_truncate(s->gather, n_tokens);
 }
 
 void session_export_records(const struct session *s, int32_t group, int64_t first, int64_t n, uint8_t *out)
@@ -386,6 +405,70 @@ void session_import_commit(struct session *s, int64_t n)
 {
 	assert(s->n_tokens + n <= s->room);
 	s->n_tokens += n;
+}
+
+/* ---- attached tokens ---- */
+
+int session_attach(struct session *s, const struct latent_source *source, int64_t n, size_t latent_bytes,
+		   struct err *err)
+{
+	struct gather *g;
+
+	assert(!s->n_tokens && !s->stored_rows && !s->opt.by_group && n >= 1);
+	if (n > s->opt.max_tokens)
+		return err_set(err, ERR_TOO_LARGE, "%lld tokens are more than the context of %lld", (long long)n,
+			       (long long)s->opt.max_tokens);
+	resize(s, 0, NULL); /* smaller: it does not fail */
+	gather_free(s->gather);
+	s->gather = NULL;
+	s->n_slots = 0;
+	if (gather_new(&g, s, source, n, latent_bytes, err))
+		return -1;
+	s->n_slots = gather_slots(g);
+	if (reserve(s, n, err) || gather_load(g, err)) {
+		resize(s, 0, NULL);
+		s->n_slots = 0;
+		gather_free(g);
+		return -1;
+	}
+	s->gather = g;
+	s->n_tokens = n;
+	return 0;
+}
+
+size_t session_least_latent_bytes(const struct engine *e, const struct model *m)
+{
+	const struct model_config *c = &m->config;
+
+	return c->has_indexer ? (size_t)c->index_topk * (size_t)c->n_layers * session_row_bytes(c, e->compute) : 0;
+}
+
+bool session_lost(const struct session *s, int64_t *first, int64_t *n)
+{
+	return s->gather && gather_lost(s->gather, first, n);
+}
+
+int session_recompute(struct session *s, const int32_t *ids, int64_t first, int64_t n, struct err *err)
+{
+	int64_t n_tokens = s->n_tokens, lost, n_lost;
+	int rc;
+
+	assert(session_lost(s, &lost, &n_lost) && lost == first && n_lost == n);
+	/* As if the session ended there: tokens see what is before them, and the rows of these are the session's own. */
+	s->n_tokens = first;
+	gather_own(s->gather, first);
+	rc = forward(s, ids, n, NULL, NULL, err);
+	if (rc)
+		gather_own_failed(s->gather, first);
+	s->n_tokens = n_tokens;
+	return rc;
+}
+
+void session_count_gathers(const struct session *s, struct session_gathers *out)
+{
+	*out = (struct session_gathers){0};
+	if (s->gather)
+		gather_count(s->gather, out);
 }
 
 /* ---- random latents ---- */

@@ -62,17 +62,23 @@ static struct recall_stats ask(float *logits, struct cache *c, const struct cach
 {
 	static const int32_t question[] = {5, 6, 7};
 	const struct session_options opt = {.latents = format};
+	const struct recall_options recall = {tiny.engine, tiny.model, format, 0};
 	struct recall_stats stats = {0};
+	struct recall *r = NULL;
 	struct session *session;
 	struct err err;
 
 	assert_int_equal(session_new(&session, tiny.engine, tiny.model, &opt, &err), 0);
-	if (c ? recall_snapshot(session, tiny.engine, tiny.model, format, c, s, s->n_tokens, &stats, &err)
+	if (c ? recall_open(&r, session, &recall, c, s, s->n_tokens, &err)
 	      : session_append(session, s->ids, (size_t)s->n_tokens, NULL, NULL, &err))
 		fail_msg("%s", err.text);
 	assert_int_equal(session_n_tokens(session), s->n_tokens);
-	assert_int_equal(session_append(session, question, 3, logits, NULL, &err), 0);
+	if (c ? recall_append(r, question, 3, logits, NULL, &err) : session_append(session, question, 3, logits, NULL, &err))
+		fail_msg("%s", err.text);
+	if (c)
+		recall_count(r, &stats);
 	session_free(session);
+	recall_close(r);
 	return stats;
 }
 
@@ -192,20 +198,31 @@ static void a_damaged_span_is_computed_again_with_the_same_bits_and_mended_by_th
 	size_t bytes = (size_t)tiny.model->config.vocab * sizeof(float);
 	float *cold = xmalloc(bytes, 1), *warm = xmalloc(bytes, 1);
 	struct ingest_progress progress;
-	struct recall_stats stats;
+	struct recall_stats stats = {0};
 	struct cache_snapshot *s;
+	struct layout *l;
+	off_t bad;
 	struct cache *c = tiny_store(p->store);
 
 	place_lines(p, "a.c", "alpha", 60);
 	ingest_all(p, c, NULL);
 	s = tiny_load(c);
 	ask(cold, NULL, s, LATENTS_BF16);
-	flip(p, 77); /* the first span */
 
-	stats = ask(warm, c, s, LATENTS_BF16);
+	/* A record is read when it is chosen, and only then is it found: the first one whose damage the question meets. */
+	l = layout_new(&tiny.model->config, LATENTS_BF16);
+	for (int64_t t = 0; t < 64; t++) {
+		bad = (off_t)t * (off_t)layout_record_bytes(l, 0) + 7;
+		flip(p, bad);
+		stats = ask(warm, c, s, LATENTS_BF16);
+		assert_memory_equal(warm, cold, bytes);
+		if (stats.recomputed_tokens)
+			break;
+		flip(p, bad);
+	}
+	layout_free(l);
 	assert_int_equal(stats.recomputed_tokens, 64);
 	assert_int_equal(stats.loaded_tokens, s->n_tokens - 64);
-	assert_memory_equal(warm, cold, bytes);
 
 	progress = ingest_all(p, c, s);
 	assert_int_equal(progress.done_tokens, s->n_tokens);
@@ -615,7 +632,8 @@ static void a_snapshot_of_another_identity_is_refused_by_both_names(void **state
 	const struct place *p = *state;
 	const struct session_options opt = {.latents = LATENTS_FP8};
 	struct cache *c = tiny_store(p->store);
-	struct recall_stats stats;
+	const struct recall_options recall = {tiny.engine, tiny.model, LATENTS_FP8, 0};
+	struct recall *r = NULL;
 	struct cache_snapshot *s;
 	struct session *session;
 	struct err err;
@@ -625,8 +643,7 @@ static void a_snapshot_of_another_identity_is_refused_by_both_names(void **state
 	s = tiny_load(c);
 	assert_int_equal(session_new(&session, tiny.engine, tiny.model, &opt, &err), 0);
 
-	assert_int_equal(recall_snapshot(session, tiny.engine, tiny.model, LATENTS_FP8, c, s, s->n_tokens, &stats, &err),
-			 -1);
+	assert_int_equal(recall_open(&r, session, &recall, c, s, s->n_tokens, &err), -1);
 
 	assert_int_equal(err.code, ERR_MISMATCH);
 	assert_non_null(strstr(err.text, "`quire ingest "));

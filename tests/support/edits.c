@@ -501,19 +501,25 @@ static int ask(const struct edits *e, struct cache *c, const struct cache_snapsh
 	static const int32_t question[] = {5, 6, 7};
 	const struct session_options opt = {.latents = e->format};
 	const struct edits_model *m = e->model;
+	const struct recall_options recall = {m->engine, m->model, e->format, 0};
+	const size_t n = sizeof question / sizeof *question;
 	struct recall_stats stats = {0};
+	struct recall *r = NULL;
 	struct session *session;
 	int rc;
 
 	if (session_new(&session, m->engine, m->model, &opt, err))
 		return -1;
-	rc = c ? recall_snapshot(session, m->engine, m->model, e->format, c, s, s->n_tokens, &stats, err)
+	rc = c ? recall_open(&r, session, &recall, c, s, s->n_tokens, err)
 	       : session_append(session, s->ids, (size_t)s->n_tokens, NULL, NULL, err);
+	if (!rc)
+		rc = r ? recall_append(r, question, n, logits, NULL, err) : session_append(session, question, n, logits, NULL, err);
+	if (!rc && r)
+		recall_count(r, &stats);
 	if (!rc && stats.recomputed_tokens)
 		rc = err_set(err, ERR_FAILED, "%" PRId64 " tokens could not be recalled", stats.recomputed_tokens);
-	if (!rc)
-		rc = session_append(session, question, sizeof question / sizeof *question, logits, NULL, err);
 	session_free(session);
+	recall_close(r);
 	return rc;
 }
 
