@@ -157,7 +157,7 @@ def write_corpus(path, files, t):
     unique = sorted(set(indents))
     number = {s: i for i, s in enumerate(unique)}
     np.savez(path, ids=np.concatenate(ids), offset=offset, indent=np.array([number[s] for s in indents], np.int32),
-             indents=np.array(unique), first=np.array(first), kind=np.array(kinds, np.int8), name=np.array(names),
+             indents=np.array(unique), first=np.array(first), kind=np.array(kinds, np.int8), name=np.array("\n".join(names)),
              paths=np.array([p for p, _ in files]))
     n_bytes = sum(len(text.encode()) for _, text in files)
     print(f"{path}: {len(files)} files, {n_bytes / 1e6:.1f} MB, {offset[-1] + len(lines)} tokens, "

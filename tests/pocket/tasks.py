@@ -29,13 +29,13 @@ class Corpus:
     def __init__(self, path):
         with np.load(path) as data:
             self.ids, self.offset, self.indent = data["ids"], data["offset"], data["indent"]
-            self.first, self.kind, self.name = data["first"], data["kind"], data["name"]
+            self.first, self.kind, self.name = data["first"], data["kind"], str(data["name"]).split("\n")
             self.indents, self.paths = data["indents"].tolist(), data["paths"].tolist()
         weight = np.sqrt(self.offset[self.first[1:]] - self.offset[self.first[:-1]] + 1.0)
         self.cumulative = np.cumsum(weight / weight.sum())
         self.marked = np.flatnonzero((self.kind == 1) | (self.kind == 2) | (self.kind == 3))
         self.defining = np.flatnonzero((self.kind == 1) | (self.kind == 2))
-        words = {w for i in self.defining[::7] for w in re.findall("[A-Z]?[a-z]{2,9}|[A-Z]{2,8}", str(self.name[i]))}
+        words = {w for i in self.defining[::7] for w in re.findall("[A-Z]?[a-z]{2,9}|[A-Z]{2,8}", self.name[i])}
         self.words = sorted(words)
 
 
@@ -173,7 +173,7 @@ class Tasks:
                 if body and c.kind[i]:
                     lines.append((body, len(ids)))
                     if c.kind[i] < 3:
-                        name = str(c.name[i])
+                        name = c.name[i]
                         names[name] += 1
                         found.append((KINDS[c.kind[i] - 1], name, body, len(ids)))
                     elif c.kind[i] == 3:
@@ -215,7 +215,7 @@ class Tasks:
             elif r.random() < 0.5:
                 name = self.made_name(pool)
             else:
-                name = str(self.corpus.name[self.corpus.defining[r.randrange(len(self.corpus.defining))]])
+                name = self.corpus.name[self.corpus.defining[r.randrange(len(self.corpus.defining))]]
             if name and name not in names and name.strip():
                 return r.choice(("definition", "setting", "sentence")), name
         return None
