@@ -289,11 +289,12 @@ class Model(nn.Module):
         a = positions.float()[..., None] * self.frequencies
         return a.cos(), a.sin()
 
-    def forward(self, ids, positions, rows=None, window=False, sparse=False, watch=None):
+    def forward(self, ids, positions, rows=None, window=False, sparse=False, lower_first=False, watch=None):
         """Logits of the rows chosen (indices into the flattened batch; None: all), and the normed hidden state.
 
         window: layers of group 0 see their window only. sparse: every group's indexer chooses index_topk. Neither:
-        dense. watch(layer, attention module, normed input, query latent, q, k) is called in every layer.
+        dense. lower_first: of equal index scores the lower position is chosen, quire's rule; else whatever topk takes, which
+        is what transformers does. watch(layer, attention module, normed input, query latent, q, k) is called in every layer.
         """
         s, n = self.s, ids.shape[1]
         cos, sin = self.angles(positions)
@@ -309,7 +310,11 @@ class Model(nn.Module):
                     iq, iw = ix.queries(h, latent, cos, sin)
                     score = ix.scores(iq, iw, ix.keys(h, cos, sin))
                     score.masked_fill_(torch.ones(n, n, dtype=torch.bool).triu(1), float("-inf"))
-                    mask = torch.zeros_like(score, dtype=torch.bool).scatter_(-1, score.topk(s.index_topk, -1)[1], True)
+                    if lower_first:
+                        chosen = score.sort(dim=-1, descending=True, stable=True)[1][..., :s.index_topk]
+                    else:
+                        chosen = score.topk(s.index_topk, -1)[1]
+                    mask = torch.zeros_like(score, dtype=torch.bool).scatter_(-1, chosen, True)
                     mask = mask.tril_()[:, None]
             if watch:
                 watch(i, attention, h, latent, q, k)
