@@ -156,10 +156,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", required=True)
     parser.add_argument("--minutes", type=float, default=9)
+    parser.add_argument("--steps", type=int, help="stop after so many steps, however long they take")
     parser.add_argument("--tokens", type=float, default=10e6, help="length of the whole run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     a = parser.parse_args()
+    if a.steps:
+        a.minutes = float("inf")
     began, checkpoint = time.time(), os.path.join(a.work, "main.pt")
     torch.set_num_threads(a.threads)
     train, held = (tasks.Corpus(os.path.join(a.work, n + ".npz")) for n in ("train", "held"))
@@ -187,7 +190,8 @@ def main():
 
     losses, accuracy, logged, saved, logged_tokens = [], {}, time.time(), time.time(), n_tokens
     use, moe = 0, [layer.mlp for layer in model.model.layers if hasattr(layer.mlp, "gate")]
-    while n_tokens < a.tokens and time.time() - began < a.minutes * 60:
+    last = step + a.steps if a.steps else float("inf")
+    while step < last and n_tokens < a.tokens and time.time() - began < a.minutes * 60:
         share = n_tokens / a.tokens
         step_tokens, mix = next((n, mix) for end, n, mix in STAGES if share < end)
         lengths, weights = zip(*mix)
