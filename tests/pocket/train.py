@@ -22,7 +22,7 @@ import start
 import tasks
 from model import Model, Shape
 
-MUON_RATE, ADAM_RATE, BIAS_RATE = 0.01, 2e-3, 0.01
+MUON_RATE, ADAM_RATE, BIAS_RATE = 0.005, 1e-3, 0.01
 MOMENTUM = 0.95
 # Share of the tokens of the run up to which a step has so many tokens, and lengths are drawn so: (length, weight), ..
 STAGES = [(0.2, 2048, ((512, 6), (1024, 4))), (0.6, 4096, ((512, 2), (1024, 4), (2048, 4))),
@@ -149,7 +149,7 @@ def evaluate(model, held, work, length, n, sparse=False, seed=7, **how):
 
 
 def learning_rate(share, step):
-    return min(1, (step + 1) / 50) * min(1, max(0.03, (1 - share) / 0.6))
+    return min(1, (step + 1) / 100) * min(1, max(0.03, (1 - share) / 0.6))
 
 
 def main():
