@@ -64,7 +64,8 @@ def ask_quire(quire, folder, ids, text):
                         "f32", "--latents", "f32"], check=True, stdout=subprocess.DEVNULL)
         told = subprocess.run([quire, "model", "tokenize", folder, "--text", names["text"]], check=True,
                               capture_output=True, text=True).stdout
-        return torch.from_numpy(np.fromfile(names["logits"], np.float32).reshape(len(ids), -1)), list(map(int, told.split()))
+        logits = np.fromfile(names["logits"], np.float32).reshape(len(ids), -1)
+        return torch.from_numpy(logits), [int(i) for i in told.split()]
 
 
 def main():

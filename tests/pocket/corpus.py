@@ -86,6 +86,7 @@ def package_files(package):
 
 def read_packages(packages, held, report):
     files, seen = [], set()
+    both = {p for p, _, _ in HELD} & {p for p, _, _ in TRAIN}
     for package, licence, megabytes in packages:
         left, n = megabytes * 1e6, 0
         version = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", package], capture_output=True,
@@ -93,9 +94,7 @@ def read_packages(packages, held, report):
         if not version:
             print(f"package {package} is not installed and gives nothing", flush=True)
         for path, text in package_files(package):
-            only_held = path.startswith(HELD_DIRS)
-            both = package in [p for p, _, _ in HELD] and package in [p for p, _, _ in TRAIN]
-            if left <= 0 or path in seen or (only_held != held if both or only_held else False):
+            if left <= 0 or path in seen or (package in both and path.startswith(HELD_DIRS) != held):
                 continue
             seen.add(path)
             files.append((path, text))

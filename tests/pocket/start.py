@@ -60,8 +60,8 @@ class Compiler:
             self.q_b[head, s.nope + 2 * j, s.q_lora - 1] = (amplitude * d) ** 0.5 / 4.5 * math.cos(angle)
             self.q_b[head, s.nope + 2 * j + 1, s.q_lora - 1] = -(amplitude * d) ** 0.5 / 4.5 * math.sin(angle)
 
-    def values(self, head, first, sources):
-        """The head's value: kv latents first .. of the given subspaces; those latents are set to read them."""
+    def values(self, first, sources):
+        """kv latents first .. read the given subspaces."""
         for w in sources:
             self.kv_a[first:first + len(w)] = w
             first += len(w)
@@ -107,7 +107,7 @@ def compile_start(model, generator, begins_line, think_end, gmask):
     model.lm_head.weight.copy_(z @ out * 0.06)
 
     c.open(0)
-    c.values(0, 0, [code])
+    c.values(0, [code])
     c.channel(c.kv_a, 64, 1)
     for h in range(3):
         c.look_back(h, h + 1)
@@ -117,9 +117,9 @@ def compile_start(model, generator, begins_line, think_end, gmask):
 
     c.open(1)
     c.look_back(0, 3)
-    c.values(0, 0, [b[:8] for b in back])
+    c.values(0, [b[:8] for b in back])
     c.carry(0, 0, far, 0.45)
-    c.values(3, 24, [code[:48]])
+    c.values(24, [code[:48]])
     c.channel(c.kv_a, 72, 2)
     c.q_b[3], c.kv_b[3, :s.nope] = 0, 0
     c.q_b[3, 0, s.q_lora - 1], c.kv_b[3, 0, 72] = 2.5, 3.5
@@ -130,10 +130,10 @@ def compile_start(model, generator, begins_line, think_end, gmask):
     c.open(2)
     c.look_back(0, 2)
     sources = [w[:n] for w, n in zip(back + far, asked_dims)]
-    c.values(0, 0, sources)
+    c.values(0, sources)
     c.carry(0, 0, asked, 0.6)
     c.q_a[:16], c.kv_a[46:62] = first_of_line[:16], first_of_line[:16]
-    c.values(1, 62, [code[:16]])
+    c.values(62, [code[:16]])
     c.q_b[1], c.kv_b[1, :s.nope] = 0, 0
     for j in range(16):
         c.q_b[1, j, j], c.kv_b[1, j, 46 + j] = 2.0, 2.0
@@ -145,7 +145,7 @@ def compile_start(model, generator, begins_line, think_end, gmask):
     n = sum(asked_dims)
     c.q_a[:n] = torch.cat(asked)
     c.kv_a[:n] = torch.cat([w[:k] for w, k in zip([code] + back + far, asked_dims)])
-    c.values(0, n, [first_of_line])
+    c.values(n, [first_of_line])
     c.q_a[n] = 0
     c.q_a[n, 0], c.q_a[n, 3] = 1, -1  # elsewhere than at </think>: to the first token
     c.channel(c.kv_a, s.kv_lora - 1, 4)
@@ -160,7 +160,7 @@ def compile_start(model, generator, begins_line, think_end, gmask):
         sources, n = [code] + back + far, sum(dims)
         c.q_a[:n] = torch.cat([sources[t][:k] for t, k in enumerate(dims)])
         c.kv_a[:n] = torch.cat([sources[t + 1][:k] for t, k in enumerate(dims)])
-        c.values(0, n, [code])
+        c.values(n, [code])
         c.q_a[n:n + 16], c.kv_a[n + 64:n + 80] = line * 0.7, line * 0.7
         for h, depth in enumerate(depths):
             used = sum(dims[:depth])
