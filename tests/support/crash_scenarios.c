@@ -199,7 +199,7 @@ static bool state_is_right(struct run *r, const char *dir, bool must_be_new)
 	struct err err;
 	bool ok;
 
-	if (cache_open(&c, dir, &err))
+	if (cache_open_with(&c, dir, &store_io, &err))
 		return wrong(r, "open", err.text);
 	ok = (r->which == CRASH_REPAIR && !must_be_new ? true : check_is_clean(r, c)) && corpora_are_right(r, c, must_be_new) &&
 	     space_is_right(r, c);
