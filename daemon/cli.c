@@ -711,7 +711,7 @@ static const struct verb verbs[] = {
 	 BIT(OPTION_CONTEXT) | BIT(OPTION_MACHINE) | BIT(OPTION_WEIGHTS), cli_plan},
 	{"doctor", "", "is this machine ready? a line a finding: ok, warn or fail (status 1)", 0, 0, 0, run_doctor},
 	{"serve", "", "run the daemon here (as quired does)", 0, 0, 0, run_serve},
-	{"model", "info|eval|tokenize|bench|synth DIR ...", "look at a model directory without a daemon", 0, 0, 0, run_model},
+	{"model", "info|eval|tokenize|bench|verify|synth DIR ...", "look at a model directory without a daemon", 0, 0, 0, run_model},
 	{"version", "", "the version", 0, 0, 0, run_version},
 	{"help", "[VERB]", "this text, or that of a verb", 0, 1, 0, run_help},
 };

@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 
 #include "config/clock.h"
+#include "config/config.h"
 #include "config/file.h"
 #include "config/mem.h"
 #include "config/units.h"
@@ -29,6 +30,8 @@ static const char usage[] =
 	"                        [--latents bf16|fp8|f32] [--repeat R] [--chunk N] [--json]\n"
 	"                        [--isa scalar|avx2|avx512|avx512bf16] [--host-experts SIZE]: memory for routed experts;\n"
 	"                        those that do not fit are read when they are chosen\n"
+	"       quire model verify DIR [--host-experts SIZE]: read every routed expert; its checksum is noted in the store's\n"
+	"                        directory, or compared with the one that is there\n"
 	"       quire model synth OUT --moe-layers K --dense-layers D [--format fp8|bf16] [--seed S] [--threads N]\n"
 	"                        [--schedule glm52|full] [--hidden N] [--heads N] [--q-lora N] [--kv-lora N] [--nope N]\n"
 	"                        [--rope N] [--v N] [--dense-dim N] [--expert-dim N] [--experts N]\n"
@@ -45,7 +48,7 @@ struct options {
 	struct synth_options synth;
 };
 
-enum { EVAL = 1, TOKENIZE = 2, BENCH = 4, INFO = 8, SYNTH = 16 };
+enum { EVAL = 1, TOKENIZE = 2, BENCH = 4, INFO = 8, SYNTH = 16, VERIFY = 32 };
 
 /* Dimensions of a synthetic checkpoint; what their values may be together, the reader of config.json says. */
 static const struct dimension {
@@ -180,7 +183,7 @@ static int parse(struct options *o, int verb, int argc, char **argv, struct err 
 		{EVAL | BENCH, {"compute", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"latents", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"isa", required_argument, NULL, 0}},
-		{EVAL | BENCH, {"host-experts", required_argument, NULL, 0}},
+		{EVAL | BENCH | VERIFY, {"host-experts", required_argument, NULL, 0}},
 		{TOKENIZE, {"text", required_argument, NULL, 0}},
 		{TOKENIZE, {"added-tokens", no_argument, NULL, 0}},
 		{BENCH, {"prompt", required_argument, NULL, 0}},
@@ -525,6 +528,48 @@ out:
 	return status;
 }
 
+/* ---- verify ---- */
+
+static void print_verified(void *ctx, int64_t done, int64_t of)
+{
+	int64_t *told = ctx;
+
+	if (done * 20 / of == *told && done != of)
+		return;
+	*told = done * 20 / of;
+	fprintf(stderr, "verify    %3lld %%  %lld of %lld experts\n", (long long)(100 * done / of), (long long)done, (long long)of);
+}
+
+static int verify(const struct options *o, struct err *err)
+{
+	struct experts_options experts = {.bytes = o->host_expert_bytes ? o->host_expert_bytes : (int64_t)1 << 30};
+	struct model_options opt = {.n_threads = 1, .experts = &experts};
+	struct experts_stats stats;
+	struct config config;
+	struct model *m = NULL;
+	char *sums;
+	int64_t told = 0;
+	double start = now();
+	int failed;
+
+	if (config_load(&config, NULL, err))
+		return -1;
+	experts.sums_path = sums = xasprintf("%s/expert-sums", config.store.path);
+	failed = file_make_directories(config.store.path, err) || model_open(&m, o->dir, &opt, err);
+	if (!failed && !m->experts)
+		failed = err_set(err, ERR_USAGE, "%s has no routed experts", o->dir);
+	failed = failed || experts_verify(m->experts, print_verified, &told, err);
+	if (!failed) {
+		experts_stats(m->experts, &stats);
+		printf("%lld experts are as they should be, %.1f GB read in %.1f s; their checksums are in %s\n",
+		       (long long)stats.n_experts, (double)stats.read_bytes / 1e9, now() - start, sums);
+	}
+	model_close(m);
+	free(sums);
+	config_free(&config);
+	return failed ? -1 : 0;
+}
+
 /* ---- synth ---- */
 
 static int synth(const struct options *o, struct err *err)
@@ -563,10 +608,12 @@ int model_verb(int argc, char **argv)
 		status = parse(&o, BENCH, argc, argv, &err) || bench(&o, &err);
 	else if (!strcmp(argv[0], "info"))
 		status = parse(&o, INFO, argc, argv, &err) || model_info_print(stdout, o.dir, o.json, &err);
+	else if (!strcmp(argv[0], "verify"))
+		status = parse(&o, VERIFY, argc, argv, &err) || verify(&o, &err);
 	else if (!strcmp(argv[0], "synth"))
 		status = parse(&o, SYNTH, argc, argv, &err) || synth(&o, &err);
 	else
-		status = err_set(&err, ERR_USAGE, "model: no verb '%s'; there are info, eval, tokenize, bench and synth",
+		status = err_set(&err, ERR_USAGE, "model: no verb '%s'; there are info, eval, tokenize, bench, verify and synth",
 				 argv[0]);
 	if (!status && (fflush(stdout) || ferror(stdout)))
 		status = err_errno(&err, errno, "write standard output");

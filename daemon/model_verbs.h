@@ -1,5 +1,5 @@
 /*
- * `quire model info | eval | tokenize | bench | synth`: a window on the model for checks and measurements. They run in the
+ * `quire model info | eval | tokenize | bench | verify | synth`: a window on the model for checks and measurements. They run in the
  * process of the command line and need no daemon.
  */
 #ifndef QUIRE_DAEMON_MODEL_VERBS_H

@@ -1,5 +1,5 @@
 #!/bin/bash
-# e2e: plan: a model on this machine and on one in a file, for people and for programs, and what does not fit or is not known
+# e2e: plan: a model on this machine and on one in a file, what does not fit or is not known; experts verified, and in slots
 . "$(dirname "$0")/lib.sh"
 
 run 0 plan tests/golden/glm52 --context 1000
@@ -43,3 +43,16 @@ run 4 plan "$T/nowhere"
 echo '{"model_type": "brand_new"}' >"$T/config.json"
 run 1 plan "$T/config.json"
 says err 'architecture "brand_new" is not known'
+
+# Every expert read once, then compared with what was noted; a changed byte is found.
+mkdir "$T/model"
+cp tests/golden/glm52/config.json tests/golden/glm52/tokenizer.json tests/golden/glm52/*.safetensors* "$T/model"
+for _ in 1 2; do
+	XDG_CONFIG_HOME=$T XDG_DATA_HOME=$T/data run 0 model verify "$T/model"
+	says out "64 experts are as they should be"
+done
+XDG_CONFIG_HOME=$T XDG_DATA_HOME=$T/data run 0 model eval "$T/model" --ids tests/golden/glm52/below.ids --logits "$T/a" --host-experts 1MB
+XDG_CONFIG_HOME=$T XDG_DATA_HOME=$T/data run 0 model eval "$T/model" --ids tests/golden/glm52/below.ids --logits "$T/b"
+cmp "$T/a" "$T/b" || fail "experts in slots give other logits"
+run 7 model eval "$T/model" --ids tests/golden/glm52/below.ids --logits "$T/a" --host-experts 1KB
+says err "bytes at least"
