@@ -308,7 +308,7 @@ static void get_files(struct loop *l, struct exchange *x, const char *corpus)
 	struct cache_snapshot *s;
 	struct err err;
 
-	if (open_reader(l, &err) || cache_files(l->reader, corpus, &s, &err)) {
+	if (open_reader(l, &err) || cache_files(l->reader, corpus, 0, &s, &err)) {
 		exchange_error(x, 0, &err);
 		return;
 	}
