@@ -66,20 +66,17 @@ int cache_check_directory(const char *dir, struct err *err)
 	return 0;
 }
 
-static int dir_sync(const char *dir, struct err *err)
-{
-	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
-
-	if (fd < 0 || fsync(fd))
-		rc = err_errno(err, errno, "sync directory %s", dir);
-	if (fd >= 0)
-		close(fd);
-	return rc;
-}
-
 static void take(void *ctx, struct extent x)
 {
 	segments_take(ctx, x);
+}
+
+/* In doubt it is: what is left is looked at again when the store is opened. */
+static bool has_job(void *ctx, int64_t job)
+{
+	struct err err;
+
+	return index_has_job(ctx, job, &err);
 }
 
 int cache_find_space(struct cache *c, struct err *err)
@@ -92,10 +89,8 @@ int cache_find_space(struct cache *c, struct err *err)
 	if (segments_open(&c->segments, c->dir, err))
 		return -1;
 	segments_set_limit(c->segments, c->max_bytes);
-	if (index_each_extent(c->index, take, c->segments, err))
-		return -1;
-	cache_runs_take(c);
-	return 0;
+	return index_each_extent(c->index, take, c->segments, err) || cache_runs_take(c, err) ||
+	       scratch_clean(c->dir, has_job, c->index, err) ? -1 : 0;
 }
 
 int cache_open(struct cache **out, const char *dir, struct err *err)
@@ -112,7 +107,7 @@ int cache_open(struct cache **out, const char *dir, struct err *err)
 		cache_close(c);
 		return -1;
 	}
-	if (index_open(&c->index, dir, true, err) || cache_find_space(c, err) || dir_sync(dir, err)) {
+	if (index_open(&c->index, dir, true, err) || cache_find_space(c, err) || file_sync_directory(dir, err)) {
 		cache_close(c);
 		return err_wrap(err, "open store %s", dir);
 	}
@@ -145,6 +140,7 @@ int cache_check_sure(const struct cache *c, struct err *err)
 int cache_finish(struct cache *c, int rc, struct err *err)
 {
 	const struct extent *freed;
+	const int64_t *ended;
 	bool unsure;
 	size_t n;
 
@@ -160,6 +156,11 @@ int cache_finish(struct cache *c, int rc, struct err *err)
 	freed = index_freed(c->index, &n);
 	for (size_t i = 0; i < n; i++)
 		segments_release(c->segments, freed[i]);
+	ended = index_ended(c->index, &n);
+	for (size_t i = 0; i < n; i++) {
+		cache_runs_end_job(c, ended[i]);
+		scratch_remove(c->dir, ended[i]);
+	}
 	return 0;
 }
 
@@ -347,6 +348,7 @@ void cache_stats(struct cache *c, struct cache_stats *out)
 		log_warn("cannot count the store: %s", err.text);
 	out->max_bytes = c->max_bytes;
 	segments_sizes(c->segments, &out->used_bytes, &out->file_bytes);
+	out->scratch_bytes = scratch_bytes(c->dir);
 }
 
 int cache_reader_open(struct cache_reader **out, const char *dir, struct err *err)

@@ -129,7 +129,8 @@ int cache_load_snapshot(struct cache *c, const char *corpus, struct cache_snapsh
 /* Takes NULL. */
 void cache_free_snapshot(struct cache_snapshot *s);
 
-/* Drop a corpus with all its snapshots, and what it was interrupted in: its space is free again as far as no other corpus needs it.
+/* Drop a corpus with all its snapshots, and the ingest that it was interrupted in: its space is free again as far as no
+ * other corpus needs it.
  * ERR_NOT_FOUND names the nearest. */
 int cache_drop_corpus(struct cache *c, const char *corpus, struct err *err);
 
@@ -170,6 +171,7 @@ void cache_free_corpora(struct cache_corpus *corpora, size_t n);
 struct cache_stats {
 	int64_t n_corpora, n_spans, used_bytes, file_bytes;
 	int64_t max_bytes;              /* 0: no limit */
+	int64_t scratch_bytes;          /* of interrupted ingests, beside used_bytes; the limit does not count it */
 	int64_t reads, read_bytes, damaged; /* since open; of this handle */
 };
 void cache_stats(struct cache *c, struct cache_stats *out);

@@ -10,7 +10,8 @@
 #include "cache/inside.h"
 #include "config/mem.h"
 
-/*   the rules of index_check, one a step --> extents in their files --> spans, one a step --> whom it touches --> done */
+/*   the rules of index_check, one a step --> extents in their files --> saved ingests, a piece a step -->
+ *   spans, one a step --> whom it touches --> done  */
 
 struct target {
 	int64_t number;        /* of a span or a run */
@@ -22,13 +23,26 @@ struct targets {
 	size_t n, room;
 };
 
+/* An interrupted ingest. */
+struct saved {
+	char *corpus;
+	struct scratch_name name;
+	int64_t run, bytes;
+	uint64_t sum;
+	bool bad;
+};
+
 struct cache_check {
 	struct cache *cache;
 	char *corpus;
 	double read_share;
 	uint64_t seed;
 	int next_rule;
-	bool extents_done, listed, done;
+	bool extents_done, jobs_listed, listed, done;
+	struct saved *jobs;    /* [n_jobs] */
+	size_t n_jobs, next_job;
+	struct scratch *state; /* of the job at hand; NULL: it is not open yet */
+	int64_t piece;
 	int64_t *spans;        /* [n_spans] to be read */
 	size_t n_spans, at;
 	int64_t *bad;          /* [n_bad] spans whose bytes are wrong, as far as they were read */
@@ -127,6 +141,72 @@ static void check_extent(void *ctx, const struct index_extent *e)
 	find(k, text, &t);
 }
 
+static void add_job(void *ctx, const char *corpus, const struct index_job *j)
+{
+	struct cache_check *k = ctx;
+
+	k->jobs = xrealloc(k->jobs, k->n_jobs + 1, sizeof *k->jobs);
+	k->jobs[k->n_jobs++] = (struct saved){
+		.corpus = xstrdup(corpus ? corpus : ""), .name = j->state, .run = j->run, .bytes = j->state_bytes,
+		.sum = j->state_sum,
+	};
+}
+
+static void skip_extent(void *ctx, enum extent_kind kind, int32_t part, struct extent e)
+{
+	(void)ctx, (void)kind, (void)part, (void)e;
+}
+
+/* It has not ended or been saved anew since it was listed. */
+static bool is_current(struct cache_check *k, const struct saved *s)
+{
+	struct index_job j;
+	struct err err;
+	int rc = index_find_job(k->cache->index, s->corpus, &j, skip_extent, NULL, &err);
+
+	if (rc <= 0)
+		return rc < 0; /* a wrong row has been found by its rule */
+	free(j.places);
+	free(j.whole);
+	return j.id == s->name.job && j.state.file == s->name.file && j.state_sum == s->sum;
+}
+
+/* One piece of the state of a saved ingest, or only whether it is there. */
+static void read_state(struct cache_check *k)
+{
+	struct saved *s = &k->jobs[k->next_job];
+	struct err why;
+	bool more = false;
+	int rc = 0;
+
+	if (!k->state) {
+		k->piece = 0;
+		rc = scratch_open(&k->state, k->cache->dir, s->name, s->bytes, s->sum, &why);
+		more = !rc && k->read_share > 0;
+	} else if (scratch_piece_bytes(k->state, k->piece)) {
+		uint8_t *out = xmalloc((size_t)scratch_piece_bytes(k->state, k->piece), 1);
+
+		rc = scratch_read(k->state, k->piece, out, &why);
+		k->report.read_bytes += rc ? 0 : scratch_piece_bytes(k->state, k->piece);
+		k->piece++;
+		more = !rc;
+		free(out);
+	}
+	if (rc && is_current(k, s)) {
+		const struct index_target t = {.corpus = s->corpus};
+		char *text = xasprintf("the saved ingest of corpus '%s': %s", s->corpus, why.text);
+
+		s->bad = true;
+		find(k, text, &t);
+		free(text);
+	}
+	if (more)
+		return;
+	scratch_close(k->state);
+	k->state = NULL;
+	k->next_job++;
+}
+
 static bool is_sampled(const struct cache_check *k, int64_t span)
 {
 	/* The upper 53 bits are a fraction that a double holds exactly. */
@@ -187,7 +267,8 @@ static int read_span(struct cache_check *k, int64_t id, struct err *err)
 	return 0;
 }
 
-static void touch(struct cache_check *k, const struct targets *t, int64_t number, const char *corpus)
+/* The first finding that touches `number`, or where it would be. */
+static size_t first_target(const struct targets *t, int64_t number)
 {
 	const struct target first = {number, 0};
 	size_t low = 0, high = t->n;
@@ -200,8 +281,13 @@ static void touch(struct cache_check *k, const struct targets *t, int64_t number
 		else
 			high = mid;
 	}
-	for (; low < t->n && t->list[low].number == number; low++)
-		add_corpus(k, t->list[low].finding, corpus);
+	return low;
+}
+
+static void touch(struct cache_check *k, const struct targets *t, int64_t number, const char *corpus)
+{
+	for (size_t i = first_target(t, number); i < t->n && t->list[i].number == number; i++)
+		add_corpus(k, t->list[i].finding, corpus);
 }
 
 static void take_link(void *ctx, const struct index_link *l)
@@ -264,6 +350,12 @@ static int end_check(struct cache_check *k, struct err *err)
 	    index_count(k->cache->index, &n_corpora, &k->report.n_spans, err) ||
 	    index_count_waiting(k->cache->index, &k->report.waiting_spans, err))
 		return -1;
+	for (size_t i = 0; i < k->n_jobs; i++) {
+		size_t at = first_target(&k->by_run, k->jobs[i].run);
+
+		k->jobs[i].bad |= at < k->by_run.n && k->by_run.list[at].number == k->jobs[i].run;
+		touch(k, &k->by_run, k->jobs[i].run, k->jobs[i].corpus);
+	}
 	if (k->corpus)
 		keep_corpus(k);
 	k->done = true;
@@ -281,6 +373,12 @@ int cache_check_step(struct cache_check *k, struct err *err)
 	} else if (!k->extents_done) {
 		k->extents_done = true;
 		rc = index_all_extents(k->cache->index, check_extent, k, err);
+	} else if (!k->jobs_listed) {
+		k->jobs_listed = true;
+		rc = index_each_job(k->cache->index, add_job, k, err);
+	} else if (k->next_job < k->n_jobs) {
+		read_state(k);
+		rc = 0;
 	} else if (!k->listed) {
 		rc = list_spans(k, err);
 	} else if (k->at < k->n_spans) {
@@ -303,6 +401,10 @@ void cache_check_free(struct cache_check *k)
 	for (size_t i = 0; i < k->report.n_findings; i++)
 		free_finding(&k->report.findings[i]);
 	free(k->report.findings);
+	for (size_t i = 0; i < k->n_jobs; i++)
+		free(k->jobs[i].corpus);
+	free(k->jobs);
+	scratch_close(k->state);
 	free(k->by_span.list);
 	free(k->by_run.list);
 	free(k->spans);
@@ -313,10 +415,20 @@ void cache_check_free(struct cache_check *k)
 
 int cache_repair(struct cache *c, const struct cache_check *k, struct cache_repair_report *out, struct err *err)
 {
+	int64_t *bad_jobs;
+	size_t n_jobs = 0;
+	int rc;
+
 	*out = (struct cache_repair_report){0};
 	if (cache_check_sure(c, err) || index_begin(c->index, err))
 		return -1;
-	if (cache_finish(c, index_repair(c->index, k->bad, k->n_bad, out, err), err)) {
+	bad_jobs = xmalloc(k->n_jobs, sizeof *bad_jobs);
+	for (size_t i = 0; i < k->n_jobs; i++)
+		if (k->jobs[i].bad)
+			bad_jobs[n_jobs++] = k->jobs[i].name.job;
+	rc = index_repair(c->index, k->bad, k->n_bad, bad_jobs, n_jobs, out, err);
+	free(bad_jobs);
+	if (cache_finish(c, rc, err)) {
 		cache_repair_clear(out);
 		return err_wrap(err, "repair store %s", c->dir);
 	}

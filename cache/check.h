@@ -1,7 +1,8 @@
 /*
  * Is the store whole, and making it so. A check looks at everything that the store says of itself: SQLite's own
  * structures, the sum of every row, that rows agree with each other (parents, keys made again from ids, counts), that
- * extents lie inside their segments and apart; and, as far as asked, at every byte that was stored. It changes nothing.
+ * extents lie inside their segments and apart, that the state of interrupted ingests is there; and, as far as asked, at
+ * every byte that was stored. It changes nothing.
  *
  * A check goes in steps, so that questions are answered between them; what changes meanwhile is seen as it is when its
  * turn comes. Engine thread.
@@ -54,6 +55,7 @@ struct cache_repair_report {
 	int64_t quarantined_spans; /* to be computed again when they are needed; their ids are known */
 	int64_t lost_snapshots;    /* former ones, which went with spans or rows */
 	int64_t lost_spans;        /* whose ids are not known, and those that depend on them */
+	int64_t dropped_jobs;      /* interrupted ingests that begin anew */
 	struct {
 		char *name, *source;
 	} *corpora;                /* [n_corpora] that went with them: to be ingested again */

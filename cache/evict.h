@@ -17,7 +17,7 @@ struct evict_run {
 	int64_t bytes;         /* that come back with it */
 	int32_t corpus;        /* whose it is, from 0; -1: of several */
 	int64_t last_used_s;   /* of the corpus */
-	int64_t end;           /* spans from the beginning of the corpus to the last of this run */
+	int64_t end;           /* spans from the beginning of the corpus to the last of this run; INT64_MAX: it has none yet */
 	bool pinned;
 	bool former;           /* no current snapshot and no ingest needs it */
 };

@@ -145,8 +145,13 @@ static int run_count(struct index *x, int64_t run, int64_t by, struct err *err)
 	/* An update is finished only when it is stepped to its end. */
 	if (sql_next(x, RUN_LIVING, err) < 0)
 		return -1;
-	if (n_living)
-		return 0;
+	return n_living ? 0 : index_drop_run(x, run, err);
+}
+
+int index_drop_run(struct index *x, int64_t run, struct err *err)
+{
+	int rc;
+
 	for (rc = sql_ask(x, RUN_EXTENTS, err, "i", run); rc > 0; rc = sql_next(x, RUN_EXTENTS, err)) {
 		/* A wrong row may name what is somebody else's. Its own space is found when the store is opened again. */
 		if (!sql_integer(x, RUN_EXTENTS, 3))
@@ -306,13 +311,14 @@ int index_add_snapshot(struct index *x, const struct cache_snapshot *s, int64_t 
 		return -1;
 	*id = sqlite3_last_insert_rowid(x->db);
 	return add_documents(x, s, *id, err) || prune(x, s->corpus, keep, err) ||
-	       index_set_pending(x, s->corpus, 0, err) ? -1 : 0;
+	       index_set_pending(x, s->corpus, 0, err) || index_drop_job(x, s->corpus, err) ? -1 : 0;
 }
 
 int index_drop_corpus(struct index *x, const char *corpus, struct err *err)
 {
-	int rc, pending;
+	size_t n_ended = x->n_ended;
 	bool any = false;
+	int rc, pending;
 
 	for (; (rc = sql_ask(x, ANY_SNAPSHOT, err, "t", corpus)) > 0; any = true) {
 		int64_t id = sql_integer(x, ANY_SNAPSHOT, 0), tip = sql_integer(x, ANY_SNAPSHOT, 1);
@@ -329,7 +335,9 @@ int index_drop_corpus(struct index *x, const char *corpus, struct err *err)
 	if (pending < 0)
 		return -1;
 	sql_done(x, FIND_PENDING);
-	if (!any && !pending)
+	if (index_drop_job(x, corpus, err))
+		return -1;
+	if (!any && !pending && x->n_ended == n_ended)
 		return index_no_such_corpus(x, corpus, err);
 	return index_set_pending(x, corpus, 0, err);
 }
@@ -341,9 +349,12 @@ int index_touch(struct index *x, const char *corpus, int64_t now_s, struct err *
 
 int index_strip_run(struct index *x, int64_t run, struct err *err)
 {
-	int rc = sql_ask(x, EMPTY_RUN, err, "i", run);
+	int rc = index_drop_job_of(x, run, err);
 	int64_t layout, empty;
 
+	if (rc)
+		return rc < 0 ? -1 : 0;
+	rc = sql_ask(x, EMPTY_RUN, err, "i", run);
 	if (rc <= 0)
 		return rc;
 	layout = sql_integer(x, EMPTY_RUN, 0);

@@ -9,6 +9,7 @@
  *   extent    segment, offset, bytes
  *   snapshot  a corpus as it was read once; its tokens are the chain of spans that ends at `tip`. One is current
  *   pending   the same for an ingest that is under way or was interrupted
+ *   job       a run without spans yet: what of it is there, and the state from which the ingest goes on
  *
  * A span is kept by what names it: a snapshot or a pending row whose tip it is, or a child. `refs` counts these, so
  * naming a chain is one row and dropping one walks from its tip only as far as nobody else shares it, leaves first.
@@ -24,6 +25,7 @@
 #include "cache/cache.h"
 #include "cache/history.h"
 #include "cache/key.h"
+#include "cache/scratch.h"
 #include "cache/segment.h"
 
 enum { INDEX_FORMAT = 4 };
@@ -83,10 +85,11 @@ int index_forget(struct index *x, const char *corpus, int64_t id, struct err *er
 /* It has a snapshot, current or not: 1, or 0. */
 int index_has_snapshot(struct index *x, const char *corpus, struct err *err);
 
-/* Drop the corpus's snapshots and pending row, and the spans that nobody else names. ERR_NOT_FOUND. */
+/* Drop the corpus's snapshots, pending row and job, and the spans that nobody else names. ERR_NOT_FOUND. */
 int index_drop_corpus(struct index *x, const char *corpus, struct err *err);
 int index_touch(struct index *x, const char *corpus, int64_t now_s, struct err *err);
-/* All spans of a run give up their bytes: they are damaged from now on, and the run's extents go. */
+/* All spans of a run give up their bytes: they are damaged from now on, and the run's extents go. A job's run goes
+ * with its job. */
 int index_strip_run(struct index *x, int64_t run, struct err *err);
 
 /* Bytes of each run's extents, and when each corpus was last used. */
@@ -96,6 +99,40 @@ int index_each_use(struct index *x, void (*fn)(void *ctx, const char *corpus, in
 
 /* Extents that the transaction dropped: space only after it is committed. Valid until the next index_begin. */
 const struct extent *index_freed(const struct index *x, size_t *n);
+/* Jobs that it dropped, likewise. */
+const int64_t *index_ended(const struct index *x, size_t *n);
+
+struct index_job {
+	int64_t id, run;
+	uint8_t identity[32];
+	struct span_key tip;         /* of its last span: it names the identity and all tokens up to the job's end */
+	int64_t n_tokens;            /* that the job's run has */
+	int32_t n_places;
+	uint8_t *places;             /* [n_spans] 1: it has a place in the run */
+	size_t n_spans;
+	uint8_t *whole;              /* [n_parts] 1: all of it is there */
+	size_t n_parts;
+	int32_t next_layer;
+	struct scratch_name state;
+	int64_t state_bytes;
+	uint64_t state_sum;
+};
+
+/* 1: found, and the run's extents go to fn; 0: none. ERR_DAMAGED: there is one whose rows are wrong. free() the arrays. */
+int index_find_job(struct index *x, const char *corpus, struct index_job *out,
+		   void (*fn)(void *ctx, enum extent_kind kind, int32_t part, struct extent e), void *ctx, struct err *err);
+int index_has_job(struct index *x, int64_t id, struct err *err);
+/* The id that index_add_job shall give. */
+int index_next_job(struct index *x, int64_t *id, struct err *err);
+/* All but identity and n_places, which are the run's. */
+int index_add_job(struct index *x, const char *corpus, const struct index_job *j, struct err *err);
+/* What is whole, the next layer, and the state. */
+int index_change_job(struct index *x, const struct index_job *j, struct err *err);
+/* The corpus's job goes, if it has one, and its run unless it has got spans. */
+int index_drop_job(struct index *x, const char *corpus, struct err *err);
+/* Jobs whose rows are whole, without what is in arrays. */
+int index_each_job(struct index *x, void (*fn)(void *ctx, const char *corpus, const struct index_job *j), void *ctx,
+		   struct err *err);
 
 /* id 0: the current one. */
 int index_load_snapshot(struct index *x, const char *corpus, int64_t id, struct cache_snapshot **out, struct err *err);

@@ -34,6 +34,13 @@ static const struct rule {
 	 " WHERE NOT " SKIPPED_WHOLE},
 	{"row %lld of table pending is not what was written",
 	 "SELECT rowid, NULL, NULL, corpus FROM pending WHERE NOT " PENDING_WHOLE},
+	{"row %lld of table job is not what was written",
+	 "SELECT job.id, NULL, run, corpus FROM job WHERE NOT " JOB_WHOLE},
+	{"job %lld has no run, or one that has spans",
+	 "SELECT job.id, NULL, job.run, corpus FROM job LEFT JOIN run ON run.id = job.run WHERE n_living IS NOT 0"},
+	{"run %lld has neither spans nor a job",
+	 "SELECT run.id, NULL, run.id, NULL FROM run WHERE n_living = 0"
+	 " AND NOT EXISTS (SELECT 1 FROM job WHERE job.run = run.id)"},
 	{"span %lld has lost its parent",
 	 "SELECT span.id, span.id, NULL, NULL FROM span LEFT JOIN span parent ON parent.id = span.parent"
 	 " WHERE span.parent IS NOT NULL AND parent.id IS NULL"},
@@ -56,7 +63,8 @@ static const struct rule {
 	{"run %lld has lost an extent",
 	 "SELECT run.id, NULL, run.id, NULL FROM run JOIN layout ON layout.id = run.layout"
 	 " WHERE (SELECT count(*) FROM extent WHERE extent.run = run.id) <> n_groups + n_index_layers + 1"
-	 " AND EXISTS (SELECT 1 FROM span WHERE span.run = run.id AND NOT damaged)"},
+	 " AND (EXISTS (SELECT 1 FROM span WHERE span.run = run.id AND NOT damaged)"
+	 "  OR EXISTS (SELECT 1 FROM job WHERE job.run = run.id))"},
 	{"an extent of run %lld lies on another extent",
 	 "SELECT run, NULL, run, NULL FROM (SELECT run, offset, max(offset + bytes) OVER (PARTITION BY segment ORDER BY offset"
 	 "  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS above FROM extent) WHERE offset < above"},
@@ -308,6 +316,9 @@ static const char repair_drop[] =
 static const char repair_mend[] =
 	"DELETE FROM mend WHERE span NOT IN (SELECT id FROM span);"
 	"DELETE FROM run WHERE NOT " RUN_WHOLE " OR layout NOT IN (SELECT id FROM layout);"
+	"DELETE FROM job WHERE NOT " JOB_WHOLE " OR id IN (SELECT job FROM bad_job) OR run NOT IN (SELECT id FROM run)"
+	" OR (SELECT count(*) FROM extent WHERE extent.run = job.run) <>"
+	"  (SELECT n_groups + n_index_layers + 1 FROM run JOIN layout ON layout.id = run.layout WHERE run.id = job.run);"
 	"INSERT INTO run (id, layout, n_places, n_living, sum)"
 	" SELECT (SELECT coalesce(max(id), 0) FROM run) + row_number() OVER (), layout, 0, 0, 0 FROM"
 	"  (SELECT DISTINCT layout FROM mend WHERE layout NOT IN (SELECT layout FROM run WHERE n_places = 0));"
@@ -315,7 +326,8 @@ static const char repair_mend[] =
 	" (SELECT run.id FROM mend JOIN run ON run.layout = mend.layout AND n_places = 0 WHERE mend.span = span.id LIMIT 1)"
 	" WHERE id IN (SELECT span FROM mend);"
 	"UPDATE run SET n_living = (SELECT count(*) FROM span WHERE span.run = run.id);"
-	"DELETE FROM run WHERE n_living = 0;"
+	"DELETE FROM job WHERE run IN (SELECT id FROM run WHERE n_living > 0);"
+	"DELETE FROM run WHERE n_living = 0 AND id NOT IN (SELECT run FROM job);"
 	"DELETE FROM extent WHERE run NOT IN (SELECT id FROM run);"
 	"UPDATE span SET refs = (SELECT count(*) FROM span child WHERE child.parent = span.id) +"
 	" (SELECT count(*) FROM snapshot WHERE tip = span.id) + (SELECT count(*) FROM pending WHERE tip = span.id);"
@@ -334,13 +346,12 @@ static int count(struct index *x, const char *text, int64_t *out, struct err *er
 	return finish(x, st, rc, err);
 }
 
-static int insert_bad(struct index *x, const int64_t *bad, size_t n, struct err *err)
+static int insert_bad(struct index *x, const char *statement, const int64_t *bad, size_t n, struct err *err)
 {
 	sqlite3_stmt *st;
 	int rc = SQLITE_DONE;
 
-	if (sql_execute(x, "CREATE TEMP TABLE bad (span INTEGER PRIMARY KEY);", err) ||
-	    prepare(x, &st, "INSERT OR IGNORE INTO bad VALUES (?)", err))
+	if (prepare(x, &st, statement, err))
 		return -1;
 	for (size_t i = 0; i < n && rc == SQLITE_DONE; i++) {
 		sqlite3_bind_int64(st, 1, bad[i]);
@@ -419,22 +430,29 @@ int index_count_waiting(struct index *x, int64_t *out, struct err *err)
 	return count(x, "SELECT count(*) FROM span WHERE damaged", out, err);
 }
 
-int index_repair(struct index *x, const int64_t *bad, size_t n, struct cache_repair_report *out, struct err *err)
+int index_repair(struct index *x, const int64_t *bad, size_t n, const int64_t *bad_jobs, size_t n_jobs,
+		 struct cache_repair_report *out, struct err *err)
 {
-	int64_t before, after, broken;
+	int64_t before, after, jobs, jobs_after, broken;
 
 	*out = (struct cache_repair_report){0};
-	if (sql_execute(x, "PRAGMA defer_foreign_keys = ON; DROP TABLE IF EXISTS temp.bad; DROP TABLE IF EXISTS temp.mend;"
-			   "DROP TABLE IF EXISTS temp.chain; DROP TABLE IF EXISTS temp.gone;", err) ||
-	    mend_pages(x, err) || insert_bad(x, bad, n, err) || sql_execute(x, repair_find, err) ||
+	if (sql_execute(x, "PRAGMA defer_foreign_keys = ON; DROP TABLE IF EXISTS temp.bad; DROP TABLE IF EXISTS temp.bad_job;"
+			   "DROP TABLE IF EXISTS temp.mend; DROP TABLE IF EXISTS temp.chain; DROP TABLE IF EXISTS temp.gone;"
+			   "CREATE TEMP TABLE bad (span INTEGER PRIMARY KEY);"
+			   "CREATE TEMP TABLE bad_job (job INTEGER PRIMARY KEY);", err) ||
+	    mend_pages(x, err) || insert_bad(x, "INSERT OR IGNORE INTO bad VALUES (?)", bad, n, err) ||
+	    insert_bad(x, "INSERT OR IGNORE INTO bad_job VALUES (?)", bad_jobs, n_jobs, err) ||
+	    sql_execute(x, repair_find, err) || count(x, "SELECT count(*) FROM job", &jobs, err) ||
 	    count(x, "SELECT count(*) FROM span", &before, err) || sql_execute(x, repair_drop, err) ||
 	    count(x, "SELECT count(*) FROM span", &after, err) || list_gone(x, out, err) ||
 	    sql_execute(x, repair_mend, err) || count(x, "SELECT count(*) FROM mend", &out->quarantined_spans, err) ||
 	    count(x, "SELECT count(*) FROM gone WHERE NOT was_current", &out->lost_snapshots, err) ||
 	    count(x, "SELECT count(*) FROM pragma_foreign_key_check", &broken, err) ||
-	    sql_execute(x, "DROP TABLE temp.bad; DROP TABLE temp.mend; DROP TABLE temp.chain; DROP TABLE temp.gone;", err))
+	    count(x, "SELECT count(*) FROM job", &jobs_after, err) ||
+	    sql_execute(x, "DROP TABLE temp.bad; DROP TABLE temp.bad_job; DROP TABLE temp.mend; DROP TABLE temp.chain; DROP TABLE temp.gone;", err))
 		return -1;
 	out->lost_spans = before - after;
+	out->dropped_jobs = jobs - jobs_after;
 	if (broken)
 		return err_set(err, ERR_DAMAGED, "index %s: %" PRId64 " rows still name others that are not there: move the "
 			       "store away and ingest again", x->path, broken);

@@ -13,7 +13,7 @@ struct index_target {
 	const char *corpus;
 };
 
-enum { INDEX_CHECKS = 21 };
+enum { INDEX_CHECKS = 24 };
 
 /* Rule `i` of INDEX_CHECKS: each row that breaks it goes to fn with a sentence, in which several calls for one row
  * agree. */
@@ -53,7 +53,9 @@ struct index_span {
 };
 int index_get_span(struct index *x, int64_t id, struct index_span *out, struct err *err);
 
-/* Inside a transaction; `bad` are spans whose bytes are wrong. On failure roll back; the report is to be cleared. */
-int index_repair(struct index *x, const int64_t *bad, size_t n, struct cache_repair_report *out, struct err *err);
+/* Inside a transaction; `bad` are spans whose bytes are wrong, `bad_jobs` jobs whose state or extents are. On failure
+ * roll back; the report is to be cleared. */
+int index_repair(struct index *x, const int64_t *bad, size_t n, const int64_t *bad_jobs, size_t n_jobs,
+		 struct cache_repair_report *out, struct err *err);
 
 #endif

@@ -34,7 +34,9 @@ int cache_finish(struct cache *c, int rc, struct err *err);
 int cache_find_space(struct cache *c, struct err *err);
 
 /* The extents of runs that are open are in use, whether rows name them or not. */
-void cache_runs_take(struct cache *c);
+int cache_runs_take(struct cache *c, struct err *err);
+/* The rows of this job are gone; a run that is open keeps its extents. */
+void cache_runs_end_job(struct cache *c, int64_t job);
 /* Such a run is the corpus's. */
 bool cache_runs_write(const struct cache *c, const char *corpus);
 

@@ -124,6 +124,23 @@ static void add_link(void *ctx, const struct index_link *l)
 	t->n_chain = 0;
 }
 
+/* An interrupted ingest goes on after all spans of its corpus, and is nothing without them. */
+static void add_job(void *ctx, const char *corpus, const struct index_job *j)
+{
+	struct table *t = ctx;
+	struct evict_run *r = run_of(t, j->run);
+	size_t i;
+
+	if (!r || !corpus)
+		return;
+	i = corpus_of(t, corpus);
+	r->corpus = (int32_t)i;
+	r->last_used_s = t->used_s[i];
+	r->end = INT64_MAX;
+	r->former = false;
+	r->pinned = is_pinned(t, corpus);
+}
+
 static int evict(struct cache *c, const struct evict_run *runs, size_t n, struct err *err)
 {
 	int rc = 0;
@@ -147,7 +164,7 @@ int cache_make_room(struct cache *c, const char *corpus, int64_t need_bytes, str
 	if (!c->max_bytes || more <= 0)
 		return 0;
 	rc = index_each_run(c->index, add_run, &t, err) || index_each_use(c->index, add_use, &t, err) ||
-	     index_each_link(c->index, add_link, &t, err) ? -1 : 0;
+	     index_each_link(c->index, add_link, &t, err) || index_each_job(c->index, add_job, &t, err) ? -1 : 0;
 	if (!rc) {
 		back = evict_choose(t.runs, t.n_runs, more, &n);
 		if (back < more)

@@ -4,8 +4,10 @@
  * anything is computed; data leaves memory as it is put; nothing of it is found by readers until the run is committed.
  *
  *     begin --> put, put, ... --> commit
+ *         \--> checkpoint, now and then; after a crash begin takes it up there
  *
- * Several runs may be open, of different corpora. After a failure a run can only be freed. Engine thread.
+ * Several runs may be open, of different corpora. After a failure a run can only be freed, unless its function says
+ * otherwise. Engine thread.
  */
 #ifndef QUIRE_CACHE_RUN_H
 #define QUIRE_CACHE_RUN_H
@@ -18,6 +20,10 @@ struct cache_run;
  * ids [n_tokens] continue the chain after parent (NULL: from the beginning); parent must be in the store, and n_tokens
  * need not be a multiple of 64 only when these are the last tokens of a snapshot. Spans that are in the store already
  * are left alone, damaged ones replaced. Everything is copied. ERR_TOO_LARGE when the limit of the store leaves no room.
+ *
+ * An interrupted run of the corpus, of the same identity, parent and ids, is taken up where it had its last checkpoint:
+ * *next_layer > 0 is what that said, parts that were whole then are there (putting them again does nothing), others are
+ * put from their beginning, and cache_run_state has the state. Otherwise *next_layer = 0, and what was interrupted goes.
  */
 int cache_run_begin(struct cache_run **out, struct cache *c, const char *corpus, const struct cache_layout *layout,
 		    const uint8_t identity[32], const struct span_key *parent, const int32_t *ids, int64_t n_tokens,
@@ -30,11 +36,25 @@ int cache_run_records(struct cache_run *r, int32_t group, int64_t first, int64_t
 int cache_run_index_keys(struct cache_run *r, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
 			 struct err *err);
 
+/*
+ * All parts that are whole are made durable, with `bytes` of state, and the run's extents are named in one transaction:
+ * from now on they outlive this process. The state goes to a scratch file, alternately one of two. When this fails, the
+ * run can go on as if it had not been asked for, unless the store takes no more writes.
+ */
+int cache_run_checkpoint(struct cache_run *r, int32_t next_layer, const void *state, size_t bytes, struct err *err);
+/* The state of the checkpoint at which the run was taken up. ERR_DAMAGED when it is not what was written, or has not
+ * these bytes: then cache_run_restart begins again with nothing put. */
+int cache_run_state(struct cache_run *r, void *state, size_t bytes, struct err *err);
+int cache_run_restart(struct cache_run *r, struct err *err);
+/* Forget what the corpus was interrupted in, so that its space is free again; nothing happens when there is nothing.
+ * A run that is open goes on without its checkpoints. */
+int cache_run_forget(struct cache *c, const char *corpus, struct err *err);
+
 /* All tokens of every part have been put: they are synced, then found by readers, in one transaction. The spans are
  * pending for the corpus as with cache_write_spans. */
 int cache_run_commit(struct cache_run *r, struct err *err);
 
-/* Takes NULL. What was not committed is free space again. */
+/* Takes NULL. What was not committed is free space again, but a run that had a checkpoint waits for the next begin. */
 void cache_run_free(struct cache_run *r);
 
 #endif

@@ -25,6 +25,14 @@ enum { APPLICATION = 0x71756972 }; /* "quir", in the header of the file */
 	"CREATE INDEX snapshot_corpus ON snapshot(corpus);" \
 	"CREATE UNIQUE INDEX snapshot_current ON snapshot(corpus) WHERE is_current;"
 
+#define JOB_TABLE \
+	"CREATE TABLE job (" \
+	"  id INTEGER PRIMARY KEY, corpus TEXT NOT NULL UNIQUE, run INTEGER NOT NULL UNIQUE REFERENCES run(id)," \
+	"  tip BLOB NOT NULL CHECK (length(tip) = 32), n_tokens INTEGER NOT NULL," \
+	"  places BLOB NOT NULL, whole BLOB NOT NULL," /* [spans of the job], [parts] u8 */ \
+	"  next_layer INTEGER NOT NULL, file INTEGER NOT NULL, state_bytes INTEGER NOT NULL, state_sum INTEGER NOT NULL," \
+	"  sum INTEGER NOT NULL) STRICT;"
+
 static const char schema[] =
 	"CREATE TABLE layout ("
 	"  id INTEGER PRIMARY KEY, identity BLOB NOT NULL UNIQUE CHECK (length(identity) = 32),"
@@ -61,7 +69,8 @@ static const char schema[] =
 	"  path BLOB NOT NULL, reason TEXT NOT NULL, sum INTEGER NOT NULL, PRIMARY KEY (snapshot, place)) STRICT;"
 	"CREATE TABLE pending ("
 	"  corpus TEXT PRIMARY KEY, tip INTEGER NOT NULL REFERENCES span(id), sum INTEGER NOT NULL) STRICT;"
-	"CREATE INDEX pending_tip ON pending(tip);";
+	"CREATE INDEX pending_tip ON pending(tip);"
+	JOB_TABLE;
 
 #define ADD_SUM(table, row) \
 	"ALTER TABLE " table " ADD COLUMN sum INTEGER NOT NULL DEFAULT 0; UPDATE " table " SET sum = " ROW_SUM(table, row) ";"
@@ -88,7 +97,7 @@ static const char *const upgrades[INDEX_FORMAT] = {
 	      ADD_SUM("layout", LAYOUT_ROW) ADD_SUM("run", RUN_ROW) ADD_SUM("extent", EXTENT_ROW)
 	      ADD_SUM("span", SPAN_ROW) ADD_SUM("snapshot", SNAPSHOT_ROW_3) ADD_SUM("document", DOCUMENT_ROW)
 	      ADD_SUM("skipped", SKIPPED_ROW) ADD_SUM("pending", PENDING_ROW) "PRAGMA user_version = 3;",
-	[3] = FORMER_SNAPSHOTS "PRAGMA user_version = 4;",
+	[3] = FORMER_SNAPSHOTS JOB_TABLE "PRAGMA user_version = 4;",
 };
 
 /* A new row from a SELECT of its columns; its sum is behind them, as in the table of a new store. */
@@ -132,7 +141,7 @@ static const char *const queries[N_QUERIES] = {
 	[REFS] = "SELECT refs, parent, run FROM span WHERE id = ?",
 	[DROP_SPAN] = "DELETE FROM span WHERE id = ?",
 	[DROP_RUN] = "DELETE FROM run WHERE id = ?",
-	[RUN_EXTENTS] = "SELECT segment, offset, bytes, " EXTENT_WHOLE " FROM extent WHERE run = ?",
+	[RUN_EXTENTS] = "SELECT segment, offset, bytes, " EXTENT_WHOLE ", kind, part FROM extent WHERE run = ?",
 	[FIND_PENDING] = "SELECT tip, rowid, corpus, " PENDING_WHOLE " FROM pending WHERE corpus = ?",
 	[DROP_PENDING] = "DELETE FROM pending WHERE corpus = ?",
 	[ADD_PENDING] = ADD("pending", "corpus, tip", PENDING_ROW, "? AS corpus, ? AS tip"),
@@ -176,6 +185,21 @@ static const char *const queries[N_QUERIES] = {
 	[RUN_SPANS] = "SELECT id FROM span WHERE run = ? LIMIT 1",
 	[EACH_RUN] = "SELECT run, sum(bytes) FROM extent GROUP BY run",
 	[EACH_USE] = "SELECT corpus, max(used_s) FROM snapshot GROUP BY corpus",
+	[FIND_JOB] = "SELECT job.id, job.run, tip, n_tokens, places, whole, next_layer, file, state_bytes, state_sum, corpus,"
+		     "  identity, n_places, " JOB_WHOLE " AND " RUN_WHOLE " AND " LAYOUT_WHOLE
+		     " FROM job LEFT JOIN run ON run.id = job.run LEFT JOIN layout ON layout.id = run.layout WHERE corpus = ?",
+	[HAS_JOB] = "SELECT 1 FROM job WHERE id = ?",
+	[NEXT_JOB] = "SELECT " NEXT_ID("job"),
+	[ADD_JOB] = ADD("job", "id, corpus, run, tip, n_tokens, places, whole, next_layer, file, state_bytes, state_sum", JOB_ROW,
+			"? AS id, ? AS corpus, ? AS run, ? AS tip, ? AS n_tokens, ? AS places, ? AS whole, ? AS next_layer,"
+			" ? AS file, ? AS state_bytes, ? AS state_sum"),
+	[CHANGE_JOB] = "UPDATE job SET whole = ?1, next_layer = ?2, file = ?3, state_bytes = ?4, state_sum = ?5,"
+		       "  sum = row_sum('job', id, corpus, run, tip, n_tokens, places, ?1, ?2, ?3, ?4, ?5)"
+		       " WHERE id = ?6 AND " JOB_WHOLE,
+	[DROP_JOB] = "DELETE FROM job WHERE corpus = ? OR run = ? RETURNING id",
+	[IDLE_RUNS] = "SELECT id FROM run WHERE n_living = 0 AND " RUN_WHOLE
+		      " AND NOT EXISTS (SELECT 1 FROM job WHERE job.run = run.id) LIMIT 1",
+	[EACH_JOB] = "SELECT id, corpus, run, file, state_bytes, state_sum, " JOB_WHOLE " FROM job",
 	[COUNT] = "SELECT (SELECT count(DISTINCT corpus) FROM snapshot), (SELECT count(*) FROM span)",
 };
 
@@ -476,13 +500,14 @@ void index_close(struct index *x)
 		sqlite3_finalize(x->statements[i]);
 	sqlite3_close(x->db);
 	free(x->freed);
+	free(x->ended);
 	free(x->path);
 	free(x);
 }
 
 int index_begin(struct index *x, struct err *err)
 {
-	x->n_freed = 0;
+	x->n_freed = x->n_ended = 0;
 	return sql_execute(x, "BEGIN IMMEDIATE", err);
 }
 
@@ -498,7 +523,7 @@ int index_commit(struct index *x, bool *unsure, struct err *err)
 
 void index_rollback(struct index *x)
 {
-	x->n_freed = 0;
+	x->n_freed = x->n_ended = 0;
 	if (!sqlite3_get_autocommit(x->db))
 		sqlite3_exec(x->db, "ROLLBACK", NULL, NULL, NULL);
 }

@@ -31,6 +31,8 @@
 		     " document.n_tokens, document.line_tokens"
 #define SKIPPED_ROW  "skipped.snapshot, skipped.place, skipped.path, skipped.reason"
 #define PENDING_ROW  "pending.corpus, pending.tip"
+#define JOB_ROW      "job.id, job.corpus, job.run, job.tip, job.n_tokens, job.places, job.whole, job.next_layer," \
+		     " job.file, job.state_bytes, job.state_sum"
 
 #define ROW_SUM(table, row) "row_sum('" table "', " row ")"
 #define WHOLE(table, row)   "(" table ".sum = " ROW_SUM(table, row) ")"
@@ -42,6 +44,7 @@
 #define DOCUMENT_WHOLE WHOLE("document", DOCUMENT_ROW)
 #define SKIPPED_WHOLE  WHOLE("skipped", SKIPPED_ROW)
 #define PENDING_WHOLE  WHOLE("pending", PENDING_ROW)
+#define JOB_WHOLE      WHOLE("job", JOB_ROW)
 
 enum query {
 	EACH_EXTENT,
@@ -55,6 +58,7 @@ enum query {
 	LIST, COUNT,
 	DEMOTE_SNAPSHOT, OLD_SNAPSHOT, ANY_SNAPSHOT, EACH_SNAPSHOT, LINK,
 	TOUCH, EMPTY_RUN, RUN_SPANS, EACH_RUN, EACH_USE,
+	FIND_JOB, HAS_JOB, NEXT_JOB, ADD_JOB, CHANGE_JOB, DROP_JOB, IDLE_RUNS, EACH_JOB,
 	N_QUERIES
 };
 
@@ -64,6 +68,8 @@ struct index {
 	sqlite3_stmt *statements[N_QUERIES];
 	struct extent *freed;
 	size_t n_freed, freed_room;
+	int64_t *ended;        /* [n_ended] jobs */
+	size_t n_ended, ended_room;
 };
 
 /* What SQLite says, as a sentence that says what to do. -1. */
@@ -91,6 +97,10 @@ bool sql_is_text(struct index *x, enum query q, int column, const char *text);
 /* Copy a blob of exactly `bytes` bytes. */
 int sql_blob(struct index *x, enum query q, int column, void *out, size_t bytes, struct err *err);
 char *sql_string(struct arena *a, struct index *x, enum query q, int column);
+/* A run's row goes, and its extents are noted as freed. */
+int index_drop_run(struct index *x, int64_t run, struct err *err);
+/* The job whose run it is goes, and the run: 1 when there was one. */
+int index_drop_job_of(struct index *x, int64_t run, struct err *err);
 /* ERR_NOT_FOUND with the nearest name. -1. */
 int index_no_such_corpus(struct index *x, const char *corpus, struct err *err);
 /* ERR_NOT_FOUND with those that there are; id 0: the current one. -1. */

@@ -125,3 +125,13 @@ int file_make_directories(const char *path, struct err *err)
 	free(dir);
 	return result;
 }
+
+int file_sync_directory(const char *path, struct err *err)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int rc = fd < 0 || fsync(fd) ? err_errno(err, errno, "sync directory %s", path) : 0;
+
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}

@@ -22,4 +22,7 @@ int file_read_kernel(char **text, const char *path, size_t max_bytes, struct err
  * is. */
 int file_make_directories(const char *path, struct err *err);
 
+/* Make durable the names that a directory has. */
+int file_sync_directory(const char *path, struct err *err);
+
 #endif

@@ -41,6 +41,9 @@ static const struct {
 	[OPTION_DETACH] = {"detach", NULL, "print the job and leave it to the daemon"},
 	[OPTION_SKIPPED] = {"skipped", NULL, "what was left out, and why"},
 	[OPTION_READ_DATA] = {"read-data", "[=N%]", "compare every stored byte with its checksum, or those of N percent of the spans"},
+	[OPTION_CONTEXT] = {"context", "N", "tokens in the context (else all that the model takes)"},
+	[OPTION_MACHINE] = {"machine", "FILE", "a machine that FILE describes, in YAML (else this one, measured)"},
+	[OPTION_WEIGHTS] = {"weights", "FORMAT", "fp8, bf16, or int4 for routed experts (else fp8)"},
 	[OPTION_THINK] = {"think", NULL, "let the model think before it answers"},
 	[OPTION_SOCKET] = {"socket", "PATH", "where the daemon listens (else QUIRE_SOCKET, else the configuration)"},
 	[OPTION_CONFIG] = {"config", "FILE", "the configuration (else ~/.config/quire/quire.yaml)"},
@@ -177,12 +180,16 @@ struct follow {
 	struct cli *c;
 	struct api_job job;
 	struct print_progress progress;
+	/* When tokens were first seen being computed, and how many were done or in the store then; 0: not yet. */
+	int64_t computing_ms, computing_tokens;
 };
 
 static int on_job_event(void *ctx, const char *name, json_t *data, struct err *err)
 {
 	struct follow *f = ctx;
-	char line[160], whole[400];
+	const struct ingest_progress *p = &f->job.progress;
+	char line[160], pace[PRINT_PACE_BYTES] = "", whole[400];
+	int64_t now_ms = clock_now_ms(), done;
 	double share;
 
 	if (strcmp(name, "job"))
@@ -197,9 +204,16 @@ static int on_job_event(void *ctx, const char *name, json_t *data, struct err *e
 	if (f->job.progress.phase == INGEST_DONE)
 		return 0;
 	describe_progress(&f->job, line, sizeof line, &share);
-	snprintf(whole, sizeof whole, "%s: %s", f->job.request.corpus, line);
+	done = p->done_tokens + p->swept_tokens;
+	if (p->phase == INGEST_PREFILL && !f->computing_ms) {
+		f->computing_ms = now_ms;
+		f->computing_tokens = done;
+	} else if (p->phase == INGEST_PREFILL) {
+		print_pace(pace, done - f->computing_tokens, now_ms - f->computing_ms, p->n_tokens - done);
+	}
+	snprintf(whole, sizeof whole, "%s: %s%s", f->job.request.corpus, line, pace);
 	print_progress_line(&f->progress, f->job.state == JOB_QUEUED ? "waiting" : ingest_phase_name(f->job.progress.phase),
-			    share, whole, clock_now_ms());
+			    share, whole, now_ms);
 	return 0;
 }
 
@@ -690,6 +704,8 @@ static const struct verb verbs[] = {
 	{"jobs", "[JOB]", "ingests, newest first; or one of them", 0, 1, 0, run_jobs},
 	{"cancel", "JOB", "end a job that waits or runs; what it computed is kept", 1, 1, 0, run_cancel},
 	{"status", "", "the daemon, its model, its store and its queue", 0, 0, 0, run_status},
+	{"plan", "MODEL|CONFIG.JSON", "what a model needs, and how fast it can be here or elsewhere (status 7: it does not fit)", 1, 1,
+	 BIT(OPTION_CONTEXT) | BIT(OPTION_MACHINE) | BIT(OPTION_WEIGHTS), cli_plan},
 	{"doctor", "", "is this machine ready? a line a finding: ok, warn or fail (status 1)", 0, 0, 0, run_doctor},
 	{"serve", "", "run the daemon here (as quired does)", 0, 0, 0, run_serve},
 	{"model", "info|eval|tokenize|bench|synth DIR ...", "look at a model directory without a daemon", 0, 0, 0, run_model},

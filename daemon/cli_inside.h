@@ -26,6 +26,9 @@ enum option_id {
 	OPTION_DETACH,
 	OPTION_SKIPPED,
 	OPTION_READ_DATA,
+	OPTION_CONTEXT,
+	OPTION_MACHINE,
+	OPTION_WEIGHTS,
 	OPTION_THINK,
 	OPTION_SOCKET,
 	OPTION_CONFIG,
@@ -60,6 +63,7 @@ json_t *cli_fetch(struct cli *c, enum api_route route, const char *arg, const ch
 
 /* Verbs: -1 and c->err, or the exit status. */
 int cli_check(struct cli *c);
+int cli_plan(struct cli *c);
 int cli_repair(struct cli *c);
 int cli_rm(struct cli *c);
 

@@ -93,6 +93,22 @@ const char *print_time(char out[PRINT_BYTES], int64_t unix_s)
 	return out;
 }
 
+const char *print_pace(char out[PRINT_PACE_BYTES], int64_t n, int64_t ms, int64_t left)
+{
+	char rate[PRINT_BYTES];
+	double per_s;
+	int64_t s;
+
+	out[0] = '\0';
+	if (n <= 0 || ms < 2000)
+		return out;
+	per_s = 1000 * (double)n / (double)ms;
+	s = (int64_t)((double)left / per_s + .5);
+	snprintf(out, PRINT_PACE_BYTES, "  %s tokens/s, %lld:%02d:%02d left", print_count(rate, (int64_t)(per_s + .5)),
+		 (long long)(s / 3600), (int)(s / 60 % 60), (int)(s % 60));
+	return out;
+}
+
 void print_progress_begin(struct print_progress *p, FILE *file)
 {
 	const char *term = getenv("TERM");

@@ -26,6 +26,11 @@ const char *print_size(char out[PRINT_BYTES], int64_t bytes);
 /* 2026-11-24 09:41, local time; "-" for 0 */
 const char *print_time(char out[PRINT_BYTES], int64_t unix_s);
 
+enum { PRINT_PACE_BYTES = 96 };
+/* "  310 tokens/s, 0:01:57 left", when n tokens took so many ms and `left` are to come; "" in the first two seconds, which
+ * say little. */
+const char *print_pace(char out[PRINT_PACE_BYTES], int64_t n, int64_t ms, int64_t left);
+
 struct print_progress {
 	FILE *file;
 	bool tty;

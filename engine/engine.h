@@ -61,7 +61,10 @@ struct session;
 struct session_options {
 	enum latent_format latents;
 	int64_t max_tokens;          /* refuse to grow beyond; 0: the model's max_positions */
-	bool keep_records;           /* keep rows as stored, for session_export_* (an ingest) */
+	bool keep_records;           /* keep rows as stored, for session_export_* */
+	/* Have latents in memory only while a sweep is at their group of layers (sweep.h), the way an ingest goes: the session
+	 * can be swept, skipped into, truncated and freed, and nothing else. Not together with keep_records. */
+	bool by_group;
 };
 
 /* Engine and model must outlive the session. Memory grows with its tokens. */
@@ -71,8 +74,10 @@ int session_new(struct session **out, struct engine *e, const struct model *m, c
 void session_free(struct session *s);
 
 int64_t session_n_tokens(const struct session *s);
+/* By group: n further tokens, which a sweep_source has. */
+void session_skip(struct session *s, int64_t n);
 const struct layout *session_layout(const struct session *s);
-/* Bytes that latents and index keys have room in. Room that no token has come to takes no memory. */
+/* Bytes that latents and index keys have room in, now. Room that no token has come to takes no memory. */
 size_t session_bytes(const struct session *s);
 
 /* What somebody may want to see of a forward pass; each may be NULL. Rows are valid during the call only. */

@@ -55,16 +55,18 @@ static void *carve(uint8_t **at, int64_t n, size_t bytes)
 	return array;
 }
 
-int chunk_begin(struct chunk *k, struct session *s, const int32_t *ids, int64_t n, int64_t tile,
+int chunk_begin(struct chunk *k, const struct chunk_part *parts, int32_t n_parts, int64_t tile,
 		const struct session_tap *tap, struct err *err)
 {
+	struct session *s = parts[0].s;
 	const struct model_config *c = &s->model->config;
 	struct sweep_bytes token;
 	size_t fixed;
-	int64_t per_token = c->n_experts ? c->experts_per_token : 0;
+	int64_t per_token = c->n_experts ? c->experts_per_token : 0, n;
 	uint8_t *at;
 
-	*k = (struct chunk){.s = s, .tap = tap, .ids = ids, .first = s->n_tokens, .n = n};
+	n = parts[n_parts - 1].row + parts[n_parts - 1].n;
+	*k = (struct chunk){.s = s, .tap = tap, .parts = parts, .n_parts = n_parts, .n = n};
 	for (int i = 0; i < N_PACES; i++)
 		k->pace[i].rows = k->pace[i].most = tile && tile < TILE ? tile : TILE;
 	chunk_bytes(c, s->engine->compute, &token, &fixed);
@@ -96,21 +98,21 @@ void chunk_end(struct chunk *k)
  * Tiles
  */
 
-/* Tokens row .. row + n - 1 of the chunk. */
-static struct pass tile_of(struct chunk *k, int64_t row, int64_t n)
+/* Tokens row .. row + n - 1 of the chunk, of this part as far as positions and session matter. */
+static struct pass tile_of(struct chunk *k, const struct chunk_part *part, int64_t row, int64_t n)
 {
 	const struct model_config *c = &k->s->model->config;
 	int64_t half = c->rope_dim / 2;
 
 	return (struct pass){
-		.s = k->s,
+		.s = part->s,
 		.m = k->s->model,
 		.c = c,
 		.ops = k->s->engine->ops,
 		.dev = &k->s->engine->device,
 		.scratch = k->s->scratch,
 		.tap = k->tap,
-		.first = k->first + row,
+		.first = part->first + row - part->row,
 		.n = n,
 		.h = k->h + row * c->hidden,
 		.cos = k->cos + row * half,
@@ -123,10 +125,11 @@ static struct pass tile_of(struct chunk *k, int64_t row, int64_t n)
 	};
 }
 
-/* What a token brings along into layer 0. */
-static void enter(struct chunk *k, struct pass *p, int64_t row)
+/* What a token brings along into its first layer. */
+static void enter(struct chunk *k, const struct chunk_part *part, struct pass *p)
 {
-	p->ops->embed(p->dev, p->h, &p->m->embedding, k->ids + row, p->n);
+	if (!k->first_layer)
+		p->ops->embed(p->dev, p->h, &p->m->embedding, part->ids + (p->first - part->first), p->n);
 	rope_cos_sin(k->s->inv_freq, p->c->rope_dim, p->first, p->n, p->cos, p->sin);
 	for (int64_t i = 0; i < p->n; i++)
 		p->selections[i] = (struct selection){NULL, (int32_t)(p->first + i + 1)};
@@ -135,15 +138,16 @@ static void enter(struct chunk *k, struct pass *p, int64_t row)
 /* h += attention(norm(h)), then what the MLP needs: the router's choice, and its input. */
 static int attention_tile(struct chunk *k, int64_t row, int64_t n, struct err *err)
 {
-	struct pass p = tile_of(k, row, n);
+	const struct chunk_part *part = &k->parts[k->at_part];
+	struct pass p = tile_of(k, part, row, n);
 	const struct model_config *c = p.c;
 	const struct layer *l = &p.m->layers[k->layer];
 	size_t value_bytes = k->s->engine->compute == COMPUTE_BF16 ? sizeof(uint16_t) : sizeof(float);
 
 	arena_reset(k->s->arena);
 	p.u = arena_alloc(k->s->arena, (size_t)(n * c->hidden), sizeof *p.u);
-	if (!k->layer)
-		enter(k, &p, row);
+	if (k->layer == k->first_layer)
+		enter(k, part, &p);
 	p.ops->rmsnorm(p.dev, p.u, c->hidden, p.h, c->hidden, l->input_norm, n, c->hidden, c->norm_eps);
 	arena_reset(p.scratch);
 	if (attention_forward(&p, k->layer, err))
@@ -160,7 +164,7 @@ static int attention_tile(struct chunk *k, int64_t row, int64_t n, struct err *e
 /* h += weight x expert(u) for some of the tokens that chose the expert. */
 static void expert_tile(struct chunk *k, int64_t row, int64_t n)
 {
-	struct pass p = tile_of(k, 0, 0);
+	struct pass p = tile_of(k, k->parts, 0, 0);
 	int64_t at = k->start[k->expert] + row;
 
 	arena_reset(p.scratch);
@@ -170,7 +174,7 @@ static void expert_tile(struct chunk *k, int64_t row, int64_t n)
 /* h += mlp(u), dense, or the shared expert. */
 static void mlp_tile(struct chunk *k, int64_t row, int64_t n)
 {
-	struct pass p = tile_of(k, row, n);
+	struct pass p = tile_of(k, k->parts, row, n);
 	size_t value_bytes = k->s->engine->compute == COMPUTE_BF16 ? sizeof(uint16_t) : sizeof(float);
 
 	arena_reset(p.scratch);
@@ -202,6 +206,7 @@ static int next_part(struct chunk *k)
 
 	do {
 		k->row = 0;
+		k->at_part = 0;
 		if (k->part == PART_ATTENTION && !c->layer_is_dense[k->layer]) {
 			experts_assign(k);
 			k->part = PART_EXPERTS;
@@ -253,10 +258,16 @@ int chunk_step(struct chunk *k, struct err *err)
 
 	switch (k->part) {
 	case PART_ATTENTION:
+		while (k->row >= k->parts[k->at_part].row + k->parts[k->at_part].n)
+			k->at_part++;
+		if (n > k->parts[k->at_part].row + k->parts[k->at_part].n - k->row)
+			n = k->parts[k->at_part].row + k->parts[k->at_part].n - k->row;
 		rc = attention_tile(k, k->row, n, err);
 		break;
 	case PART_EXPERTS:
 		count_expert(k, n);
+		if (k->take_up && !k->row && k->take_up(k->take_up_ctx, k->layer, k->expert, err))
+			return -1;
 		expert_tile(k, k->row, n);
 		break;
 	case PART_MLP:
@@ -270,21 +281,21 @@ int chunk_step(struct chunk *k, struct err *err)
 	return n < left ? 1 : next_part(k);
 }
 
-int chunk_logits(struct chunk *k, float *last_logits, struct err *err)
+int chunk_logits(struct chunk *k, const struct chunk_part *part, float *last_logits, struct err *err)
 {
 	const struct model_config *c = &k->s->model->config;
 	bool all = k->tap && k->tap->logits;
-	struct pass p = tile_of(k, 0, k->n);
+	struct pass p = tile_of(k, part, part->row, part->n);
 	float *logits;
 
 	if (!all && !last_logits)
 		return 0;
 	arena_reset(k->s->arena);
-	p.u = arena_alloc(k->s->arena, (size_t)c->hidden * (all && k->n > 1 ? HEAD_ROWS : 1), sizeof *p.u);
+	p.u = arena_alloc(k->s->arena, (size_t)c->hidden * (all && part->n > 1 ? HEAD_ROWS : 1), sizeof *p.u);
 	arena_reset(p.scratch);
-	logits = arena_alloc(p.scratch, (size_t)c->vocab * (all && k->n > 1 ? HEAD_ROWS : 1), sizeof *logits);
-	for (int64_t i = all ? 0 : k->n - 1; i < k->n; i += HEAD_ROWS) {
-		int64_t n = k->n - i < HEAD_ROWS ? k->n - i : HEAD_ROWS;
+	logits = arena_alloc(p.scratch, (size_t)c->vocab * (all && part->n > 1 ? HEAD_ROWS : 1), sizeof *logits);
+	for (int64_t i = all ? 0 : part->n - 1; i < part->n; i += HEAD_ROWS) {
+		int64_t n = part->n - i < HEAD_ROWS ? part->n - i : HEAD_ROWS;
 
 		p.ops->rmsnorm(p.dev, p.u, c->hidden, p.h + i * c->hidden, c->hidden, p.m->final_norm, n, c->hidden,
 			       c->norm_eps);
@@ -299,7 +310,7 @@ int chunk_logits(struct chunk *k, float *last_logits, struct err *err)
 					       (long long)(p.first + i + r));
 			if (all && k->tap->logits(k->tap->ctx, p.first + i + r, row, err))
 				return -1;
-			if (last_logits && i + r == k->n - 1)
+			if (last_logits && i + r == part->n - 1)
 				memcpy(last_logits, row, (size_t)c->vocab * sizeof *row);
 		}
 	}
@@ -309,16 +320,17 @@ int chunk_logits(struct chunk *k, float *last_logits, struct err *err)
 int forward(struct session *s, const int32_t *ids, int64_t n, float *last_logits, const struct session_tap *tap,
 	    struct err *err)
 {
+	const struct chunk_part part = {s, ids, s->n_tokens, 0, n};
 	struct chunk k;
 	int more;
 
-	if (chunk_begin(&k, s, ids, n, 0, tap, err))
+	if (chunk_begin(&k, &part, 1, 0, tap, err))
 		return -1;
 	do
 		more = chunk_step(&k, err);
 	while (more > 0);
 	if (!more)
-		more = chunk_logits(&k, last_logits, err);
+		more = chunk_logits(&k, &part, last_logits, err);
 	chunk_end(&k);
 	return more;
 }

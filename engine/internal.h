@@ -29,6 +29,7 @@ struct session {
 	struct arena *arena, *scratch; /* of the pass under way, and of the part of a layer under way */
 	float *inv_freq;              /* [rope_dim / 2] */
 	int64_t n_tokens, room;       /* room: a multiple of KEYS_ABREAST */
+	size_t open_bytes;            /* by_group: of the arrays that are there, all of this room; the others are NULL */
 	/* Rotated, in the types and places that ops.h says for the engine's profile: */
 	void **rows;                  /* [n_layers] of [room, kv_lora + rope_dim] */
 	void **keys;                  /* [n_index_layers] of [room / 16, index_dim, 16] */
@@ -68,16 +69,26 @@ enum { PACE_FULL, PACE_SHARED, PACE_MLP, N_PACES };
  * to no more than `most`, where it was a whole one and took less than a tenth. */
 void pace_learn(struct pace *p, int64_t rows, int64_t ns);
 
+/* A chunk's tokens row .. row + n - 1: a session's positions first .. first + n - 1. It attends to those before, and has
+ * room for these. */
+struct chunk_part {
+	struct session *s;
+	const int32_t *ids;           /* [n] */
+	int64_t first, row, n;
+};
+
 /*
- * A chunk: n tokens on their way through all layers, in tiles (forward.c). A tile is attention of some tokens, or one
- * expert or dense MLP over some tokens; between two tiles the engine is free for others. The arrays lie in one piece of
- * memory, of chunk_bytes.
+ * A chunk: n tokens on their way through all layers, in tiles (forward.c). A tile is attention of some tokens of one
+ * part, or one expert or dense MLP over some tokens; between two tiles the engine is free for others. The arrays lie in
+ * one piece of memory, of chunk_bytes.
  */
 struct chunk {
-	struct session *s;
-	const struct session_tap *tap;
-	const int32_t *ids;           /* [n] */
-	int64_t first, n;             /* positions; the session has those before, and room for these */
+	struct session *s;            /* of the first part: engine, model and scratch are taken from there */
+	const struct session_tap *tap; /* of a chunk of one part */
+	const struct chunk_part *parts; /* [n_parts], their rows in this order */
+	int32_t n_parts, at_part;     /* at_part: where `row` is in attention */
+	int32_t first_layer;          /* h of all tokens is given there, unless it is 0 */
+	int64_t n;
 	void *memory;
 	float *h;                     /* [n, hidden] */
 	void *u;                      /* [n, hidden] the MLP's input: bf16 in profile bf16, else float32 */
@@ -101,6 +112,8 @@ struct chunk {
 	size_t record_bytes;
 	/* [n_layers, n_experts] added to; NULL: nobody counts. */
 	int64_t *expert_reads, *expert_tokens;
+	int (*take_up)(void *ctx, int32_t layer, int32_t expert, struct err *err); /* sweep_options has it */
+	void *take_up_ctx;
 };
 
 /* A chunk of n tokens takes n x sweep_token_bytes(token) (latents not among them) and fixed_bytes. */
@@ -108,15 +121,15 @@ enum { CHUNK_ARRAYS = 11, CHUNK_ALIGN = 64 };
 void chunk_bytes(const struct model_config *c, enum compute_profile compute, struct sweep_bytes *token,
 		 size_t *fixed_bytes);
 
-/* Tokens ids[n], which must stay, at position s->n_tokens; the session has room for them. tile: most rows of a tile, 0:
- * as many as are good. Without memory
- * for it: ERR_TOO_LARGE. tap may be NULL. */
-int chunk_begin(struct chunk *k, struct session *s, const int32_t *ids, int64_t n, int64_t tile,
+/* n_parts >= 1 of at least a token each, which must stay. tile: most rows of a tile, 0: as many as are good. Without
+ * memory for it: ERR_TOO_LARGE. tap may be NULL. To begin at a later layer than 0, set k->layer = k->first_layer and
+ * k->h before the first step. */
+int chunk_begin(struct chunk *k, const struct chunk_part *parts, int32_t n_parts, int64_t tile,
 		const struct session_tap *tap, struct err *err);
 /* The next tile. 1: there is more; 0: all layers are done; -1: error. */
 int chunk_step(struct chunk *k, struct err *err);
-/* After the last step: logits for the tap, and of the last token to last_logits [vocab] unless NULL. */
-int chunk_logits(struct chunk *k, float *last_logits, struct err *err);
+/* After the last step: logits of a part for the tap, and of its last token to last_logits [vocab] unless NULL. */
+int chunk_logits(struct chunk *k, const struct chunk_part *part, float *last_logits, struct err *err);
 /* Once chunk_begin has been called, whatever it said, or for all zeros; once more does nothing. */
 void chunk_end(struct chunk *k);
 
@@ -147,6 +160,20 @@ int session_admit(struct session *s, const int32_t *ids, size_t n, struct err *e
 
 /* session.c: the index of a full layer among the index layers. */
 int32_t session_index_layer(const struct session *s, int32_t layer);
+
+/* session.c: bytes of a token in what a layer attends to, and in a full layer's index keys. */
+size_t session_row_bytes(const struct model_config *c, enum compute_profile compute);
+size_t session_key_bytes(const struct model_config *c, enum compute_profile compute);
+
+/* session.c, of a session by_group: what a layer attends to, with room for n_tokens, all zeros; and without it again. While
+ * a layer is open, all that are have the same room. */
+int session_open_layer(struct session *s, int32_t layer, int64_t n_tokens, struct err *err);
+void session_close_layer(struct session *s, int32_t layer);
+/* Of any session: tokens as stored to where open layers attend to them. ERR_DAMAGED, with *bad, when they are not finite. */
+int session_place_records(struct session *s, int32_t group, int64_t first, int64_t n, const uint8_t *records,
+			  int64_t *bad, struct err *err);
+int session_place_index_keys(struct session *s, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
+			     int64_t *bad, struct err *err);
 
 /* keep.c: rows and keys on their way into a session's memory.
  * values [n, kv_lora + rope_dim], normed and not rotated, overwritten: packed, unpacked, rotated, at positions first ..

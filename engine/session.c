@@ -16,6 +16,7 @@ int session_new(struct session **out, struct engine *e, const struct model *m, c
 	const struct model_config *c = &m->config;
 	struct session *s = xcalloc(1, sizeof *s);
 
+	assert(!opt->by_group || !opt->keep_records);
 	s->engine = e;
 	s->model = m;
 	s->opt = *opt;
@@ -44,6 +45,12 @@ int64_t session_n_tokens(const struct session *s)
 	return s->n_tokens;
 }
 
+void session_skip(struct session *s, int64_t n)
+{
+	assert(s->opt.by_group && n >= 0);
+	s->n_tokens += n;
+}
+
 const struct layout *session_layout(const struct session *s)
 {
 	return s->layout;
@@ -59,18 +66,28 @@ int32_t session_index_layer(const struct session *s, int32_t layer)
 }
 
 /* Bytes of one token in each array of a layer, and of an index layer. */
+size_t session_row_bytes(const struct model_config *c, enum compute_profile compute)
+{
+	size_t n = (size_t)(c->kv_lora + c->rope_dim);
+
+	return compute == COMPUTE_BF16 ? n * sizeof(uint16_t) : n * sizeof(float);
+}
+
+size_t session_key_bytes(const struct model_config *c, enum compute_profile compute)
+{
+	size_t n = (size_t)c->index_dim;
+
+	return compute == COMPUTE_BF16 ? (n + n % 2) * sizeof(uint16_t) : n * sizeof(float);
+}
+
 static size_t row_size(const struct session *s)
 {
-	size_t n = (size_t)(s->model->config.kv_lora + s->model->config.rope_dim);
-
-	return s->engine->compute == COMPUTE_BF16 ? n * sizeof(uint16_t) : n * sizeof(float);
+	return session_row_bytes(&s->model->config, s->engine->compute);
 }
 
 static size_t key_size(const struct session *s)
 {
-	size_t n = (size_t)s->model->config.index_dim;
-
-	return s->engine->compute == COMPUTE_BF16 ? (n + n % 2) * sizeof(uint16_t) : n * sizeof(float);
+	return session_key_bytes(&s->model->config, s->engine->compute);
 }
 
 size_t session_bytes(const struct session *s)
@@ -78,6 +95,8 @@ size_t session_bytes(const struct session *s)
 	size_t row = row_size(s) + (s->stored_rows ? s->layout->row_bytes : 0);
 	size_t key = key_size(s) + (s->stored_keys ? s->layout->index_key_bytes : 0);
 
+	if (s->opt.by_group)
+		return s->open_bytes;
 	return (size_t)s->room * ((size_t)s->layout->n_layers * row + (size_t)s->layout->n_index_layers * key);
 }
 
@@ -143,14 +162,20 @@ void session_free(struct session *s)
 	free(s);
 }
 
+static int too_long(const struct session *s, int64_t n, struct err *err)
+{
+	return err_set(err, ERR_TOO_LARGE, "%lld tokens are more than the context of %lld", (long long)n,
+		       (long long)s->opt.max_tokens);
+}
+
 /* Room for n tokens in all. What is not used costs nothing, so room is taken generously. */
 static int reserve(struct session *s, int64_t n, struct err *err)
 {
 	int64_t room = s->room ? s->room : FIRST_ROOM;
 
+	assert(!s->opt.by_group);
 	if (n > s->opt.max_tokens)
-		return err_set(err, ERR_TOO_LARGE, "%lld tokens are more than the context of %lld", (long long)n,
-			       (long long)s->opt.max_tokens);
+		return too_long(s, n, err);
 	if (n <= s->room)
 		return 0;
 	while (room < n)
@@ -158,6 +183,50 @@ static int reserve(struct session *s, int64_t n, struct err *err)
 	if (room > s->opt.max_tokens)
 		room = (s->opt.max_tokens + KEYS_ABREAST - 1) / KEYS_ABREAST * KEYS_ABREAST;
 	return resize(s, room, err);
+}
+
+/* One array of a session by_group, open or closed. */
+static int open_array(struct session *s, void **array, size_t bytes, struct err *err)
+{
+	if (pages_resize(array, 0, (size_t)s->room * bytes, "latents of a group of layers", err))
+		return -1;
+	s->open_bytes += (size_t)s->room * bytes;
+	return 0;
+}
+
+static void close_array(struct session *s, void **array, size_t bytes)
+{
+	if (!*array)
+		return;
+	pages_free(*array, (size_t)s->room * bytes);
+	*array = NULL;
+	s->open_bytes -= (size_t)s->room * bytes;
+}
+
+static bool has_index_keys(const struct session *s, int32_t layer)
+{
+	return s->model->config.has_indexer && s->model->config.layer_is_full[layer];
+}
+
+int session_open_layer(struct session *s, int32_t layer, int64_t n_tokens, struct err *err)
+{
+	int64_t room = (n_tokens + KEYS_ABREAST - 1) / KEYS_ABREAST * KEYS_ABREAST;
+
+	assert(s->opt.by_group && !s->rows[layer] && (!s->open_bytes || room == s->room));
+	s->room = room;
+	if (open_array(s, &s->rows[layer], row_size(s), err) ||
+	    (has_index_keys(s, layer) && open_array(s, &s->keys[session_index_layer(s, layer)], key_size(s), err))) {
+		session_close_layer(s, layer);
+		return -1;
+	}
+	return 0;
+}
+
+void session_close_layer(struct session *s, int32_t layer)
+{
+	close_array(s, &s->rows[layer], row_size(s));
+	if (has_index_keys(s, layer))
+		close_array(s, &s->keys[session_index_layer(s, layer)], key_size(s));
 }
 
 int session_admit(struct session *s, const int32_t *ids, size_t n, struct err *err)
@@ -170,7 +239,11 @@ int session_admit(struct session *s, const int32_t *ids, size_t n, struct err *e
 	if (n > (size_t)s->opt.max_tokens)
 		return err_set(err, ERR_TOO_LARGE, "%zu tokens are more than the context of %lld", n,
 			       (long long)s->opt.max_tokens);
-	return reserve(s, s->n_tokens + (int64_t)n, err);
+	if (!s->opt.by_group)
+		return reserve(s, s->n_tokens + (int64_t)n, err);
+	if (s->n_tokens + (int64_t)n > s->opt.max_tokens)
+		return too_long(s, s->n_tokens + (int64_t)n, err);
+	return 0;
 }
 
 int session_append(struct session *s, const int32_t *ids, size_t n, float *last_logits,
@@ -218,7 +291,7 @@ static void angles(struct session *s, int64_t first, int64_t n, float **cos, flo
 }
 
 static int import_rows(struct session *s, const struct layout_group *g, int64_t first, int64_t n,
-		       const uint8_t *records, struct err *err)
+		       const uint8_t *records, int64_t *bad, struct err *err)
 {
 	const struct model_config *c = &s->model->config;
 	size_t bytes = s->layout->row_bytes;
@@ -234,10 +307,12 @@ static int import_rows(struct session *s, const struct layout_group *g, int64_t 
 		for (int64_t t = 0; t < n; t++) {
 			const uint8_t *row = records + ((size_t)t * (size_t)g->n_layers + (size_t)i) * bytes;
 
-			if (!latent_unpack(s->opt.latents, values + t * width, row, c->kv_lora, c->rope_dim))
+			if (!latent_unpack(s->opt.latents, values + t * width, row, c->kv_lora, c->rope_dim)) {
+				*bad = first + t;
 				return err_set(err, ERR_DAMAGED,
 					       "layer %d, position %lld: the stored latent is not finite", layer,
 					       (long long)(first + t));
+			}
 			if (s->stored_rows)
 				memcpy(s->stored_rows[layer] + (size_t)(first + t) * bytes, row, bytes);
 		}
@@ -246,21 +321,27 @@ static int import_rows(struct session *s, const struct layout_group *g, int64_t 
 	return 0;
 }
 
-int session_import_records(struct session *s, int32_t group, int64_t first, int64_t n, const uint8_t *records,
-			   struct err *err)
+int session_place_records(struct session *s, int32_t group, int64_t first, int64_t n, const uint8_t *records,
+			  int64_t *bad, struct err *err)
 {
-	assert(first == s->n_tokens);
-	if (reserve(s, first + n, err))
-		return -1;
 	for (int64_t i = 0; i < n; i += IMPORT_ROWS)
 		if (import_rows(s, &s->layout->groups[group], first + i, n - i < IMPORT_ROWS ? n - i : IMPORT_ROWS,
-				records + (size_t)i * layout_record_bytes(s->layout, group), err))
+				records + (size_t)i * layout_record_bytes(s->layout, group), bad, err))
 			return -1;
 	return 0;
 }
 
+int session_import_records(struct session *s, int32_t group, int64_t first, int64_t n, const uint8_t *records,
+			   struct err *err)
+{
+	int64_t bad;
+
+	assert(first == s->n_tokens);
+	return reserve(s, first + n, err) || session_place_records(s, group, first, n, records, &bad, err) ? -1 : 0;
+}
+
 static int import_keys(struct session *s, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
-		       struct err *err)
+		       int64_t *bad, struct err *err)
 {
 	const struct model_config *c = &s->model->config;
 	size_t bytes = s->layout->index_key_bytes;
@@ -271,26 +352,34 @@ static int import_keys(struct session *s, int32_t index_layer, int64_t first, in
 	angles(s, first, n, &cos, &sin);
 	values = arena_alloc(s->scratch, (size_t)n * (size_t)dim, sizeof *values);
 	for (int64_t t = 0; t < n; t++)
-		if (!index_key_unpack(s->opt.latents, values + t * dim, keys + (size_t)t * bytes, dim))
+		if (!index_key_unpack(s->opt.latents, values + t * dim, keys + (size_t)t * bytes, dim)) {
+			*bad = first + t;
 			return err_set(err, ERR_DAMAGED, "layer %d, position %lld: the stored index key is not finite",
 				       s->layout->index_layers[index_layer], (long long)(first + t));
+		}
 	if (s->stored_keys)
 		memcpy(s->stored_keys[index_layer] + (size_t)first * bytes, keys, (size_t)n * bytes);
 	place_index_keys(s, index_layer, values, first, n, cos, sin);
 	return 0;
 }
 
+int session_place_index_keys(struct session *s, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
+			     int64_t *bad, struct err *err)
+{
+	for (int64_t i = 0; i < n; i += IMPORT_ROWS)
+		if (import_keys(s, index_layer, first + i, n - i < IMPORT_ROWS ? n - i : IMPORT_ROWS,
+				keys + (size_t)i * s->layout->index_key_bytes, bad, err))
+			return -1;
+	return 0;
+}
+
 int session_import_index_keys(struct session *s, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
 			      struct err *err)
 {
+	int64_t bad;
+
 	assert(first == s->n_tokens);
-	if (reserve(s, first + n, err))
-		return -1;
-	for (int64_t i = 0; i < n; i += IMPORT_ROWS)
-		if (import_keys(s, index_layer, first + i, n - i < IMPORT_ROWS ? n - i : IMPORT_ROWS,
-				keys + (size_t)i * s->layout->index_key_bytes, err))
-			return -1;
-	return 0;
+	return reserve(s, first + n, err) || session_place_index_keys(s, index_layer, first, n, keys, &bad, err) ? -1 : 0;
 }
 
 void session_import_commit(struct session *s, int64_t n)

@@ -1,10 +1,17 @@
 /*
- * One sweep: many tokens to the end of a session, all of them through layer 0, then all through layer 1, and so on, so
+ * One sweep: many tokens to the ends of their sessions, all of them through layer 0, then all through layer 1, and so on, so
  * that each expert is taken up once for all tokens that chose it, not once for each few hundred tokens. What a token
  * carries from layer to layer is scratch memory, within a budget; when that is short, the tokens go in the largest
  * chunks that fit, one after another, and an expert is taken up once a chunk.
  *
- * Records, index keys and logits have the bits that session_append gives, for any budget, chunk and tile.
+ * The tokens may be several sequences, of a session each: attention sees a token's own sequence, experts run over the tokens
+ * of all.
+ *
+ * Latents need not stay in memory. A session `by_group` has those of a group of layers while these are under way:
+ * what was computed before comes from a source as the group begins, and what is computed leaves for a sink as it ends.
+ *
+ * Records, index keys and logits have the bits that session_append gives, for any budget, chunk and tile, whatever other
+ * sequences there are, and for a sweep that goes on where another one left off.
  *
  * Engine thread. A sweep runs in steps of about half a second at most on its own measure (the first tile of a kind may
  * take longer); between two steps the engine may serve other sessions.
@@ -39,35 +46,75 @@ struct sweep_plan {
 };
 
 /* Chunks of equal work are not sought: as many tokens as fit, in whole spans of 64 where there are several chunks of at
- * least that. budget_bytes 0: no limit. Not counted are what lies in the session (session_bytes), and what a tile
- * needs while it is computed, which does not depend on the number of tokens. Pure. ERR_TOO_LARGE, with both numbers,
- * when one token does not fit. n_tokens >= 1. */
+ * least that. budget_bytes 0: no limit. Not counted are what lies in the sessions (session_bytes; sweep_rows_bytes), and
+ * what a tile needs while it is computed, which does not depend on the number of tokens. Pure. ERR_TOO_LARGE, with both
+ * numbers, when one token does not fit. n_tokens >= 1. */
 int sweep_plan(struct sweep_plan *plan, const struct model_config *c, enum compute_profile compute,
 	       enum latent_format latents, int64_t n_tokens, size_t budget_bytes, struct err *err);
 
-/* What a group of layers stores of a chunk's tokens, lent during the call. */
-struct sweep_group {
-	int32_t group;
-	int64_t first, n;               /* positions */
-	const uint8_t *records;         /* [n, layout_record_bytes(group)], as session_export_records gives them */
-	int32_t n_index_layers;         /* those of the group */
-	const int32_t *index_layers;    /* their places among the index layers, ascending */
-	const uint8_t *const *index_keys; /* of each [n, index_key_bytes], as session_export_index_keys gives them */
+/* The most that a session by_group has in memory on the way through the layers, when it ends with n_tokens tokens: what the
+ * layers of a group attend to, of those from the one under way to the group's last. Pure. */
+size_t sweep_rows_bytes(const struct model_config *c, enum compute_profile compute, int64_t n_tokens);
+
+/* Where tokens before those of a chunk come from, as stored (session_import_records and _index_keys have the shapes): in
+ * pieces, once a chunk for each group that begins. -1 ends the sweep; *bad may say the position that is to blame. */
+struct sweep_source {
+	void *ctx;
+	int (*records)(void *ctx, int32_t group, int64_t first, int64_t n, uint8_t *out, int64_t *bad, struct err *err);
+	int (*index_keys)(void *ctx, int32_t index_layer, int64_t first, int64_t n, uint8_t *out, int64_t *bad,
+			  struct err *err);
+};
+
+/*
+ * Where a sequence's latents go, chunk by chunk when their group ends: index keys of its full layers, then records, each
+ * in pieces of ascending positions, a multiple of 64 tokens but for the last. What is lent is lent during the call, and
+ * has the shapes of session_export_records and _index_keys. -1 ends the sweep.
+ */
+struct sweep_sink {
+	void *ctx;
+	int (*records)(void *ctx, int32_t group, int64_t first, int64_t n, const uint8_t *records, struct err *err);
+	int (*index_keys)(void *ctx, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys, struct err *err);
+	/* NULL, or called now and then between a group's end and the next one's beginning, while no group is open and all that
+	 * was computed has left: the residual rows of the sequence, all that a later sweep needs to begin at
+	 * next_layer. */
+	int (*checkpoint)(void *ctx, int32_t next_layer, const float *residual, size_t bytes, struct err *err);
+};
+
+struct sweep_sequence {
+	struct session *session;
+	const int32_t *ids;             /* [n] at the end of the session; they stay until sweep_end */
+	int64_t n;                      /* >= 1 */
+	/* Of a session by_group the tokens before, chunks of this sweep that are done among them; NULL: there are none. */
+	const struct sweep_source *source;
+	const struct sweep_sink *sink;  /* NULL: nobody wants them */
+	float *last_logits;             /* [vocab] of the last token, written at the end; may be NULL */
+	/* Of a sweep that begins behind a checkpoint: the residual rows that were given to it. */
+	int (*residual)(void *ctx, float *out, size_t bytes, struct err *err);
+	void *residual_ctx;
 };
 
 struct sweep_options {
 	size_t scratch_bytes;           /* the budget; 0: no limit */
 	int64_t tile_tokens;            /* at most so many rows a step; 0: as many as are good */
-	float *last_logits;             /* [vocab] of the last token, written at the end; may be NULL */
-	/* Called when a group's last layer is done, chunk by chunk, groups in the order in which they end; may be NULL.
-	 * The session need not keep records for it. -1 ends the sweep. */
-	int (*group)(void *ctx, const struct sweep_group *g, struct err *err);
-	void *ctx;
+	/* Begin here, where a checkpoint was made of each of the sequences and they fit into one chunk. 0: with the tokens. */
+	int32_t first_layer;
+	/* Checkpoints wherever one can be made. Else: once SWEEP_CHECKPOINT_SHARE times what the last one took has passed
+	 * since, and a second at the least. */
+	bool always_checkpoint;
+	/* NULL, or called before an expert is taken up for a chunk's tokens, in ascending order within a layer: whoever has to
+	 * bring its weights must have them there when it returns. -1 ends the sweep. */
+	int (*take_up)(void *ctx, int32_t layer, int32_t expert, struct err *err);
+	void *take_up_ctx;
 };
+
+enum { SWEEP_CHECKPOINT_SHARE = 20 };
 
 struct sweep_stats {
 	int64_t n_chunks;               /* begun */
+	int64_t n_checkpoints;
 	size_t scratch_bytes;           /* most held so far */
+	size_t rows_bytes;              /* most that the sessions by_group had at once */
+	int64_t source_tokens;          /* tokens x groups that sources gave */
 	/* Each time an expert is taken up for a chunk's tokens, which is what a tier below must bring its weights in for.
 	 * (Within it the processor goes through them once a tile.) [n_layers, n_experts] each, and the sum; NULL: no
 	 * experts. */
@@ -78,17 +125,22 @@ struct sweep_stats {
 
 struct sweep;
 
-/* ids [n] must stay until sweep_end. The session must outlive the sweep; until it ends nothing but session_n_tokens may be
- * called for it. Refuses what session_append refuses, and what sweep_plan refuses. n >= 1. */
-int sweep_begin(struct sweep **out, struct session *s, const int32_t *ids, size_t n, const struct sweep_options *opt,
-		struct err *err);
+/* Sequences that share engine, model and latent format, each with a session of its own. The array is copied; what it
+ * points to, the sessions among them, must stay until sweep_end, and until then nothing but session_n_tokens may be called for
+ * those sessions. Refuses what session_append refuses, and what sweep_plan refuses. */
+int sweep_begin(struct sweep **out, const struct sweep_sequence *sequences, int32_t n_sequences,
+		const struct sweep_options *opt, struct err *err);
 
-/* The next tile. 1: there is more; 0: done; -1: error, the callback's or one of session_append, and the sweep can only
- * be ended. */
+/* The next tile, or piece of what comes from a source or goes to a sink, or a checkpoint. 1: there is more; 0: done; -1:
+ * error, that of a source or sink or one of session_append, and the sweep can only be ended. */
 int sweep_step(struct sweep *w, struct err *err);
 
 /* All steps; `pause`, if not NULL, is called between two of them, and -1 from it ends the sweep with its error. */
 int sweep_run(struct sweep *w, int (*pause)(void *ctx, struct err *err), void *ctx, struct err *err);
+
+/* After an error: the position of a sequence whose stored latents are not to be used (a source said so, or they are not
+ * finite), and the place of the sequence. -1: the error was another one. */
+int64_t sweep_bad_position(const struct sweep *w, int32_t *sequence);
 
 /* Progress: tokens x layers done, of all n x n_layers of them. */
 int64_t sweep_token_layers(const struct sweep *w);
@@ -96,7 +148,7 @@ int64_t sweep_token_layers(const struct sweep *w);
 /* Valid until sweep_end; its arrays are the sweep's. */
 void sweep_count(const struct sweep *w, struct sweep_stats *stats);
 
-/* Takes NULL. Before its end: the session keeps the tokens of the chunks that were done. */
+/* Takes NULL. Before its end: the sessions keep the tokens of the chunks that were done. */
 void sweep_end(struct sweep *w);
 
 #endif

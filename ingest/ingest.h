@@ -4,9 +4,9 @@
  * ingest_prepare (ingest thread) walks, reads, orders, renders and tokenizes; it touches neither engine nor store
  * beyond what it is given. The `struct ingest` it makes is then handed to the engine thread, which binds it to the
  * store, may count what there is to do, begins, and runs ingest_step until it is done. New tokens are swept through the
- * layers in the largest chunks that the scratch memory holds (engine/sweep.h); a step is one tile of that, or the writing
- * of some spans, so a question can be served between steps. A kill -9 costs the chunk under way, and an ingest started
- * again goes on where the store ends.
+ * layers in the largest chunks that the scratch memory holds (engine/sweep.h), with one group of layers' latents in memory
+ * at a time; a step is one of the sweep's, so a question can be served between steps. A kill -9 costs the chunk under
+ * way, and an ingest started again goes on where the store ends.
  */
 #ifndef QUIRE_INGEST_INGEST_H
 #define QUIRE_INGEST_INGEST_H
@@ -88,14 +88,15 @@ struct ingest_skip_kind *ingest_skip_kinds(const struct ingest *in, size_t *n);
 /* Engine thread, after ingest_bind: from now on what is there of this corpus's beginning stays. */
 int ingest_begin(struct ingest *in, struct err *err);
 
-/* One tile of a sweep, some spans to or from the store, or the commit. Returns 1 when there is more to do, 0 when the
+/* A step of a sweep, or a commit of what it computed, or of the snapshot. Returns 1 when there is more to do, 0 when the
  * snapshot is committed, -1 on error. */
 int ingest_step(struct ingest *in, struct ingest_progress *progress, struct err *err);
 
 /* What was left out and why, valid until ingest_free. */
 const struct cache_skipped *ingest_skipped(const struct ingest *in, int32_t *n);
 
-/* Takes NULL; any thread that holds it. What was computed and made durable stays in the store. */
+/* Takes NULL; any thread that holds it, from ingest_begin on the engine thread, while the store is open. What was computed
+ * and made durable stays in the store. */
 void ingest_free(struct ingest *in);
 
 #endif

@@ -8,9 +8,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "cache/run.h"
 #include "config/log.h"
 #include "config/mem.h"
-#include "engine/recall.h"
 #include "engine/render.h"
 #include "engine/sweep.h"
 #include "ingest/count.h"
@@ -19,9 +19,6 @@
 #include "ingest/repo.h"
 #include "ingest/text.h"
 #include "ingest/walk.h"
-
-/* So many spans are written at a time, in extents of their own, or brought back. */
-enum { RUN_SPANS = 4, RECALL_SPANS = 16 };
 
 /* Enough history to tell what changes often from what does not. */
 enum { HISTORY_COMMITS = 50000, HISTORY_MS = 20000 };
@@ -53,14 +50,20 @@ struct ingest {
 	const struct model *model;
 	enum latent_format format;
 	struct cache *cache;
-	struct session *session;
-	struct sweep *sweep;            /* of the chunk under way; NULL: none is */
-	int64_t swept_from;             /* its first token */
 	uint8_t identity[MODEL_ID_BYTES];
 	struct span_key *keys;          /* [n_spans] */
 	bool *missing;                  /* [n_spans] not in the store */
 	int32_t n_spans, first_missing;
-	int32_t chunk_spans, run_spans; /* swept at a time, and of these written at a time */
+	int32_t chunk_spans;            /* swept at a time */
+	bool begun;
+
+	/* The chunk under way, if sweep is not NULL: from first_missing on. */
+	struct session *session;
+	struct sweep *sweep;
+	struct cache_run *run;
+	struct sweep_source from_store;
+	struct sweep_sink to_store;
+	int32_t chunk_last;             /* its last span */
 };
 
 /*
@@ -304,12 +307,22 @@ const struct cache_skipped *ingest_skipped(const struct ingest *in, int32_t *n)
 	return skipped;
 }
 
+/* What was not committed is gone, or stays as of its last checkpoint. */
+static void end_chunk(struct ingest *in)
+{
+	sweep_end(in->sweep);
+	in->sweep = NULL;
+	cache_run_free(in->run);
+	in->run = NULL;
+	session_free(in->session);
+	in->session = NULL;
+}
+
 void ingest_free(struct ingest *in)
 {
 	if (!in)
 		return;
-	sweep_end(in->sweep);
-	session_free(in->session);
+	end_chunk(in);
 	walk_free(in->walk);
 	repo_close(in->repo);
 	free(in->no_history);
@@ -325,9 +338,10 @@ void ingest_free(struct ingest *in)
 /*
  * Computing
  *
- * A step does one thing, whichever the first missing span asks for: spans before it are recalled into the session; a
- * tile of the sweep that computes it, and as many spans behind it as the scratch memory has room for; when that is done
- * it is written with its neighbours; or none is missing, and the snapshot is committed.
+ * A step does one thing: a step of the sweep of a chunk, which begins with the first span that is missing and has as
+ * many missing ones behind it as the scratch memory has room for; or, when it is done, its commit; or, when no span is
+ * missing, that of the snapshot. What stands before the chunk comes from the store group by group, and what is computed
+ * leaves for it likewise.
  */
 
 static int32_t span_end(const struct ingest *in, int32_t span)
@@ -344,20 +358,20 @@ static void find_missing(struct ingest *in)
 	in->first_missing = 0;
 }
 
-/* How many spans are swept at a time: all, or what fits, in whole runs. */
+/* How many spans are swept at a time: all, or what fits. */
 static int plan_chunks(struct ingest *in, struct err *err)
 {
-	struct sweep_plan plan;
+	int64_t n = (int64_t)in->ids.n, least = n < CACHE_SPAN_TOKENS ? n : CACHE_SPAN_TOKENS;
+	struct sweep_plan plan, span;
 
-	if (sweep_plan(&plan, &in->model->config, engine_compute(in->engine), in->format, (int64_t)in->ids.n,
-		       in->scratch_bytes, err))
+	if (sweep_plan(&plan, &in->model->config, engine_compute(in->engine), in->format, n, in->scratch_bytes, err) ||
+	    sweep_plan(&span, &in->model->config, engine_compute(in->engine), in->format, least, 0, err))
 		return err_wrap(err, "ingest.scratch");
+	if (plan.chunk_tokens < least)
+		return err_set(err, ERR_TOO_LARGE, "ingest.scratch: a sweep of %" PRId64 " tokens, which are stored together, needs "
+			       "%zu bytes of scratch memory, the budget is %zu: allow more", least, span.scratch_bytes,
+			       in->scratch_bytes);
 	in->chunk_spans = plan.n_chunks == 1 ? in->n_spans : (int32_t)(plan.chunk_tokens / CACHE_SPAN_TOKENS);
-	if (in->chunk_spans < 1)
-		in->chunk_spans = 1; /* the sweep makes do with less than a span at a time */
-	if (plan.n_chunks > 1 && in->chunk_spans > RUN_SPANS)
-		in->chunk_spans -= in->chunk_spans % RUN_SPANS;
-	in->run_spans = in->chunk_spans < RUN_SPANS ? in->chunk_spans : RUN_SPANS;
 	return 0;
 }
 
@@ -397,10 +411,10 @@ void ingest_count(const struct ingest *in, struct ingest_counts *counts)
 	};
 	counts->history = in->no_history ? in->no_history : in->history_note;
 	memcpy(counts->commit, in->commit, sizeof counts->commit);
-	/* In the runs in which they will be written. */
+	/* In the chunks in which they will be written. */
 	for (int32_t i = 0; i < in->n_spans; i++) {
 		run += in->missing[i];
-		if (run && (run == in->run_spans || i + 1 == in->n_spans || !in->missing[i + 1])) {
+		if (run && (run == in->chunk_spans || i + 1 == in->n_spans || !in->missing[i + 1])) {
 			int32_t n = span_end(in, i) - (i + 1 - run) * CACHE_SPAN_TOKENS;
 
 			counts->new_tokens += n;
@@ -422,137 +436,167 @@ struct ingest_skip_kind *ingest_skip_kinds(const struct ingest *in, size_t *n)
 
 int ingest_begin(struct ingest *in, struct err *err)
 {
-	const struct session_options opt = {.latents = in->format, .keep_records = true};
 	int64_t known;
 
-	assert(in->engine && !in->session);
-	if (cache_begin_ingest(in->cache, in->corpus, in->identity, in->ids.id, (int64_t)in->ids.n, &known, err) ||
-	    session_new(&in->session, in->engine, in->model, &opt, err))
+	assert(in->engine && !in->begun);
+	if (cache_begin_ingest(in->cache, in->corpus, in->identity, in->ids.id, (int64_t)in->ids.n, &known, err))
 		return err_wrap(err, "ingest corpus '%s'", in->corpus);
+	in->begun = true;
 	in->progress.phase = INGEST_PREFILL;
 	in->progress.reused_tokens = in->progress.done_tokens = known;
 	return 0;
 }
 
-/* Bring the next spans back into the session. One that the store cannot give is missing from now on. */
-static int recall_spans(struct ingest *in, struct err *err)
+static int64_t chunk_first(const struct ingest *in)
 {
-	for (int n = 0; n < RECALL_SPANS; n++) {
-		int32_t at = (int32_t)session_n_tokens(in->session), i = at / CACHE_SPAN_TOKENS, n_tokens;
-		int64_t read_bytes = 0;
-		struct err why;
+	return (int64_t)in->first_missing * CACHE_SPAN_TOKENS;
+}
 
-		if (i >= in->first_missing)
-			break;
-		n_tokens = span_end(in, i) - at;
-		if (!recall_span(in->session, in->cache, &in->keys[i], n_tokens, n_tokens, &read_bytes, &why))
-			continue;
-		if (why.code == ERR_TOO_LARGE) {
-			if (err)
-				*err = why;
+/* What the store has of a group, or of an index layer (group < 0), span by span. */
+static int read_part(struct ingest *in, int32_t group, int32_t index_layer, int64_t first, int64_t n, uint8_t *out,
+		     int64_t *bad, struct err *err)
+{
+	const struct layout *l = session_layout(in->session);
+	size_t token_bytes = group >= 0 ? layout_record_bytes(l, group) : l->index_key_bytes;
+
+	for (int64_t at = first; at < first + n; at += CACHE_SPAN_TOKENS) {
+		const struct span_key *key = &in->keys[at / CACHE_SPAN_TOKENS];
+		size_t bytes = CACHE_SPAN_TOKENS * token_bytes;
+		uint8_t *to = out + (size_t)(at - first) * token_bytes;
+
+		*bad = at;
+		if (group >= 0 ? cache_read_records(in->cache, key, group, to, bytes, err)
+			       : cache_read_index_keys(in->cache, key, index_layer, to, bytes, err))
 			return -1;
-		}
-		log_warn("tokens %d to %d of corpus '%s' are computed again: %s", at, at + n_tokens - 1, in->corpus,
-			 why.text);
-		if (cache_quarantine(in->cache, &in->keys[i], err))
-			return -1;
-		in->missing[i] = true;
-		in->first_missing = i;
-		if (in->progress.reused_tokens > at)
-			in->progress.reused_tokens -= n_tokens;
 	}
 	return 0;
 }
 
-/* Write spans first to last, which the session holds. */
-static int write_spans(struct ingest *in, int32_t first, int32_t last, struct err *err)
+static int read_records(void *ctx, int32_t group, int64_t first, int64_t n, uint8_t *out, int64_t *bad, struct err *err)
+{
+	return read_part(ctx, group, -1, first, n, out, bad, err);
+}
+
+static int read_index_keys(void *ctx, int32_t index_layer, int64_t first, int64_t n, uint8_t *out, int64_t *bad,
+			   struct err *err)
+{
+	return read_part(ctx, -1, index_layer, first, n, out, bad, err);
+}
+
+static int write_records(void *ctx, int32_t group, int64_t first, int64_t n, const uint8_t *records, struct err *err)
+{
+	struct ingest *in = ctx;
+
+	return cache_run_records(in->run, group, first - chunk_first(in), n, records, err);
+}
+
+static int write_index_keys(void *ctx, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
+			    struct err *err)
+{
+	struct ingest *in = ctx;
+
+	return cache_run_index_keys(in->run, index_layer, first - chunk_first(in), n, keys, err);
+}
+
+static int begin_run(struct ingest *in, int64_t n, int32_t *next_layer, struct err *err)
 {
 	const struct layout *l = session_layout(in->session);
-	int32_t at = first * CACHE_SPAN_TOKENS, n = span_end(in, last) - at, n_parts = l->n_groups + l->n_index_layers;
 	uint32_t *record_bytes = xmalloc((size_t)l->n_groups, sizeof *record_bytes);
-	uint8_t **parts = xcalloc((size_t)n_parts, sizeof *parts);
-	const struct cache_layout layout = {l->n_groups, record_bytes, l->n_index_layers,
-					    (uint32_t)l->index_key_bytes};
+	const struct cache_layout layout = {l->n_groups, record_bytes, l->n_index_layers, (uint32_t)l->index_key_bytes};
 	int rc;
 
-	for (int32_t g = 0; g < l->n_groups; g++) {
+	for (int32_t g = 0; g < l->n_groups; g++)
 		record_bytes[g] = (uint32_t)layout_record_bytes(l, g);
-		parts[g] = xmalloc((size_t)n, record_bytes[g]);
-		session_export_records(in->session, g, at, n, parts[g]);
-	}
-	for (int32_t i = 0; i < l->n_index_layers; i++) {
-		parts[l->n_groups + i] = xmalloc((size_t)n, l->index_key_bytes);
-		session_export_index_keys(in->session, i, at, n, parts[l->n_groups + i]);
-	}
-	rc = cache_write_spans(in->cache, in->corpus, &layout, in->identity, first ? &in->keys[first - 1] : NULL,
-			       in->ids.id + at, n, (const uint8_t *const *)parts,
-			       (const uint8_t *const *)parts + l->n_groups, err);
-	for (int32_t i = 0; i < n_parts; i++)
-		free(parts[i]);
-	free(parts);
+	rc = cache_run_begin(&in->run, in->cache, in->corpus, &layout, in->identity,
+			     in->first_missing ? &in->keys[in->first_missing - 1] : NULL, in->ids.id + chunk_first(in), n,
+			     next_layer, err);
 	free(record_bytes);
 	return rc;
 }
 
-/* The last of at most n missing spans from the first missing one on. */
-static int32_t last_of(const struct ingest *in, int32_t n)
+/* The missing spans from the first one on, as many as fit. */
+static int begin_chunk(struct ingest *in, struct err *err)
 {
-	int32_t last = in->first_missing;
+	const struct session_options how = {.latents = in->format, .by_group = true};
+	struct sweep_options opt = {.scratch_bytes = in->scratch_bytes};
+	struct sweep_sequence q = {.ids = in->ids.id + chunk_first(in), .source = &in->from_store, .sink = &in->to_store};
 
-	while (last + 1 < in->n_spans && in->missing[last + 1] && last + 1 < in->first_missing + n)
-		last++;
-	return last;
-}
-
-/* A tile of the sweep of the next chunk. What the session has of it already stays. */
-static int sweep_chunk(struct ingest *in, struct err *err)
-{
-	const struct sweep_options opt = {.scratch_bytes = in->scratch_bytes};
-	int more;
-
-	if (!in->sweep) {
-		int64_t from = session_n_tokens(in->session), end = span_end(in, last_of(in, in->chunk_spans));
-
-		if (sweep_begin(&in->sweep, in->session, in->ids.id + from, (size_t)(end - from), &opt, err))
-			return -1;
-		in->swept_from = from;
-	}
-	more = sweep_step(in->sweep, err);
-	if (more > 0)
-		return 0;
-	sweep_end(in->sweep);
-	in->sweep = NULL;
-	return more;
-}
-
-static int write_run(struct ingest *in, int32_t last, struct err *err)
-{
-	if (write_spans(in, in->first_missing, last, err))
+	in->from_store = (struct sweep_source){in, read_records, read_index_keys};
+	in->to_store = (struct sweep_sink){in, write_records, write_index_keys, NULL};
+	in->chunk_last = in->first_missing;
+	while (in->chunk_last + 1 < in->n_spans && in->missing[in->chunk_last + 1] &&
+	       in->chunk_last + 1 < in->first_missing + in->chunk_spans)
+		in->chunk_last++;
+	q.n = span_end(in, in->chunk_last) - chunk_first(in);
+	if (session_new(&in->session, in->engine, in->model, &how, err))
 		return -1;
-	for (int32_t i = in->first_missing; i <= last; i++)
-		in->missing[i] = false;
-	if (in->progress.done_tokens < span_end(in, last))
-		in->progress.done_tokens = span_end(in, last);
+	session_skip(in->session, chunk_first(in));
+	q.session = in->session;
+	return begin_run(in, q.n, &opt.first_layer, err) || sweep_begin(&in->sweep, &q, 1, &opt, err) ? -1 : 0;
+}
+
+/* The store cannot give a span that the chunk stands on: from now on it is missing, and computed first. */
+static int miss_span(struct ingest *in, int64_t position, const struct err *why, struct err *err)
+{
+	int32_t i = (int32_t)(position / CACHE_SPAN_TOKENS);
+	int64_t first = (int64_t)i * CACHE_SPAN_TOKENS;
+
+	log_warn("tokens %" PRId64 " to %d of corpus '%s' are computed again: %s", first, span_end(in, i) - 1, in->corpus,
+		 why->text);
+	end_chunk(in);
+	if (cache_quarantine(in->cache, &in->keys[i], err))
+		return -1;
+	in->missing[i] = true;
+	in->first_missing = i;
+	if (in->progress.reused_tokens > first)
+		in->progress.reused_tokens -= span_end(in, i) - first;
 	return 0;
 }
 
-static int compute_spans(struct ingest *in, struct err *err)
+static int commit_chunk(struct ingest *in, struct err *err)
 {
-	int32_t last = last_of(in, in->run_spans);
-
-	if (in->sweep || session_n_tokens(in->session) < span_end(in, last))
-		return sweep_chunk(in, err);
-	return write_run(in, last, err);
+	if (cache_run_commit(in->run, err))
+		return -1;
+	for (int32_t i = in->first_missing; i <= in->chunk_last; i++)
+		in->missing[i] = false;
+	if (in->progress.done_tokens < span_end(in, in->chunk_last))
+		in->progress.done_tokens = span_end(in, in->chunk_last);
+	end_chunk(in);
+	return 0;
 }
 
-/* Tokens that are computed, in whole or up to a layer, and not yet written. */
+static int step_chunk(struct ingest *in, struct err *err)
+{
+	struct err why = {0};
+	int32_t sequence;
+	int64_t bad;
+	int more;
+
+	if (!in->sweep && begin_chunk(in, err)) {
+		end_chunk(in);
+		return -1;
+	}
+	more = sweep_step(in->sweep, &why);
+	if (!more)
+		return commit_chunk(in, err);
+	if (more > 0)
+		return 0;
+	bad = sweep_bad_position(in->sweep, &sequence);
+	if (bad >= 0)
+		return miss_span(in, bad, &why, err);
+	if (err)
+		*err = why;
+	return -1;
+}
+
+/* Tokens beyond the durable ones: each counts for the share of the layers that it has been through. */
 static int64_t swept_tokens(const struct ingest *in)
 {
-	int64_t computed = session_n_tokens(in->session), n;
+	int64_t n;
 
-	if (in->sweep)
-		computed = in->swept_from + sweep_token_layers(in->sweep) / in->model->config.n_layers;
-	n = computed - in->progress.done_tokens;
+	if (!in->sweep)
+		return 0;
+	n = chunk_first(in) + sweep_token_layers(in->sweep) / in->model->config.n_layers - in->progress.done_tokens;
 	return n < 0 ? 0 : n; /* while a damaged span among them is computed again */
 }
 
@@ -584,15 +628,10 @@ int ingest_step(struct ingest *in, struct ingest_progress *progress, struct err 
 {
 	int rc;
 
-	assert(in->session && in->progress.phase != INGEST_DONE);
+	assert(in->begun && in->progress.phase != INGEST_DONE);
 	while (in->first_missing < in->n_spans && !in->missing[in->first_missing])
 		in->first_missing++;
-	if (in->first_missing == in->n_spans)
-		rc = commit(in, err);
-	else if (session_n_tokens(in->session) < (int64_t)in->first_missing * CACHE_SPAN_TOKENS)
-		rc = recall_spans(in, err) ? -1 : 1;
-	else
-		rc = compute_spans(in, err) ? -1 : 1;
+	rc = in->first_missing == in->n_spans ? commit(in, err) : step_chunk(in, err) ? -1 : 1;
 	in->progress.swept_tokens = in->progress.phase == INGEST_PREFILL ? swept_tokens(in) : 0;
 	if (progress)
 		*progress = in->progress;

@@ -69,7 +69,7 @@ static struct said quire(const char *first, ...)
 static void help_lists_every_verb_and_explains_each(void **state)
 {
 	static const char *const verbs[] = {"ingest", "ask",   "corpora", "jobs",    "cancel", "status", "check", "repair", "rm",
-					    "doctor", "serve", "model",   "version", "help"};
+					    "plan", "doctor", "serve", "model",   "version", "help"};
 	struct said all = quire("help", NULL);
 
 	(void)state;
@@ -303,6 +303,17 @@ static void what_a_model_says_cannot_drive_the_terminal(void **state)
 	assert_string_equal(text, "two\\nlines");
 }
 
+static void the_pace_is_told_once_it_is_known(void **state)
+{
+	char out[PRINT_PACE_BYTES];
+
+	(void)state;
+	assert_string_equal(print_pace(out, 6200, 20000, 36270), "  310 tokens/s, 0:01:57 left");
+	assert_string_equal(print_pace(out, 1000, 1000000, 10000), "  1 tokens/s, 2:46:40 left");
+	assert_string_equal(print_pace(out, 500, 1999, 500), "");
+	assert_string_equal(print_pace(out, 0, 5000, 500), "");
+}
+
 static void numbers_are_printed_for_people(void **state)
 {
 	char out[PRINT_BYTES];
@@ -346,6 +357,7 @@ static void progress_on_a_pipe_is_plain_lines_now_and_then(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_pace_is_told_once_it_is_known),
 		cmocka_unit_test(help_lists_every_verb_and_explains_each),
 		cmocka_unit_test(the_version_goes_to_stdout),
 		cmocka_unit_test(misuse_is_status_2_and_names_what_was_wrong),

@@ -422,10 +422,10 @@ static void an_ingest_that_was_interrupted_anywhere_goes_on_and_ends_with_the_sa
 	free(whole_dir);
 }
 
-/* Budgets for less than a span, for a span, for less than a run of them, for some runs, and for all. */
+/* Budgets for a span, for two and a half, for eight, and for all; and for less than a span. */
 static void an_ingest_stores_the_same_whatever_its_scratch_memory(void **state)
 {
-	static const int64_t room_tokens[] = {20, 64, 150, 520};
+	static const int64_t room_tokens[] = {64, 150, 520, 4000};
 	const struct place *p = *state;
 	struct cache *all = store_open(p->store);
 	struct ingest_options opt = options(p, NULL);
@@ -462,11 +462,11 @@ static void an_ingest_stores_the_same_whatever_its_scratch_memory(void **state)
 		cache_close(c);
 		free(dir);
 	}
-	opt.scratch_bytes = 100;
+	opt.scratch_bytes = scratch_for(63, LATENTS_BF16);
 	assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), 0);
 	assert_int_equal(ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, all, &err), -1);
 	assert_int_equal(err.code, ERR_TOO_LARGE);
-	assert_non_null(strstr(err.text, "ingest.scratch: a sweep needs "));
+	assert_non_null(strstr(err.text, "ingest.scratch: a sweep of 64 tokens, which are stored together, needs "));
 	ingest_free(in);
 	cache_free_snapshot(s);
 	cache_close(all);
@@ -628,6 +628,7 @@ static void what_there_is_to_do_is_counted_and_counting_changes_nothing(void **s
 	lines_at(p, "b.c", "beta", 20);
 	text_at(p, ".env", "secret");
 	text_at(p, "x.min.js", "x");
+	opt.scratch_bytes = scratch_for(256, LATENTS_BF16);
 	cache_stats(c, &stats);
 	assert_int_equal(ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err), 0);
 	assert_int_equal(ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err), 0);

@@ -39,13 +39,17 @@ static struct model *open_model(const char *checkpoint)
 	return m;
 }
 
-static struct session *open_session(struct engine *e, const struct model *m, enum latent_format latents, bool keep)
+static struct session *open_session_of(struct engine *e, const struct model *m, const struct session_options *opt)
 {
-	struct session_options opt = {.latents = latents, .keep_records = keep};
 	struct session *s = NULL;
 
-	assert_int_equal(session_new(&s, e, m, &opt, NULL), 0);
+	assert_int_equal(session_new(&s, e, m, opt, NULL), 0);
 	return s;
+}
+
+static struct session *open_session(struct engine *e, const struct model *m, enum latent_format latents, bool keep)
+{
+	return open_session_of(e, m, &(struct session_options){.latents = latents, .keep_records = keep});
 }
 
 static void append(struct session *s, const int32_t *ids, int64_t n, float *logits)
@@ -67,14 +71,22 @@ static size_t budget_for(const struct engine *e, const struct model *m, enum lat
 	return plan.scratch_bytes;
 }
 
-static struct sweep *begin(struct session *s, const int32_t *ids, int64_t n, const struct sweep_options *opt)
+static struct sweep *begin_all(const struct sweep_sequence *q, int32_t n, const struct sweep_options *opt)
 {
 	struct sweep *w = NULL;
 	struct err err = {0};
 
-	if (sweep_begin(&w, s, ids, (size_t)n, opt, &err))
+	if (sweep_begin(&w, q, n, opt, &err))
 		fail_msg("%s", err.text);
 	return w;
+}
+
+static struct sweep *begin(struct session *s, const int32_t *ids, int64_t n, float *last_logits,
+			   const struct sweep_options *opt)
+{
+	const struct sweep_sequence q = {.session = s, .ids = ids, .n = n, .last_logits = last_logits};
+
+	return begin_all(&q, 1, opt);
 }
 
 static void run(struct sweep *w)
@@ -89,74 +101,185 @@ static void run(struct sweep *w)
  * Bits
  */
 
-/* Whoever takes a sweep's groups, and the session whose exports they must be. */
-struct taker {
+/* A store in memory: what a sink of it was given, a source of it gives. It must come in order, and be what the exports of
+ * a session are. */
+struct store {
 	const struct session *as;
-	int64_t next[MODEL_MAX_LAYERS]; /* the position that each group must come with */
-	int n_calls, n_index_layers;    /* in all calls */
+	int64_t n_records[MODEL_MAX_LAYERS], n_keys[MODEL_MAX_LAYERS]; /* positions that each group and index layer has */
+	int32_t bad_group;       /* < 0, or a group that it cannot give */
+	int64_t given_tokens;
+	/* The last checkpoint, and how many there were: */
+	int32_t next_layer;
+	float *residual;
+	size_t residual_bytes;
+	int n_checkpoints;
 };
 
-static int take(void *ctx, const struct sweep_group *g, struct err *err)
+static void export_part(const struct session *s, int32_t group, int32_t index_layer, int64_t first, int64_t n, void *out)
 {
-	struct taker *t = ctx;
-	const struct layout *l = session_layout(t->as);
-	size_t bytes = (size_t)g->n * layout_record_bytes(l, g->group);
+	if (group >= 0)
+		session_export_records(s, group, first, n, out);
+	else
+		session_export_index_keys(s, index_layer, first, n, out);
+}
+
+static void assert_part(const struct session *s, int32_t group, int32_t index_layer, int64_t first, int64_t n,
+			const uint8_t *got)
+{
+	const struct layout *l = session_layout(s);
+	size_t bytes = (size_t)n * (group >= 0 ? layout_record_bytes(l, group) : l->index_key_bytes);
 	uint8_t *expected = xmalloc(bytes, 1);
 
-	(void)err;
-	assert_true(g->n >= 1 && g->first == t->next[g->group]);
-	t->next[g->group] += g->n;
-	t->n_calls++;
-	t->n_index_layers += g->n_index_layers;
-	session_export_records(t->as, g->group, g->first, g->n, expected);
-	assert_memory_equal(g->records, expected, bytes);
+	export_part(s, group, index_layer, first, n, expected);
+	assert_memory_equal(got, expected, bytes);
 	free(expected);
-	for (int32_t i = 0; i < g->n_index_layers; i++) {
-		bytes = (size_t)g->n * l->index_key_bytes;
-		expected = xmalloc(bytes, 1);
-		session_export_index_keys(t->as, g->index_layers[i], g->first, g->n, expected);
-		assert_memory_equal(g->index_keys[i], expected, bytes);
-		free(expected);
-	}
+}
+
+static int take_records(void *ctx, int32_t group, int64_t first, int64_t n, const uint8_t *records, struct err *err)
+{
+	struct store *t = ctx;
+
+	(void)err;
+	assert_true(n >= 1 && first == t->n_records[group]);
+	assert_part(t->as, group, -1, first, n, records);
+	t->n_records[group] += n;
 	return 0;
 }
 
-/* Tokens `prefix` .. of a case, in chunks and tiles, beside a session that was given all of them at once. */
+static int take_index_keys(void *ctx, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys, struct err *err)
+{
+	struct store *t = ctx;
+
+	(void)err;
+	assert_true(n >= 1 && first == t->n_keys[index_layer]);
+	assert_part(t->as, -1, index_layer, first, n, keys);
+	t->n_keys[index_layer] += n;
+	return 0;
+}
+
+static int take_checkpoint(void *ctx, int32_t next_layer, const float *residual, size_t bytes, struct err *err)
+{
+	struct store *t = ctx;
+
+	(void)err;
+	assert_true(next_layer > t->next_layer);
+	t->next_layer = next_layer;
+	t->n_checkpoints++;
+	t->residual = xrealloc(t->residual, bytes, 1);
+	t->residual_bytes = bytes;
+	memcpy(t->residual, residual, bytes);
+	return 0;
+}
+
+static int give_residual(void *ctx, float *out, size_t bytes, struct err *err)
+{
+	const struct store *t = ctx;
+
+	(void)err;
+	assert_int_equal(bytes, t->residual_bytes);
+	memcpy(out, t->residual, bytes);
+	return 0;
+}
+
+static int give_records(void *ctx, int32_t group, int64_t first, int64_t n, uint8_t *out, int64_t *bad, struct err *err)
+{
+	struct store *t = ctx;
+
+	if (group == t->bad_group && first + n > 70) {
+		*bad = 70;
+		return err_set(err, ERR_DAMAGED, "checksum of group %d is wrong", group);
+	}
+	assert_true(n >= 1 && first >= 0 && first + n <= t->n_records[group]);
+	export_part(t->as, group, -1, first, n, out);
+	t->given_tokens += n;
+	return 0;
+}
+
+static int give_index_keys(void *ctx, int32_t index_layer, int64_t first, int64_t n, uint8_t *out, int64_t *bad,
+			   struct err *err)
+{
+	struct store *t = ctx;
+
+	(void)bad;
+	(void)err;
+	assert_true(n >= 1 && first >= 0 && first + n <= t->n_keys[index_layer]);
+	export_part(t->as, -1, index_layer, first, n, out);
+	return 0;
+}
+
+/* A store that has the first n tokens of a session. */
+static struct store store_of(const struct session *as, int64_t n)
+{
+	struct store t = {.as = as, .bad_group = -1};
+
+	for (int32_t g = 0; g < session_layout(as)->n_groups; g++)
+		t.n_records[g] = n;
+	for (int32_t i = 0; i < session_layout(as)->n_index_layers; i++)
+		t.n_keys[i] = n;
+	return t;
+}
+
+static void assert_has(const struct store *t, int64_t n)
+{
+	for (int32_t g = 0; g < session_layout(t->as)->n_groups; g++)
+		assert_int_equal(t->n_records[g], n);
+	for (int32_t i = 0; i < session_layout(t->as)->n_index_layers; i++)
+		assert_int_equal(t->n_keys[i], n);
+}
+
+static struct sweep_sink sink_of(struct store *t)
+{
+	return (struct sweep_sink){t, take_records, take_index_keys, NULL};
+}
+
+static struct sweep_source source_of(struct store *t)
+{
+	return (struct sweep_source){t, give_records, give_index_keys};
+}
+
+/* Tokens `prefix` .. of a case, in chunks and tiles, beside a session that was given all of them at once: of a session
+ * that has the tokens before, or of one that has only a group of them at a time. */
 static void sweep_beside(struct engine *e, const struct model *m, const struct session *all, const float *logits,
 			 const float *after, const struct golden_case *c, enum latent_format latents, int64_t prefix,
-			 int64_t chunk, int64_t tile)
+			 int64_t chunk, int64_t tile, bool by_group)
 {
+	const struct session_options how = {.latents = latents, .by_group = by_group};
 	int64_t n = c->n_ids - 1 - prefix;
 	float *last = xmalloc((size_t)m->config.vocab, sizeof *last);
-	struct taker taker = {.as = all};
-	struct sweep_options opt = {.scratch_bytes = budget_for(e, m, latents, chunk), .tile_tokens = tile,
-				    .last_logits = last, .group = take, .ctx = &taker};
-	struct session *s = open_session(e, m, latents, false);
-	const struct layout *l = session_layout(s);
+	struct store store = store_of(all, prefix);
+	struct sweep_sink sink = sink_of(&store);
+	struct sweep_source source = source_of(&store);
+	struct sweep_options opt = {.scratch_bytes = budget_for(e, m, latents, chunk), .tile_tokens = tile};
+	struct session *s = open_session_of(e, m, &how);
+	const struct sweep_sequence q = {.session = s, .ids = c->ids + prefix, .n = n, .source = by_group ? &source : NULL,
+					 .sink = &sink, .last_logits = last};
 	struct sweep_plan plan;
 	struct sweep_stats stats;
 	struct sweep *w;
 
-	append(s, c->ids, prefix, NULL);
-	for (int32_t g = 0; g < l->n_groups; g++)
-		taker.next[g] = prefix;
-	w = begin(s, c->ids + prefix, n, &opt);
+	if (by_group)
+		session_skip(s, prefix);
+	else
+		append(s, c->ids, prefix, NULL);
+	w = begin_all(&q, 1, &opt);
 	run(w);
 	assert_int_equal(sweep_plan(&plan, &m->config, engine_compute(e), latents, n, opt.scratch_bytes, NULL), 0);
 	sweep_count(w, &stats);
 	assert_int_equal(plan.n_chunks, chunk ? (n + chunk - 1) / chunk : 1);
 	assert_int_equal(stats.n_chunks, plan.n_chunks);
 	assert_int_equal(stats.scratch_bytes, plan.scratch_bytes);
+	assert_int_equal(stats.rows_bytes, by_group ? sweep_rows_bytes(&m->config, engine_compute(e), c->n_ids - 1) : 0);
 	assert_int_equal(sweep_token_layers(w), n * m->config.n_layers);
-	assert_int_equal(taker.n_calls, l->n_groups * plan.n_chunks);
-	assert_int_equal(taker.n_index_layers, l->n_index_layers * plan.n_chunks);
 	sweep_end(w);
-	for (int32_t g = 0; g < l->n_groups; g++)
-		assert_int_equal(taker.next[g], c->n_ids - 1);
+	assert_has(&store, c->n_ids - 1);
 	assert_int_equal(session_n_tokens(s), c->n_ids - 1);
 	assert_memory_equal(last, logits, (size_t)m->config.vocab * sizeof *last);
-	append(s, c->ids + c->n_ids - 1, 1, last); /* what attention will see of them is the same, too */
-	assert_memory_equal(last, after, (size_t)m->config.vocab * sizeof *last);
+	if (by_group) {
+		assert_int_equal(session_bytes(s), 0);
+	} else {
+		append(s, c->ids + c->n_ids - 1, 1, last); /* what attention will see of them is the same, too */
+		assert_memory_equal(last, after, (size_t)m->config.vocab * sizeof *last);
+	}
 	session_free(s);
 	free(last);
 }
@@ -183,10 +306,11 @@ static void a_sweep_has_the_bits_of_an_append_in_any_chunks_and_tiles(void **sta
 
 			append(all, c->ids, c->n_ids - 1, logits);
 			append(all, c->ids + c->n_ids - 1, 1, after);
-			for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++)
-				if (ways[i].chunk != 1 || latents == LATENTS_FP8) /* slow, and nothing of a format */
-					sweep_beside(e, m, all, logits, after, c, latents, ways[i].prefix,
-						     ways[i].chunk, ways[i].tile);
+			for (size_t i = 0; i < 2 * sizeof ways / sizeof ways[0]; i++)
+				/* Slow, and nothing of a format: */
+				if ((ways[i / 2].chunk != 1 && i % 2 == 0) || latents == LATENTS_FP8)
+					sweep_beside(e, m, all, logits, after, c, latents, ways[i / 2].prefix,
+						     ways[i / 2].chunk, ways[i / 2].tile, i % 2);
 			session_free(all);
 			engine_close(e);
 		}
@@ -203,9 +327,10 @@ static void a_sweep_has_the_bits_of_tokens_one_by_one(void **state)
 	struct model *m = open_model("glm52");
 	struct engine *e = open_engine(COMPUTE_BF16);
 	struct session *one = open_session(e, m, LATENTS_FP8, true), *swept = open_session(e, m, LATENTS_FP8, false);
-	struct taker taker = {.as = one};
+	struct store store = store_of(one, 0);
+	struct sweep_sink sink = sink_of(&store);
 	float a[512], b[512];
-	struct sweep_options opt = {.last_logits = b, .group = take, .ctx = &taker};
+	struct sweep_options opt = {0};
 	int32_t ids[600]; /* more than a tile */
 	struct sweep *w;
 
@@ -214,11 +339,12 @@ static void a_sweep_has_the_bits_of_tokens_one_by_one(void **state)
 		ids[i] = (int32_t)((uint32_t)i * 2654435761u % (uint32_t)m->config.vocab);
 	for (int i = 0; i < 600; i++)
 		append(one, ids + i, 1, a);
-	w = begin(swept, ids, 600, &opt);
+	w = begin_all(&(struct sweep_sequence){.session = swept, .ids = ids, .n = 600, .sink = &sink, .last_logits = b}, 1,
+		      &opt);
 	run(w);
 	sweep_end(w);
 	assert_memory_equal(a, b, (size_t)m->config.vocab * sizeof *a);
-	assert_int_equal(taker.n_calls, session_layout(one)->n_groups);
+	assert_has(&store, 600);
 	session_free(one);
 	session_free(swept);
 	engine_close(e);
@@ -239,7 +365,7 @@ static void a_session_that_keeps_records_has_them_after_a_sweep(void **state)
 	for (int i = 0; i < 90; i++)
 		ids[i] = 5 * i % m->config.vocab;
 	append(a, ids, 90, NULL);
-	w = begin(b, ids, 90, &opt);
+	w = begin(b, ids, 90, NULL, &opt);
 	run(w);
 	sweep_end(w);
 	for (int32_t g = 0; g < l->n_groups; g++) {
@@ -256,6 +382,201 @@ static void a_session_that_keeps_records_has_them_after_a_sweep(void **state)
 	session_free(b);
 	engine_close(e);
 	model_close(m);
+}
+
+/*
+ * Checkpoints
+ */
+
+static int64_t groups_from(const struct layout *l, int32_t layer)
+{
+	int64_t n = 0;
+
+	for (int32_t g = 0; g < l->n_groups; g++)
+		n += l->groups[g].layers[0] >= layer;
+	return n;
+}
+
+/* Everywhere a checkpoint can be made, the sweep is left behind; another one goes on from there, with the bits of one that
+ * was not interrupted. */
+static void a_sweep_goes_on_behind_any_checkpoint_with_the_same_bits(void **state)
+{
+	(void)state;
+	for (int k = 0; golden_checkpoints[k]; k++) {
+		struct model *m = open_model(golden_checkpoints[k]);
+		struct engine *e = open_engine(COMPUTE_BF16);
+		const struct session_options how = {.latents = LATENTS_FP8, .by_group = true};
+		struct session *all = open_session(e, m, LATENTS_FP8, true);
+		size_t vocab = (size_t)m->config.vocab;
+		float *expected = xmalloc(vocab, sizeof *expected), *got = xmalloc(vocab, sizeof *got);
+		struct sweep_options opt = {.always_checkpoint = true};
+		int n_resumed = 0;
+		int32_t ids[150];
+
+		for (int i = 0; i < 150; i++)
+			ids[i] = (int32_t)((uint32_t)i * 2654435761u % (uint32_t)m->config.vocab);
+		append(all, ids, 150, expected);
+		for (int stop = 1;; stop++) {
+			struct store store = store_of(all, 40);
+			struct sweep_sink sink = sink_of(&store);
+			struct sweep_source source = source_of(&store);
+			struct session *s = open_session_of(e, m, &how);
+			struct sweep_sequence q = {.session = s, .ids = ids + 40, .n = 110, .source = &source, .sink = &sink};
+			struct sweep_stats stats;
+			struct sweep *w;
+			int more = 1;
+
+			sink.checkpoint = take_checkpoint;
+			session_skip(s, 40);
+			w = begin_all(&q, 1, &opt);
+			while (more > 0 && store.n_checkpoints < stop)
+				more = sweep_step(w, NULL);
+			sweep_end(w);
+			session_free(s);
+			if (!more) {
+				free(store.residual);
+				assert_int_equal(store.n_checkpoints, stop - 1);
+				break;
+			}
+			assert_int_equal(store.residual_bytes, 110 * (size_t)m->config.hidden * sizeof(float));
+			s = open_session_of(e, m, &how); /* nothing of the first one is left but what left it */
+			q.session = s;
+			q.residual = give_residual;
+			q.residual_ctx = &store;
+			q.last_logits = got;
+			session_skip(s, 40);
+			opt.first_layer = store.next_layer;
+			w = begin_all(&q, 1, &opt);
+			assert_int_equal(sweep_token_layers(w), 0);
+			run(w);
+			sweep_count(w, &stats);
+			assert_int_equal(stats.source_tokens, 40 * groups_from(session_layout(s), opt.first_layer));
+			sweep_end(w);
+			opt.first_layer = 0;
+			assert_has(&store, 150);
+			assert_memory_equal(got, expected, vocab * sizeof *got);
+			session_free(s);
+			free(store.residual);
+			n_resumed++;
+		}
+		if (session_layout(all)->n_groups > 1)
+			assert_true(n_resumed >= 1);
+		session_free(all);
+		free(expected);
+		free(got);
+		engine_close(e);
+		model_close(m);
+	}
+}
+
+static void a_checkpoint_is_not_made_for_less_than_a_seconds_work(void **state)
+{
+	struct model *m = open_model("glm52");
+	struct engine *e = open_engine(COMPUTE_F32);
+	struct session *all = open_session(e, m, LATENTS_BF16, true), *s = open_session(e, m, LATENTS_BF16, false);
+	struct store store;
+	struct sweep_sink sink = sink_of(&store);
+	int32_t ids[20] = {0};
+	struct sweep *w;
+
+	(void)state;
+	append(all, ids, 20, NULL);
+	store = store_of(all, 0);
+	sink.checkpoint = take_checkpoint;
+	w = begin_all(&(struct sweep_sequence){.session = s, .ids = ids, .n = 20, .sink = &sink}, 1,
+		      &(struct sweep_options){0});
+	run(w);
+	sweep_end(w);
+	assert_int_equal(store.n_checkpoints, 0);
+	session_free(all);
+	session_free(s);
+	engine_close(e);
+	model_close(m);
+}
+
+/*
+ * Several sequences
+ */
+
+/* Three sequences of unequal lengths, two of them with tokens before, in one sweep, in chunks that cut them anywhere and in
+ * tiles: each has the bits that it has alone, and an expert is taken up once a chunk for all of them. */
+static void sequences_that_share_a_sweep_have_the_bits_that_each_has_alone(void **state)
+{
+	enum { N = 3 };
+	static const int64_t prefix[N] = {0, 70, 33}, length[N] = {90, 41, 150};
+	static const struct {
+		int64_t chunk, tile;
+		bool by_group;
+	} ways[] = {{0, 0, false}, {0, 0, true}, {0, 7, true}, {64, 0, false}, {64, 11, true}, {5, 0, true}};
+
+	(void)state;
+	for (int k = 0; golden_checkpoints[k]; k++) {
+		struct model *m = open_model(golden_checkpoints[k]);
+		struct engine *e = open_engine(COMPUTE_BF16);
+		size_t vocab = (size_t)m->config.vocab;
+		float *expected[N], *got[N];
+		int32_t ids[N][256];
+		struct session *all[N];
+
+		for (int q = 0; q < N; q++) {
+			expected[q] = xmalloc(vocab, sizeof **expected);
+			got[q] = xmalloc(vocab, sizeof **got);
+			for (int i = 0; i < 256; i++)
+				ids[q][i] = (int32_t)((uint32_t)(i + 1000 * q) * 2654435761u % (uint32_t)m->config.vocab);
+			all[q] = open_session(e, m, LATENTS_FP8, true);
+			append(all[q], ids[q], prefix[q] + length[q], expected[q]);
+		}
+		for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+			const struct session_options how = {.latents = LATENTS_FP8, .by_group = ways[i].by_group};
+			struct sweep_options opt = {.scratch_bytes = budget_for(e, m, LATENTS_FP8, ways[i].chunk),
+						    .tile_tokens = ways[i].tile};
+			struct sweep_sequence sequences[N];
+			struct sweep_source sources[N];
+			struct sweep_sink sinks[N];
+			struct sweep_stats stats;
+			struct store stores[N];
+			struct sweep *w;
+			int64_t tokens = 0;
+
+			for (int q = 0; q < N; q++) {
+				stores[q] = store_of(all[q], prefix[q]);
+				sources[q] = source_of(&stores[q]);
+				sinks[q] = sink_of(&stores[q]);
+				sequences[q] = (struct sweep_sequence){
+					.session = open_session_of(e, m, &how), .ids = ids[q] + prefix[q], .n = length[q],
+					.source = &sources[q], .sink = &sinks[q], .last_logits = got[q],
+				};
+				if (ways[i].by_group)
+					session_skip(sequences[q].session, prefix[q]);
+				else
+					append(sequences[q].session, ids[q], prefix[q], NULL);
+			}
+			w = begin_all(sequences, N, &opt);
+			run(w);
+			sweep_count(w, &stats);
+			for (int32_t x = 0; x < m->config.n_layers * m->config.n_experts; x++) {
+				assert_true(stats.expert_reads[x] <= stats.n_chunks);
+				tokens += stats.expert_tokens[x];
+			}
+			for (int32_t x = 0; x < m->config.n_layers; x++)
+				tokens -= m->config.layer_is_dense[x] ? 0 : (90 + 41 + 150) * m->config.experts_per_token;
+			assert_int_equal(tokens, 0);
+			sweep_end(w);
+			for (int q = 0; q < N; q++) {
+				assert_has(&stores[q], prefix[q] + length[q]);
+				assert_memory_equal(got[q], expected[q], vocab * sizeof **got);
+				assert_int_equal(session_n_tokens(sequences[q].session), prefix[q] + length[q]);
+				session_free(sequences[q].session);
+			}
+		}
+		for (int q = 0; q < N; q++) {
+			session_free(all[q]);
+			free(expected[q]);
+			free(got[q]);
+		}
+		engine_close(e);
+		model_close(m);
+	}
 }
 
 /*
@@ -278,7 +599,7 @@ static void with_room_for_all_tokens_an_expert_that_is_chosen_is_taken_up_exactl
 
 		for (int i = 0; i < 100; i++)
 			ids[i] = (int32_t)((uint32_t)i * 2654435761u % (uint32_t)c->vocab);
-		w = begin(s, ids, 100, &opt);
+		w = begin(s, ids, 100, NULL, &opt);
 		run(w);
 		sweep_count(w, &stats);
 		for (int32_t i = 0; i < c->n_layers; i++) {
@@ -323,14 +644,14 @@ static void with_less_room_an_expert_is_taken_up_once_a_chunk_as_planned(void **
 	for (int64_t first = 0; first < 200; first += 64) {
 		int64_t n = 200 - first < 64 ? 200 - first : 64;
 
-		w = begin(parts, ids + first, n, &(struct sweep_options){0});
+		w = begin(parts, ids + first, n, NULL, &(struct sweep_options){0});
 		run(w);
 		sweep_count(w, &stats);
 		for (size_t i = 0; i < n_counts; i++)
 			reads[i] += stats.expert_reads[i];
 		sweep_end(w);
 	}
-	w = begin(whole, ids, 200, &opt);
+	w = begin(whole, ids, 200, NULL, &opt);
 	run(w);
 	sweep_count(w, &stats);
 	assert_int_equal(sweep_plan(&plan, c, COMPUTE_BF16, LATENTS_FP8, 200, opt.scratch_bytes, NULL), 0);
@@ -346,6 +667,62 @@ static void with_less_room_an_expert_is_taken_up_once_a_chunk_as_planned(void **
 	session_free(whole);
 	session_free(parts);
 	free(reads);
+	engine_close(e);
+	model_close(m);
+}
+
+/* Who brings weights, and cannot at the call that is `left` away. */
+struct bringer {
+	int64_t calls[MODEL_MAX_LAYERS * 64];
+	int32_t n_experts, layer, expert; /* of the last call */
+	int left;
+};
+
+static int bring(void *ctx, int32_t layer, int32_t expert, struct err *err)
+{
+	struct bringer *b = ctx;
+
+	assert_true(layer != b->layer || expert > b->expert);
+	b->layer = layer;
+	b->expert = expert;
+	b->calls[layer * b->n_experts + expert]++;
+	return b->left-- ? 0 : err_set(err, ERR_IO, "expert %d of layer %d: Input/output error", expert, layer);
+}
+
+static void who_brings_weights_is_asked_once_each_time_an_expert_is_taken_up(void **state)
+{
+	struct model *m = open_model("glm52");
+	const struct model_config *c = &m->config;
+	struct engine *e = open_engine(COMPUTE_F32);
+	struct session *s = open_session(e, m, LATENTS_FP8, false);
+	struct bringer b = {.n_experts = c->n_experts, .layer = -1, .left = 1 << 30};
+	struct sweep_options opt = {.scratch_bytes = budget_for(e, m, LATENTS_FP8, 64), .tile_tokens = 5, .take_up = bring,
+				    .take_up_ctx = &b};
+	struct sweep_stats stats;
+	struct err err = {0};
+	int32_t ids[200];
+	struct sweep *w;
+
+	(void)state;
+	assert_true(c->n_experts <= 64);
+	for (int i = 0; i < 200; i++)
+		ids[i] = (int32_t)((uint32_t)i * 2654435761u % (uint32_t)c->vocab);
+	w = begin(s, ids, 200, NULL, &opt);
+	run(w);
+	sweep_count(w, &stats);
+	assert_true(stats.n_expert_reads > 0);
+	for (int32_t i = 0; i < c->n_layers * c->n_experts; i++)
+		assert_int_equal(b.calls[i], stats.expert_reads[i]);
+	sweep_end(w);
+	session_truncate(s, 0);
+	b.left = 3;
+	b.layer = -1;
+	w = begin(s, ids, 200, NULL, &opt);
+	assert_int_equal(sweep_run(w, NULL, NULL, &err), -1);
+	assert_int_equal(err.code, ERR_IO);
+	assert_non_null(strstr(err.text, ": Input/output error"));
+	sweep_end(w);
+	session_free(s);
 	engine_close(e);
 	model_close(m);
 }
@@ -386,6 +763,8 @@ static void a_token_of_glm52_takes_fifty_kilobytes(void **state)
 	assert_int_equal(sweep_token_bytes(&plan.token), 48336);
 	assert_int_equal(plan.n_chunks, 1);
 	assert_true(plan.scratch_bytes > 50000000000 && plan.scratch_bytes < 51000000000);
+	/* Besides: what four layers attend to, and one of them scores, of this and all earlier tokens. Not 78 layers. */
+	assert_int_equal(sweep_rows_bytes(&c, COMPUTE_BF16, 1 << 20), (4 * 1152 + 256) * (size_t)(1 << 20));
 	assert_int_equal(sweep_plan(&plan, &c, COMPUTE_F32, LATENTS_BF16, 1 << 20, 0, NULL), 0);
 	assert_int_equal(plan.token.input, 4 * 6144);
 	assert_int_equal(plan.token.latents, 4 * 1152 + 2 * 128);
@@ -458,7 +837,7 @@ static void a_sweep_that_is_stopped_leaves_whole_chunks(void **state)
 	append(all, ids, 150, expected);
 	for (int stop = 0; rc; stop += 5) {
 		struct session *s = open_session(e, m, LATENTS_BF16, false);
-		struct sweep *w = begin(s, ids, 150, &opt);
+		struct sweep *w = begin(s, ids, 150, NULL, &opt);
 		struct stopper stopper = {stop};
 		struct err err = {0};
 		int64_t n;
@@ -491,7 +870,7 @@ static void a_question_between_two_steps_changes_nothing(void **state)
 	struct session *swept = open_session(e, m, LATENTS_FP8, false), *other = open_session(e, m, LATENTS_FP8, false);
 	struct session *alone = open_session(e, m, LATENTS_FP8, false);
 	float expected[512], got[512], question[512], first_question[512];
-	struct sweep_options opt = {.tile_tokens = 16, .last_logits = got};
+	struct sweep_options opt = {.tile_tokens = 16};
 	int64_t done = 0;
 	int32_t ids[150];
 	struct sweep *w;
@@ -501,7 +880,7 @@ static void a_question_between_two_steps_changes_nothing(void **state)
 	for (int i = 0; i < 150; i++)
 		ids[i] = 11 * i % m->config.vocab;
 	append(alone, ids, 150, expected);
-	w = begin(swept, ids, 150, &opt);
+	w = begin(swept, ids, 150, got, &opt);
 	while (sweep_step(w, NULL) > 0) {
 		session_truncate(other, 0);
 		append(other, ids + 3, 20, n_steps++ ? question : first_question);
@@ -546,32 +925,80 @@ static void tiles_become_smaller_where_they_are_slow_and_larger_where_they_are_f
 	assert_int_equal(p.rows, 7);
 }
 
-static int refuse(void *ctx, const struct sweep_group *g, struct err *err)
+static int refuse(void *ctx, int32_t group, int64_t first, int64_t n, const uint8_t *records, struct err *err)
 {
 	int *left = ctx;
 
-	return --*left ? 0 : err_set(err, ERR_IO, "group %d of position %lld: no space", g->group, (long long)g->first);
+	(void)n;
+	(void)records;
+	return --*left ? 0 : err_set(err, ERR_IO, "group %d of position %lld: no space", group, (long long)first);
 }
 
-static void what_the_taker_of_a_group_cannot_do_ends_the_sweep(void **state)
+static int accept(void *ctx, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys, struct err *err)
+{
+	(void)ctx;
+	(void)index_layer;
+	(void)first;
+	(void)n;
+	(void)keys;
+	(void)err;
+	return 0;
+}
+
+static void what_a_sink_cannot_take_ends_the_sweep(void **state)
 {
 	struct model *m = open_model("glm52");
 	struct engine *e = open_engine(COMPUTE_F32);
 	struct session *s = open_session(e, m, LATENTS_BF16, false);
 	int left = session_layout(s)->n_groups + 1; /* the first group of the second chunk */
-	struct sweep_options opt = {.scratch_bytes = budget_for(e, m, LATENTS_BF16, 64), .group = refuse, .ctx = &left};
+	const struct sweep_sink sink = {&left, refuse, accept, NULL};
+	struct sweep_options opt = {.scratch_bytes = budget_for(e, m, LATENTS_BF16, 64)};
 	struct err err = {0};
-	int32_t ids[100] = {0};
+	int32_t ids[100] = {0}, sequence;
 	struct sweep *w;
 
 	(void)state;
-	w = begin(s, ids, 100, &opt);
+	w = begin_all(&(struct sweep_sequence){.session = s, .ids = ids, .n = 100, .sink = &sink}, 1, &opt);
 	assert_int_equal(sweep_run(w, NULL, NULL, &err), -1);
 	assert_int_equal(err.code, ERR_IO);
 	assert_non_null(strstr(err.text, "of position 64: no space"));
+	assert_int_equal(sweep_bad_position(w, &sequence), -1);
 	sweep_end(w);
 	assert_int_equal(session_n_tokens(s), 64);
 	session_free(s);
+	engine_close(e);
+	model_close(m);
+}
+
+static void what_a_source_cannot_give_ends_the_sweep_and_names_the_position(void **state)
+{
+	struct model *m = open_model("glm52");
+	struct engine *e = open_engine(COMPUTE_F32);
+	struct session *all = open_session(e, m, LATENTS_BF16, true);
+	struct session *s = open_session_of(e, m, &(struct session_options){.latents = LATENTS_BF16, .by_group = true});
+	struct store store;
+	struct sweep_source source = source_of(&store);
+	struct err err = {0};
+	int32_t ids[100] = {0}, sequence = -1;
+	struct sweep *w;
+
+	(void)state;
+	append(all, ids, 100, NULL);
+	store = store_of(all, 80);
+	store.bad_group = 1;
+	session_skip(s, 80);
+	w = begin_all(&(struct sweep_sequence){.session = s, .ids = ids + 80, .n = 20, .source = &source}, 1,
+		      &(struct sweep_options){0});
+	assert_int_equal(sweep_run(w, NULL, NULL, &err), -1);
+	assert_int_equal(err.code, ERR_DAMAGED);
+	assert_string_equal(err.text, "checksum of group 1 is wrong");
+	assert_int_equal(sweep_bad_position(w, &sequence), 70);
+	assert_int_equal(sequence, 0);
+	sweep_end(w);
+	assert_int_equal(session_n_tokens(s), 80);
+	assert_int_equal(session_bytes(s), 0);
+	session_free(s);
+	session_free(all);
 	engine_close(e);
 	model_close(m);
 }
@@ -582,7 +1009,8 @@ static void what_an_append_refuses_a_sweep_refuses(void **state)
 	struct engine *e = open_engine(COMPUTE_F32);
 	struct session_options small = {.latents = LATENTS_BF16, .max_tokens = 100};
 	struct session *s = NULL;
-	struct sweep_options opt = {0}, poor = {.scratch_bytes = 10};
+	struct sweep_options opt = {0}, poor = {.scratch_bytes = 10}, later = {.first_layer = 1};
+	struct sweep_sequence q;
 	float *row = (float *)(uintptr_t)m->layers[1].kv_a.data;
 	int32_t ids[101] = {0}, wrong[2] = {1, m->config.vocab};
 	struct sweep *w = NULL;
@@ -590,16 +1018,22 @@ static void what_an_append_refuses_a_sweep_refuses(void **state)
 
 	(void)state;
 	assert_int_equal(session_new(&s, e, m, &small, NULL), 0);
-	assert_int_equal(sweep_begin(&w, s, wrong, 2, &opt, &err), -1);
+	q = (struct sweep_sequence){.session = s, .ids = wrong, .n = 2};
+	assert_int_equal(sweep_begin(&w, &q, 1, &opt, &err), -1);
 	assert_int_equal(err.code, ERR_USAGE);
-	assert_int_equal(sweep_begin(&w, s, ids, 101, &opt, &err), -1);
+	q = (struct sweep_sequence){.session = s, .ids = ids, .n = 101};
+	assert_int_equal(sweep_begin(&w, &q, 1, &opt, &err), -1);
 	assert_int_equal(err.code, ERR_TOO_LARGE);
-	assert_int_equal(sweep_begin(&w, s, ids, 2, &poor, &err), -1);
+	q.n = 2;
+	assert_int_equal(sweep_begin(&w, &q, 1, &poor, &err), -1);
 	assert_int_equal(err.code, ERR_TOO_LARGE);
+	assert_int_equal(sweep_begin(&w, &q, 1, &later, &err), -1);
+	assert_int_equal(err.code, ERR_USAGE);
+	assert_non_null(strstr(err.text, "at layer 1, in the middle of group 0"));
 	assert_null(w);
 	for (int32_t i = 0; i < m->config.hidden; i++)
 		row[m->config.hidden * (m->config.kv_lora + 1) + i] = 3e38f; /* a rope value: not normed away */
-	w = begin(s, ids, 3, &opt);
+	w = begin(s, ids, 3, NULL, &opt);
 	assert_int_equal(sweep_run(w, NULL, NULL, &err), -1);
 	assert_int_equal(err.code, ERR_FORMAT);
 	assert_non_null(strstr(err.text, "layer 1, position "));
@@ -617,15 +1051,20 @@ int main(void)
 		cmocka_unit_test(a_sweep_has_the_bits_of_an_append_in_any_chunks_and_tiles),
 		cmocka_unit_test(a_sweep_has_the_bits_of_tokens_one_by_one),
 		cmocka_unit_test(a_session_that_keeps_records_has_them_after_a_sweep),
+		cmocka_unit_test(a_sweep_goes_on_behind_any_checkpoint_with_the_same_bits),
+		cmocka_unit_test(a_checkpoint_is_not_made_for_less_than_a_seconds_work),
+		cmocka_unit_test(sequences_that_share_a_sweep_have_the_bits_that_each_has_alone),
 		cmocka_unit_test(with_room_for_all_tokens_an_expert_that_is_chosen_is_taken_up_exactly_once),
 		cmocka_unit_test(with_less_room_an_expert_is_taken_up_once_a_chunk_as_planned),
+		cmocka_unit_test(who_brings_weights_is_asked_once_each_time_an_expert_is_taken_up),
 		cmocka_unit_test(a_token_of_glm52_takes_fifty_kilobytes),
 		cmocka_unit_test(a_plan_takes_the_largest_chunks_that_fit),
 		cmocka_unit_test(a_budget_without_room_for_a_token_is_refused_with_both_numbers),
 		cmocka_unit_test(a_sweep_that_is_stopped_leaves_whole_chunks),
 		cmocka_unit_test(a_question_between_two_steps_changes_nothing),
 		cmocka_unit_test(tiles_become_smaller_where_they_are_slow_and_larger_where_they_are_fast),
-		cmocka_unit_test(what_the_taker_of_a_group_cannot_do_ends_the_sweep),
+		cmocka_unit_test(what_a_sink_cannot_take_ends_the_sweep),
+		cmocka_unit_test(what_a_source_cannot_give_ends_the_sweep_and_names_the_position),
 		cmocka_unit_test(what_an_append_refuses_a_sweep_refuses),
 	};
 

@@ -68,7 +68,7 @@ static void a_report_has_the_findings_and_whom_they_touch(void **state)
 	struct cache_finding finding = {"row 3 of table span is not what was written", corpora, 2};
 	const struct cache_check_report r = {.n_spans = 9, .read_spans = 4, .n_damaged = 1, .findings = &finding,
 					     .n_findings = 1};
-	const struct cache_repair_report repaired = {.quarantined_spans = 1, .lost_spans = 2};
+	const struct cache_repair_report repaired = {.quarantined_spans = 1, .lost_spans = 2, .dropped_jobs = 3};
 	json_t *json = upkeep_repair_json(&r, &repaired);
 	json_t *found = json_array_get(json_object_get(json, "findings"), 0);
 
@@ -76,6 +76,7 @@ static void a_report_has_the_findings_and_whom_they_touch(void **state)
 	assert_int_equal(json_integer_value(json_object_get(json, "spans")), 9);
 	assert_int_equal(json_integer_value(json_object_get(json, "damaged")), 1);
 	assert_int_equal(json_integer_value(json_object_get(json, "lost_spans")), 2);
+	assert_int_equal(json_integer_value(json_object_get(json, "dropped_jobs")), 3);
 	assert_string_equal(json_string_value(json_object_get(found, "what")), finding.text);
 	assert_int_equal(json_array_size(json_object_get(found, "corpora")), 2);
 	assert_int_equal(json_array_size(json_object_get(json, "corpora")), 0);

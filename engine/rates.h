@@ -1,0 +1,19 @@
+/*
+ * What this machine achieves with the engine's own kernels and reads, for a plan: some tenths of a second each, so that
+ * they can be asked for in passing. The best of a few tries counts, since a plan is about a machine that is free.
+ */
+#ifndef QUIRE_ENGINE_RATES_H
+#define QUIRE_ENGINE_RATES_H
+
+#include "config/err.h"
+#include "engine/engine.h"
+
+/* Bytes per second of weights that one row is multiplied with, in bf16. */
+int rates_read(struct engine *e, double *bytes_per_s, struct err *err);
+/* Operations per second of many rows times a bf16 weight; a multiply-add is two. */
+int rates_compute(struct engine *e, double *flops, struct err *err);
+/* Bytes per second of reads as large as experts, past the page cache, from the largest of a model's files.
+ * ERR_NOT_FOUND: there is none of 64 MiB. */
+int rates_disk(const char *dir, double *bytes_per_s, struct err *err);
+
+#endif

@@ -1,0 +1,42 @@
+/*
+ * A fast tier of experts in virtual time: a trace goes through it, and what is not there is transferred over one link. It
+ * says what a policy would have moved and how long it would have taken, in less time than weights would take to load.
+ *
+ * A layer of a token is attention, then the router, then the experts when all of them are there. A transfer takes its
+ * time on the link, one after another; what is fetched ahead for the next layer goes when nothing that is waited for
+ * does, and gives way within a tenth of a transfer.
+ */
+#ifndef QUIRE_TESTS_SUPPORT_TIER_SIM_H
+#define QUIRE_TESTS_SUPPORT_TIER_SIM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "offload/trace.h"
+
+enum tier_rule {
+	TIER_LRU,     /* what was used longest ago goes */
+	TIER_BELADY,  /* what is used again last goes: knows the future */
+	TIER_POLICY,  /* offload/policy.h */
+};
+
+struct tier_options {
+	enum tier_rule rule;
+	double share;           /* of all experts, resident */
+	bool prefetch;          /* TIER_POLICY: fetch ahead what is predicted for the next layer */
+	double recall;          /* share of the prediction that comes true */
+	double transfer_s, compute_s; /* of one expert; of a layer, half of it before its router. 0: only counted */
+	int64_t warm_tokens;    /* at the beginning, not counted */
+	uint64_t seed;
+};
+
+struct tier_result {
+	int64_t asked, hits;    /* experts asked for; resident with no transfer made for the token */
+	int64_t prefetched;     /* of those that are no hits: there in time because they were fetched ahead */
+	int64_t transfers, wasted; /* all; fetched ahead and not asked for next */
+	double seconds;
+};
+
+void tier_run(struct tier_result *r, const struct trace *t, const struct tier_options *opt);
+
+#endif

@@ -1,0 +1,234 @@
+/* Traces keep what they are, and the policy of the fast tier beats a list of the recently used and never loses to itself without
+ * prediction. Smaller than BENCH=policy, which prints the figures. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/mem.h"
+#include "offload/policy.h"
+#include "tests/support/temp_dir.h"
+#include "tests/support/tier_sim.h"
+
+static struct tier_result run(const struct trace *t, struct tier_options opt)
+{
+	struct tier_result r;
+
+	opt.warm_tokens = t->n_tokens / 6;
+	opt.seed = 1;
+	tier_run(&r, t, &opt);
+	return r;
+}
+
+static double hits(const struct trace *t, enum tier_rule rule, double share)
+{
+	struct tier_result r = run(t, (struct tier_options){.rule = rule, .share = share});
+
+	assert_int_equal(r.hits + r.transfers, r.asked);
+	return (double)r.hits / (double)r.asked;
+}
+
+/* A preset's overlap of tokens, and the hits of lists of the recently used with 8 and 64 of 256 experts, as others
+ * simulated them (from a cold start: a few hundredths less). */
+static void made_up_routers_are_as_local_as_they_should_be(void **state)
+{
+	static const double overlap[N_TRACE_PRESETS] = {.27, .29, .30, .03}, lru_64[N_TRACE_PRESETS] = {.57, .64, .85, .24};
+
+	(void)state;
+	for (int i = 0; i < N_TRACE_PRESETS; i++) {
+		struct trace *t = trace_make(&trace_presets[i], 2, 256, 8, 300, 7);
+
+		assert_true(fabs(trace_overlap(t) - overlap[i]) < .03);
+		assert_true(fabs(hits(t, TIER_LRU, .25) - lru_64[i]) < .05);
+		trace_free(t);
+	}
+}
+
+static void the_policy_lies_between_a_list_of_the_recent_and_the_future(void **state)
+{
+	static const double shares[] = {.05, .10, .25, .50};
+
+	(void)state;
+	for (int i = 0; i < N_TRACE_PRESETS; i++) {
+		struct trace *t = trace_make(&trace_presets[i], 4, 256, 8, 300, 3);
+
+		for (int k = 0; k < 4; k++) {
+			double ours = hits(t, TIER_POLICY, shares[k]), best = hits(t, TIER_BELADY, shares[k]);
+
+			assert_true(ours >= hits(t, TIER_LRU, shares[k]) - (i == 3 ? .005 : 0));
+			assert_true(ours <= best);
+			if (i == 0 && k == 1)
+				assert_true(ours > .73 * best);
+		}
+		trace_free(t);
+	}
+}
+
+static void prediction_is_never_slower_and_much_faster_where_it_can_be(void **state)
+{
+	struct trace *t = trace_make(&trace_presets[0], 4, 256, 8, 200, 5);
+
+	(void)state;
+	for (double transfer = .02; transfer < 3; transfer *= 2)
+		for (double recall = 0; recall <= 1; recall += .25) {
+			struct tier_options opt = {.rule = TIER_POLICY, .share = .1, .transfer_s = transfer, .compute_s = 1,
+						   .recall = recall};
+			double without, with;
+
+			opt.recall = 0;
+			without = run(t, opt).seconds;
+			opt.recall = recall;
+			opt.prefetch = true;
+			with = run(t, opt).seconds;
+			if (with > 1.01 * without)
+				fail_msg("transfer %g, recall %g: %g s with prediction, %g without", transfer, recall, with, without);
+			if (transfer == .16 && recall == .75)
+				assert_true(with < without / 1.3);
+		}
+	trace_free(t);
+}
+
+/* A trace without any future: worth learns the past, and says so. */
+static void what_is_always_chosen_is_worth_most(void **state)
+{
+	struct policy *p = policy_new(2, 16, 2);
+	struct trace_entry step[16];
+	int32_t layer, expert;
+	float worth;
+
+	(void)state;
+	for (int i = 0; i < 16; i++)
+		step[i] = (struct trace_entry){(i + 5) % 16, (float)-i};
+	for (int token = 0; token < 50; token++)
+		for (int l = 0; l < 2; l++)
+			policy_observe(p, l, step, 16);
+	assert_true(policy_worth(p, 0, 5) > .6f && policy_worth(p, 1, 6) > .6f);
+	assert_true(policy_worth(p, 0, 4) < .2f);
+	assert_false(policy_victim(p, &layer, &expert, &worth));
+	policy_arrived(p, 0, 5);
+	policy_arrived(p, 1, 12);
+	assert_true(policy_victim(p, &layer, &expert, &worth));
+	assert_true(layer == 1 && expert == 12);
+	policy_hold(p, 1, 12, true);
+	assert_true(policy_victim(p, &layer, &expert, &worth));
+	assert_true(layer == 0 && expert == 5);
+	policy_left(p, 0, 5);
+	assert_false(policy_victim(p, &layer, &expert, &worth));
+	assert_true(policy_resident(p, 1, 12) && !policy_resident(p, 0, 5));
+	policy_free(p);
+}
+
+static void guesses_are_worth_what_became_of_them(void **state)
+{
+	struct policy *p = policy_new(1, 16, 2);
+	const struct trace_entry chosen[2] = {{3, 1}, {4, .5f}};
+	const int32_t ids[3] = {3, 9, 4};
+
+	(void)state;
+	for (int i = 0; i < 2000; i++)
+		policy_judge(p, ids, 3, chosen);
+	assert_true(policy_guess(p, 0, 1, 0) > policy_guess(p, 0, 1, 1) + .3f);
+	assert_true(policy_guess(p, 0, 1, 2) > policy_guess(p, 0, 1, 1) + .3f);
+	policy_free(p);
+}
+
+static void equal_scores_do_no_harm(void **state)
+{
+	struct policy *p = policy_new(1, 8, 2);
+	struct trace_entry step[8];
+
+	(void)state;
+	for (int i = 0; i < 8; i++)
+		step[i] = (struct trace_entry){i, 1};
+	for (int i = 0; i < 20; i++)
+		policy_observe(p, 0, step, 8);
+	for (int i = 0; i < 8; i++)
+		assert_true(isfinite(policy_worth(p, 0, i)));
+	policy_free(p);
+}
+
+static int read_text(struct trace **t, const char *text, struct err *err)
+{
+	char *dir = temp_dir_new(), *path = temp_text(dir, "a.trace", text);
+	int rc = trace_read(t, path, err);
+
+	free(path);
+	temp_dir_free(dir);
+	return rc;
+}
+
+static void a_trace_comes_back_as_it_was_written(void **state)
+{
+	struct trace *t = trace_make(&trace_presets[1], 3, 20, 4, 10, 1), *back;
+	char *dir = temp_dir_new(), *path = temp_path(dir, "a.trace");
+	FILE *f = fopen(path, "w");
+	struct err err;
+
+	(void)state;
+	assert_int_equal(trace_write(f, t), 0);
+	fclose(f);
+	assert_int_equal(trace_read(&back, path, &err), 0);
+	assert_int_equal(back->n_tokens, 10);
+	assert_true(back->n_layers == 3 && back->n_experts == 20 && back->n_chosen == 4 && back->n_listed == 20);
+	for (size_t i = 0; i < 10 * 3 * 20; i++) {
+		assert_int_equal(back->entries[i].expert, t->entries[i].expert);
+		assert_true(fabsf(back->entries[i].score - t->entries[i].score) <= 1e-5f * fabsf(t->entries[i].score));
+	}
+	trace_free(t);
+	trace_free(back);
+	free(path);
+	temp_dir_free(dir);
+}
+
+static void what_is_no_trace_is_refused_with_its_line(void **state)
+{
+#define HEAD "quire-trace 1 layers 2 experts 4 chosen 1 listed 2\n"
+	static const struct {
+		const char *text, *says;
+	} cases[] = {
+		{"", ":1: not"},
+		{"quire-trace 2 layers 1 experts 4 chosen 1 listed 2\n", ":1: not"},
+		{"quire-trace 1 layers 1 experts 4 chosen 3 listed 2\n", "no more than listed"},
+		{HEAD, "no whole tokens"},
+		{HEAD "0:1 1:0\n", "no whole tokens of 2 layers"},
+		{HEAD "0:1 4:0\n", ":2: word 2 of 2"},
+		{HEAD "# a remark\n0:1 0:0\n", ":3: expert 0 is listed twice"},
+		{HEAD "0:1 1:x\n", "expert 1 has no score"},
+		{HEAD "0:1 1:nan\n", "expert 1 has no score"},
+		{HEAD "0:1 1:2\n", "scores more"},
+		{HEAD "0:1 1:0 2:0\n", "more than 2 words"},
+		{HEAD "0:1\n", "word 2 of 2"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		struct trace *t;
+		struct err err = {0};
+
+		assert_int_equal(read_text(&t, cases[i].text, &err), -1);
+		if (!strstr(err.text, cases[i].says))
+			fail_msg("%s gives: %s", cases[i].text, err.text);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(made_up_routers_are_as_local_as_they_should_be),
+		cmocka_unit_test(the_policy_lies_between_a_list_of_the_recent_and_the_future),
+		cmocka_unit_test(prediction_is_never_slower_and_much_faster_where_it_can_be),
+		cmocka_unit_test(what_is_always_chosen_is_worth_most),
+		cmocka_unit_test(guesses_are_worth_what_became_of_them),
+		cmocka_unit_test(equal_scores_do_no_harm),
+		cmocka_unit_test(a_trace_comes_back_as_it_was_written),
+		cmocka_unit_test(what_is_no_trace_is_refused_with_its_line),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
