@@ -158,3 +158,39 @@ int cli_rm(struct cli *c)
 	json_decref(reply);
 	return 0;
 }
+
+static void show_snapshot(const json_t *s)
+{
+	const char *commit = json_string_value(json_object_get(s, "commit"));
+	int64_t missing = json_integer_value(json_object_get(s, "missing_tokens"));
+	char tokens[PRINT_BYTES], documents[PRINT_BYTES], size[PRINT_BYTES], when[PRINT_BYTES];
+
+	printf("%6lld  %s  %12s tokens  %9s documents  %10s of its own", (long long)json_integer_value(json_object_get(s, "id")),
+	       print_time(when, json_integer_value(json_object_get(s, "created_s"))),
+	       print_count(tokens, json_integer_value(json_object_get(s, "tokens"))),
+	       print_count(documents, json_integer_value(json_object_get(s, "documents"))),
+	       print_size(size, json_integer_value(json_object_get(s, "own_bytes"))));
+	if (commit)
+		printf("  commit %.12s", commit);
+	if (missing)
+		printf("  %s tokens to be computed again", print_count(tokens, missing));
+	puts(json_is_true(json_object_get(s, "current")) ? "  current" : "");
+}
+
+int cli_snapshots(struct cli *c)
+{
+	json_t *reply, *s;
+	size_t i;
+
+	if (api_check_corpus_name(c->arguments[0], &c->err) ||
+	    !(reply = cli_fetch(c, API_SNAPSHOTS, c->arguments[0], NULL)))
+		return -1;
+	json_array_foreach(json_object_get(reply, "snapshots"), i, s) {
+		if (c->given[OPTION_JSON])
+			print_json(stdout, "snapshot", json_incref(s));
+		else
+			show_snapshot(s);
+	}
+	json_decref(reply);
+	return 0;
+}

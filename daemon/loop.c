@@ -316,6 +316,20 @@ static void get_files(struct loop *l, struct exchange *x, const char *corpus)
 	cache_free_snapshot(s);
 }
 
+static void get_snapshots(struct loop *l, struct exchange *x, const char *corpus)
+{
+	struct cache_history *list;
+	struct err err;
+	size_t n;
+
+	if (open_reader(l, &err) || cache_list_snapshots(l->reader, corpus, &list, &n, &err)) {
+		exchange_error(x, 0, &err);
+		return;
+	}
+	exchange_reply(x, 200, api_dump(api_snapshots_json(list, n)), NULL, NULL);
+	cache_free_history(list, n);
+}
+
 static void get_jobs(struct loop *l, struct exchange *x)
 {
 	json_t *root, *array;
@@ -498,6 +512,9 @@ static void on_request(void *ctx, struct exchange *x)
 		break;
 	case API_FILES:
 		get_files(l, x, arg);
+		break;
+	case API_SNAPSHOTS:
+		get_snapshots(l, x, arg);
 		break;
 	case API_JOBS:
 		get_jobs(l, x);

@@ -103,6 +103,7 @@ json_t *upkeep_repair_json(const struct cache_check_report *r, const struct cach
 
 	json_object_set_new(root, "quarantined_spans", json_integer(repaired->quarantined_spans));
 	json_object_set_new(root, "lost_spans", json_integer(repaired->lost_spans));
+	json_object_set_new(root, "lost_snapshots", json_integer(repaired->lost_snapshots));
 	json_object_set_new(root, "dropped_jobs", json_integer(repaired->dropped_jobs));
 	for (size_t i = 0; i < repaired->n_corpora; i++) {
 		json_t *o = json_object();
@@ -179,6 +180,8 @@ void upkeep_show_repair(const json_t *report)
 	       print_count(a, number(report, "quarantined_spans")), print_count(b, number(report, "lost_spans")));
 	if (number(report, "dropped_jobs"))
 		printf("%s interrupted ingests begin anew\n", print_count(a, number(report, "dropped_jobs")));
+	if (number(report, "lost_snapshots"))
+		printf("%s former snapshots could not be put together, and went\n", print_count(a, number(report, "lost_snapshots")));
 	json_array_foreach(corpora, i, corpus) {
 		fputs("corpus ", stdout);
 		print_value(json_object_get(corpus, "name"));

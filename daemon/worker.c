@@ -10,6 +10,7 @@
 
 #include "cache/cache.h"
 #include "cache/check.h"
+#include "cache/history.h"
 #include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
@@ -351,18 +352,19 @@ static void tell_text(struct worker *w, const struct message *ask, struct bytes 
 	tell(w, m);
 }
 
-/* Make w->held the current snapshot of the corpus; its session may still be loaded. */
-static int hold_corpus(struct worker *w, const char *corpus, struct err *err)
+/* Make w->held this snapshot of the corpus, 0: the current one; its session may still be loaded. */
+static int hold_corpus(struct worker *w, const char *corpus, int64_t id, struct err *err)
 {
 	struct cache_snapshot *snapshot;
 
-	if (w->held && !strcmp(w->held->corpus, corpus))
+	if (w->held && !strcmp(w->held->corpus, corpus) && (id ? w->held->id == id : w->held->is_current))
 		return 0;
-	if (cache_load_snapshot(w->cache, corpus, &snapshot, err))
+	if (cache_load_snapshot_of(w->cache, corpus, id, &snapshot, err))
 		return -1;
 	drop_held(w);
 	w->held = snapshot;
 	cache_pin(w->cache, corpus);
+	cache_pin_former(w->cache, snapshot->is_current ? 0 : snapshot->id);
 	return 0;
 }
 
@@ -536,7 +538,7 @@ static int answer(struct worker *w, const struct message *ask, struct message *e
 		*err = w->no_renderer;
 		return -1;
 	}
-	if (cancelled(ask, err) || hold_corpus(w, a->corpus, err) || check_identity(w, err))
+	if (cancelled(ask, err) || hold_corpus(w, a->corpus, a->snapshot, err) || check_identity(w, err))
 		return -1;
 	failed = render_question(w->renderer, &ids, a->question, strlen(a->question), a->think, err) ||
 		 check_room(w, a, (int64_t)ids.n, &max_tokens, err) || load_session(w, ask, usage, err) ||
@@ -811,6 +813,7 @@ static void *run_engine_thread(void *ctx)
 		tell(w, m);
 	} else {
 		cache_set_limit(w->cache, w->config->store.max_bytes);
+		cache_keep_snapshots(w->cache, w->config->store.keep_snapshots);
 		cache_stats(w->cache, &m->store);
 		tell(w, m);
 		begin(w);

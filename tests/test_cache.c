@@ -350,7 +350,8 @@ static void a_store_of_format_1_is_brought_up_to_date_and_keeps_what_it_holds(vo
 	cache_close(c);
 	change_index(*state, "ALTER TABLE snapshot DROP COLUMN revision; ALTER TABLE snapshot DROP COLUMN used_s;"
 			     "ALTER TABLE snapshot DROP COLUMN n_documents; ALTER TABLE snapshot DROP COLUMN n_skipped;"
-			     "DROP TABLE job; PRAGMA user_version = 1");
+			     "DROP TABLE job; DROP INDEX snapshot_current; ALTER TABLE snapshot DROP COLUMN is_current;"
+			     "PRAGMA user_version = 1");
 	for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
 		char drop[80];
 
