@@ -32,8 +32,8 @@ char *upkeep_format(const struct upkeep *u);
 
 /* {"spans", "waiting_spans", "read_spans", "to_read", "read_bytes", "damaged", "findings": [{"what", "corpora"}]} */
 json_t *upkeep_check_json(const struct cache_check_report *r);
-/* The check's, with "quarantined_spans", "lost_spans", "dropped_jobs" and "corpora": [{"name", "source"}] that have to be
- * ingested again. */
+/* The check's, with "quarantined_spans", "lost_spans", "lost_snapshots", "dropped_jobs" and "corpora": [{"name",
+ * "source"}] that have to be ingested again. */
 json_t *upkeep_repair_json(const struct cache_check_report *r, const struct cache_repair_report *repaired);
 
 /* The reports for people, to stdout. */

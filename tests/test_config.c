@@ -199,7 +199,7 @@ static void a_value_out_of_range_is_refused(void **state)
 	assert_refused("version: 1\nquery: {top_p: 1.5}\n", "q.yaml:2:16: query.top_p: 1.5 is not between 0 and 1");
 	assert_refused("version: 1\nquery: {top_p: .nan}\n", "q.yaml:2:16: query.top_p: \".nan\" is not a number");
 	assert_refused("version: 1\ningest: {max_file: 1048576}\n", "q.yaml:2:20: ingest.max_file: \"1048576\" has no unit");
-	assert_refused("version: 1\nstore: {keep_snapshots: -1}\n", "store.keep_snapshots: -1");
+	assert_refused("version: 1\nstore: {keep_snapshots: -1}\n", "q.yaml:2:25: store.keep_snapshots: \"-1\" is not a whole number");
 	assert_refused("version: 1\nstore: {max_bytes: 1000}\n", "q.yaml:2:20: store.max_bytes: \"1000\" has no unit");
 	assert_refused("version: 1\nstore: {max_bytes: 1KiB}\n", "q.yaml:2:20: store.max_bytes: 1KiB is not between 1MiB and");
 	assert_refused("version: 1\ningest: {max_file: 0B}\n", "q.yaml:2:20: ingest.max_file: 0B is not between 1B and 1GiB");
