@@ -25,6 +25,7 @@ static const struct {
 	[API_CHECK] = {"POST", "/api/v1/check"},
 	[API_REPAIR] = {"POST", "/api/v1/repair"},
 	[API_REMOVE] = {"POST", "/api/v1/corpora/*/remove"},
+	[API_FORGET] = {"POST", "/api/v1/corpora/*/forget"},
 	[API_STATUS] = {"GET", "/api/v1/status"},
 	[API_HEALTHZ] = {"GET", "/healthz"},
 	[API_READYZ] = {"GET", "/readyz"},

@@ -40,6 +40,7 @@ enum api_route {
 	API_CHECK,      /* POST /api/v1/check: progress, then report or error (upkeep.h) */
 	API_REPAIR,     /* POST /api/v1/repair: likewise */
 	API_REMOVE,     /* POST /api/v1/corpora/{name}/remove */
+	API_FORGET,     /* POST /api/v1/corpora/{name}/forget: former snapshots */
 	API_STATUS,     /* GET  /api/v1/status */
 	API_HEALTHZ,    /* GET  /healthz: the loop answers */
 	API_READYZ,     /* GET  /readyz: a model is loaded */

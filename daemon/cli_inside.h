@@ -31,6 +31,7 @@ enum option_id {
 	OPTION_WEIGHTS,
 	OPTION_THINK,
 	OPTION_SNAPSHOT,
+	OPTION_KEEP,
 	OPTION_SOCKET,
 	OPTION_CONFIG,
 	OPTION_JSON,
@@ -68,5 +69,6 @@ int cli_plan(struct cli *c);
 int cli_repair(struct cli *c);
 int cli_rm(struct cli *c);
 int cli_snapshots(struct cli *c);
+int cli_forget(struct cli *c);
 
 #endif

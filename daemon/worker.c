@@ -611,6 +611,33 @@ static void remove_corpus(struct worker *w, struct message *u)
 	end_upkeep(w, u, report, &err);
 }
 
+static void forget_snapshots(struct worker *w, struct message *u)
+{
+	const struct upkeep *k = &u->upkeep;
+	struct cache_stats before, after;
+	struct err err = {0};
+	json_t *report = NULL, *ids;
+	int64_t *gone;
+	size_t n;
+
+	cache_stats(w->cache, &before);
+	if (!cache_forget(w->cache, k->corpus, k->snapshots, k->n_snapshots, k->keep, &gone, &n, &err)) {
+		ids = json_array();
+		for (size_t i = 0; i < n; i++) {
+			json_array_append_new(ids, json_integer(gone[i]));
+			if (w->held && w->held->id == gone[i])
+				drop_held(w);
+		}
+		free(gone);
+		cache_stats(w->cache, &after);
+		log_info("former snapshots of corpus %s are forgotten n=%zu bytes=%lld", k->corpus, n,
+			 (long long)(before.used_bytes - after.used_bytes));
+		report = json_pack("{s:s, s:o, s:I}", "corpus", k->corpus, "forgotten", ids, "freed_bytes",
+				   (json_int_t)(before.used_bytes - after.used_bytes));
+	}
+	end_upkeep(w, u, report, &err);
+}
+
 static void take_upkeep(struct worker *w, struct message *u)
 {
 	bool repair = u->upkeep.kind == UPKEEP_REPAIR;
@@ -623,6 +650,8 @@ static void take_upkeep(struct worker *w, struct message *u)
 
 	if (u->upkeep.kind == UPKEEP_REMOVE) {
 		remove_corpus(w, u);
+	} else if (u->upkeep.kind == UPKEEP_FORGET) {
+		forget_snapshots(w, u);
 	} else if (w->upkeep) {
 		err_set(&err, ERR_BUSY, "the store is being checked already: try again when that is over");
 		end_upkeep(w, u, NULL, &err);

@@ -40,6 +40,26 @@ stop_daemon
 start_daemon
 run 0 ask words "what?" --max-tokens 6 --seed 1 --snapshot 2
 cmp -s "$T/out" "$T/answer2" || fail "snapshot 2 answers otherwise after a restart"
+
+# The current one stays, and all that is named is there or nothing goes.
+run 2 forget words
+run 2 forget words --keep 1 --snapshot 2
+run 2 forget words --snapshot 5
+says err 'snapshot 5 is the current one'
+run 4 forget words --snapshot 2 --snapshot 9
+says err "corpus 'words' has no snapshot 9"
+run 0 snapshots words
+[ "$(wc -l <"$T/out")" = 3 ] || fail "a refused request forgot something"
+run 0 forget words --snapshot 2
+says out "snapshot 2 of words is forgotten"
+run 4 ask words "what?" --snapshot 2
+run 0 ask words "what?" --max-tokens 6 --seed 1 --snapshot 3
+cmp -s "$T/out" "$T/answer3" || fail "snapshot 3 answers otherwise than it did"
+run 0 --json forget words --keep 0
+says out '"forgotten":[3]'
+run 0 ask words "what?" --max-tokens 6 --seed 1
+cmp -s "$T/out" "$T/answer4" || fail "the current snapshot answers otherwise than it did"
+run 0 check --read-data
 run 0 rm words
 run 4 snapshots words
 run 0 check --read-data
