@@ -44,7 +44,7 @@ static struct cache *open_keeping(const char *dir, int64_t keep)
 
 static struct cache_history *history_of(const char *dir, const char *corpus, size_t *n)
 {
-	struct cache_history *list;
+	struct cache_history *list = NULL;
 	struct cache_reader *r;
 	struct err err;
 
