@@ -321,7 +321,7 @@ int cache_commit_snapshot(struct cache *c, const struct cache_snapshot *s, int64
 		return -1;
 	if (snapshot_tip(c, s, &tip, err) || index_layout(c->index, s->identity, NULL, &layout, err) ||
 	    index_begin(c->index, err) ||
-	    cache_finish(c, index_add_snapshot(c->index, s, layout, tip, id, err), err))
+	    cache_finish(c, index_add_snapshot(c->index, s, layout, tip, c->keep_snapshots, id, err), err))
 		return err_wrap(err, "commit corpus '%s'", s->corpus);
 	return 0;
 }
@@ -342,7 +342,7 @@ int cache_touch(struct cache *c, const char *corpus, int64_t now_s, struct err *
 
 int cache_load_snapshot(struct cache *c, const char *corpus, struct cache_snapshot **out, struct err *err)
 {
-	return index_load_snapshot(c->index, corpus, out, err);
+	return index_load_snapshot(c->index, corpus, 0, out, err);
 }
 
 void cache_stats(struct cache *c, struct cache_stats *out)
@@ -356,10 +356,6 @@ void cache_stats(struct cache *c, struct cache_stats *out)
 	segments_sizes(c->segments, &out->used_bytes, &out->file_bytes);
 	out->scratch_bytes = scratch_bytes(c->dir);
 }
-
-struct cache_reader {
-	struct index *index;
-};
 
 int cache_reader_open(struct cache_reader **out, const char *dir, struct err *err)
 {
@@ -386,9 +382,9 @@ int cache_list(struct cache_reader *r, struct cache_corpus **out, size_t *n, str
 	return index_list(r->index, out, n, err);
 }
 
-int cache_files(struct cache_reader *r, const char *corpus, struct cache_snapshot **out, struct err *err)
+int cache_files(struct cache_reader *r, const char *corpus, int64_t id, struct cache_snapshot **out, struct err *err)
 {
-	return index_load_files(r->index, corpus, out, err);
+	return index_load_files(r->index, corpus, id, out, err);
 }
 
 void cache_free_corpora(struct cache_corpus *corpora, size_t n)

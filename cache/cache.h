@@ -110,6 +110,7 @@ struct cache_skipped {
 
 struct cache_snapshot {
 	int64_t id;
+	bool is_current;                /* of a loaded one: not a former one */
 	const char *corpus, *source;
 	const char *revision;           /* the commit of the repository there, 40 hex digits; "" or NULL: none is known */
 	const uint8_t *identity;        /* [32] */
@@ -123,8 +124,8 @@ struct cache_snapshot {
 };
 
 /* Make a snapshot the current one of its corpus, in one transaction; its spans must all be in the store. `snapshot`
- * is only read; id is assigned and returned in *id. The corpus's former snapshot goes, and with it the spans that
- * nobody names any more. */
+ * is only read; id is assigned and returned in *id. The one before becomes a former one (history.h), unless both have
+ * the same tokens: then it goes. With the snapshots that go, go the spans that nobody names any more. */
 int cache_commit_snapshot(struct cache *c, const struct cache_snapshot *snapshot, int64_t *id, struct err *err);
 
 /* The current snapshot of a corpus, whole, in memory of its own: ERR_NOT_FOUND names the nearest corpus. */
@@ -132,7 +133,8 @@ int cache_load_snapshot(struct cache *c, const char *corpus, struct cache_snapsh
 /* Takes NULL. */
 void cache_free_snapshot(struct cache_snapshot *s);
 
-/* Drop a corpus, and the ingest that it was interrupted in: its space is free again as far as no other corpus needs it.
+/* Drop a corpus with all its snapshots, and the ingest that it was interrupted in: its space is free again as far as no
+ * other corpus needs it.
  * ERR_NOT_FOUND names the nearest. */
 int cache_drop_corpus(struct cache *c, const char *corpus, struct err *err);
 
@@ -154,6 +156,7 @@ struct cache_corpus {
 	char revision[41];              /* as of the snapshot */
 	uint8_t identity[32];
 	int64_t snapshot_id, created_s;
+	int64_t n_snapshots;            /* the current one and the former ones */
 	int64_t n_tokens, n_documents, n_skipped;
 	int64_t bytes;                  /* on disk, shared spans counted in each corpus */
 };
@@ -164,9 +167,9 @@ int cache_reader_open(struct cache_reader **out, const char *dir, struct err *er
 void cache_reader_close(struct cache_reader *r);
 /* All corpora by name, in an array to be freed with cache_free_corpora. */
 int cache_list(struct cache_reader *r, struct cache_corpus **out, size_t *n, struct err *err);
-/* The current snapshot of a corpus without its tokens (ids is NULL), for cache_free_snapshot: its documents, and what
- * was skipped. ERR_NOT_FOUND names the nearest corpus. */
-int cache_files(struct cache_reader *r, const char *corpus, struct cache_snapshot **out, struct err *err);
+/* A snapshot of a corpus without its tokens (ids is NULL), for cache_free_snapshot: its documents, and what was
+ * skipped. id 0: the current one. ERR_NOT_FOUND names the nearest corpus, or the snapshots there are. */
+int cache_files(struct cache_reader *r, const char *corpus, int64_t id, struct cache_snapshot **out, struct err *err);
 void cache_free_corpora(struct cache_corpus *corpora, size_t n);
 
 struct cache_stats {

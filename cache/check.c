@@ -60,7 +60,7 @@ int cache_check_begin(struct cache_check **out, struct cache *c, const struct ca
 	/* A corpus that is there and does not load is what a check is for. */
 	if (opt->corpus && !cache_load_snapshot(c, opt->corpus, &s, err))
 		cache_free_snapshot(s);
-	else if (opt->corpus && err->code == ERR_NOT_FOUND)
+	else if (opt->corpus && err->code == ERR_NOT_FOUND && index_has_snapshot(c->index, opt->corpus, err) <= 0)
 		return -1;
 	k = xcalloc(1, sizeof *k);
 	k->cache = c;
@@ -303,7 +303,8 @@ static void take_link(void *ctx, const struct index_link *l)
 	} else if (l->n_tokens < 0) {
 		const struct index_target t = {.corpus = l->corpus};
 
-		text = xasprintf("the spans of corpus '%s' do not have as many tokens as its snapshot", l->corpus);
+		text = xasprintf("the spans of corpus '%s' do not have as many tokens as its %ssnapshot", l->corpus,
+				 l->former ? "former " : "");
 		find(k, text, &t);
 		free(text);
 	}

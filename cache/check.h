@@ -53,6 +53,7 @@ void cache_check_free(struct cache_check *k);
 
 struct cache_repair_report {
 	int64_t quarantined_spans; /* to be computed again when they are needed; their ids are known */
+	int64_t lost_snapshots;    /* former ones, which went with spans or rows */
 	int64_t lost_spans;        /* whose ids are not known, and those that depend on them */
 	int64_t dropped_jobs;      /* interrupted ingests that begin anew */
 	struct {

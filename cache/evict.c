@@ -13,6 +13,8 @@ static int compare(const void *a, const void *b)
 
 	if (may_go(x) != may_go(y))
 		return may_go(x) ? -1 : 1;
+	if (x->former != y->former)
+		return x->former ? -1 : 1;
 	if (x->last_used_s != y->last_used_s)
 		return x->last_used_s < y->last_used_s ? -1 : 1;
 	if (x->corpus != y->corpus)

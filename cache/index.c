@@ -267,46 +267,79 @@ static int add_documents(struct index *x, const struct cache_snapshot *s, int64_
 	return 0;
 }
 
-int index_add_snapshot(struct index *x, const struct cache_snapshot *s, int64_t layout, int64_t tip, int64_t *id,
-		       struct err *err)
+int index_drop_snapshot(struct index *x, int64_t id, int64_t tip, struct err *err)
 {
-	int rc = sql_ask(x, FIND_SNAPSHOT, err, "t", s->corpus);
+	return sql_ask(x, DROP_SNAPSHOT, err, "i", id) || release(x, tip, err) ? -1 : 0;
+}
+
+/* Of the former snapshots the newest `keep` stay. */
+static int prune(struct index *x, const char *corpus, int64_t keep, struct err *err)
+{
+	int rc;
+
+	while ((rc = sql_ask(x, OLD_SNAPSHOT, err, "ti", corpus, keep)) > 0) {
+		int64_t id = sql_integer(x, OLD_SNAPSHOT, 0), tip = sql_integer(x, OLD_SNAPSHOT, 1);
+
+		if (sql_whole(x, OLD_SNAPSHOT, 2, "snapshot", id, err))
+			return -1;
+		sql_done(x, OLD_SNAPSHOT);
+		if (index_drop_snapshot(x, id, tip, err))
+			return -1;
+	}
+	return rc;
+}
+
+int index_add_snapshot(struct index *x, const struct cache_snapshot *s, int64_t layout, int64_t tip, int64_t keep,
+		       int64_t *id, struct err *err)
+{
+	int rc = sql_ask(x, FIND_SNAPSHOT, err, "ti", s->corpus, (int64_t)0);
 	int64_t former = rc > 0 ? sql_integer(x, FIND_SNAPSHOT, 0) : 0;
 	int64_t former_tip = rc > 0 ? sql_integer(x, FIND_SNAPSHOT, 1) : 0;
 
 	if (rc < 0 || (rc && sql_whole(x, FIND_SNAPSHOT, 11, "snapshot", former, err)))
 		return -1;
 	sql_done(x, FIND_SNAPSHOT);
-	/* The new name first: what both snapshots share never goes. */
-	if (refer(x, tip, 1, err) || (former && sql_ask(x, DROP_SNAPSHOT, err, "i", former)) ||
+	/* The new name first: what both snapshots share never goes. A reading that changed no token takes the place of the
+	 * one before, lest nights without a change push out what there was. */
+	if (refer(x, tip, 1, err) ||
+	    (former && former_tip == tip && index_drop_snapshot(x, former, former_tip, err)) ||
+	    (former && former_tip != tip &&
+	     sql_changed(x, sql_ask(x, DEMOTE_SNAPSHOT, err, "i", former), "snapshot", former, err)) ||
 	    sql_ask(x, ADD_SNAPSHOT, err, "tbiiiitiii", s->corpus, s->source, strlen(s->source), layout, s->created_s,
 		    s->n_tokens, tip, s->revision ? s->revision : "", s->created_s, (int64_t)s->n_documents,
 		    (int64_t)s->n_skipped) < 0)
 		return -1;
 	*id = sqlite3_last_insert_rowid(x->db);
-	return add_documents(x, s, *id, err) || release(x, former_tip, err) ||
+	return add_documents(x, s, *id, err) || prune(x, s->corpus, keep, err) ||
 	       index_set_pending(x, s->corpus, 0, err) || index_drop_job(x, s->corpus, err) ? -1 : 0;
 }
 
 int index_drop_corpus(struct index *x, const char *corpus, struct err *err)
 {
-	int rc = sql_ask(x, FIND_SNAPSHOT, err, "t", corpus), pending;
 	size_t n_ended = x->n_ended;
-	int64_t id = rc > 0 ? sql_integer(x, FIND_SNAPSHOT, 0) : 0, tip = rc > 0 ? sql_integer(x, FIND_SNAPSHOT, 1) : 0;
+	bool any = false;
+	int rc, pending;
 
-	if (rc < 0 || (rc && sql_whole(x, FIND_SNAPSHOT, 11, "snapshot", id, err)))
+	for (; (rc = sql_ask(x, ANY_SNAPSHOT, err, "t", corpus)) > 0; any = true) {
+		int64_t id = sql_integer(x, ANY_SNAPSHOT, 0), tip = sql_integer(x, ANY_SNAPSHOT, 1);
+
+		if (sql_whole(x, ANY_SNAPSHOT, 2, "snapshot", id, err))
+			return -1;
+		sql_done(x, ANY_SNAPSHOT);
+		if (index_drop_snapshot(x, id, tip, err))
+			return -1;
+	}
+	if (rc < 0)
 		return -1;
-	sql_done(x, FIND_SNAPSHOT);
 	pending = sql_ask(x, FIND_PENDING, err, "t", corpus);
 	if (pending < 0)
 		return -1;
 	sql_done(x, FIND_PENDING);
 	if (index_drop_job(x, corpus, err))
 		return -1;
-	if (!rc && !pending && x->n_ended == n_ended)
+	if (!any && !pending && x->n_ended == n_ended)
 		return index_no_such_corpus(x, corpus, err);
-	return (rc && sql_ask(x, DROP_SNAPSHOT, err, "i", id)) || release(x, tip, err) ||
-	       index_set_pending(x, corpus, 0, err) ? -1 : 0;
+	return index_set_pending(x, corpus, 0, err);
 }
 
 int index_touch(struct index *x, const char *corpus, int64_t now_s, struct err *err)

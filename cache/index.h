@@ -7,7 +7,7 @@
  *   run       spans written together; its extents hold their blocks group by group, their index keys layer by
  *             layer, and all their sums
  *   extent    segment, offset, bytes
- *   snapshot  a corpus as it was read once; its tokens are the chain of spans that ends at `tip`
+ *   snapshot  a corpus as it was read once; its tokens are the chain of spans that ends at `tip`. One is current
  *   pending   the same for an ingest that is under way or was interrupted
  *   job       a run without spans yet: what of it is there, and the state from which the ingest goes on
  *
@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 #include "cache/cache.h"
+#include "cache/history.h"
 #include "cache/key.h"
 #include "cache/scratch.h"
 #include "cache/segment.h"
@@ -73,11 +74,18 @@ int index_mark_damaged(struct index *x, const struct span_key *key, struct err *
 
 /* Let the corpus's pending row name tip (0: no row); what it named before goes unless somebody else names it. */
 int index_set_pending(struct index *x, const char *corpus, int64_t tip, struct err *err);
-/* Replace the corpus's snapshot. */
-int index_add_snapshot(struct index *x, const struct cache_snapshot *s, int64_t layout, int64_t tip, int64_t *id,
-		       struct err *err);
+/* Make it the corpus's current snapshot. Of those before it the newest `keep` stay; one of the same tokens goes. */
+int index_add_snapshot(struct index *x, const struct cache_snapshot *s, int64_t layout, int64_t tip, int64_t keep,
+		       int64_t *id, struct err *err);
 
-/* Drop the corpus's snapshot, pending row and job, and the spans that nobody else names. ERR_NOT_FOUND. */
+/* All snapshots of a corpus, the newest first, and the tokens that nobody else names; free() them. ERR_NOT_FOUND. */
+int index_list_snapshots(struct index *x, const char *corpus, struct cache_history **out, size_t *n, struct err *err);
+/* A former snapshot and the spans that nobody else names go. ERR_NOT_FOUND names those there are. */
+int index_forget(struct index *x, const char *corpus, int64_t id, struct err *err);
+/* It has a snapshot, current or not: 1, or 0. */
+int index_has_snapshot(struct index *x, const char *corpus, struct err *err);
+
+/* Drop the corpus's snapshots, pending row and job, and the spans that nobody else names. ERR_NOT_FOUND. */
 int index_drop_corpus(struct index *x, const char *corpus, struct err *err);
 int index_touch(struct index *x, const char *corpus, int64_t now_s, struct err *err);
 /* All spans of a run give up their bytes: they are damaged from now on, and the run's extents go. A job's run goes
@@ -126,9 +134,10 @@ int index_drop_job(struct index *x, const char *corpus, struct err *err);
 int index_each_job(struct index *x, void (*fn)(void *ctx, const char *corpus, const struct index_job *j), void *ctx,
 		   struct err *err);
 
-int index_load_snapshot(struct index *x, const char *corpus, struct cache_snapshot **out, struct err *err);
+/* id 0: the current one. */
+int index_load_snapshot(struct index *x, const char *corpus, int64_t id, struct cache_snapshot **out, struct err *err);
 /* The same without ids. */
-int index_load_files(struct index *x, const char *corpus, struct cache_snapshot **out, struct err *err);
+int index_load_files(struct index *x, const char *corpus, int64_t id, struct cache_snapshot **out, struct err *err);
 int index_list(struct index *x, struct cache_corpus **out, size_t *n, struct err *err);
 int index_count(struct index *x, int64_t *n_corpora, int64_t *n_spans, struct err *err);
 

@@ -74,6 +74,9 @@ static const struct rule {
 	{"snapshot %lld has not all of its skipped files",
 	 "SELECT id, NULL, NULL, corpus FROM snapshot WHERE n_skipped <>"
 	 " (SELECT count(*) FROM skipped WHERE snapshot = snapshot.id)"},
+	{"snapshot %lld is a former one and not older than the current one of its corpus",
+	 "SELECT former.id, NULL, NULL, former.corpus FROM snapshot former JOIN snapshot later ON"
+	 " later.corpus = former.corpus AND later.is_current WHERE NOT former.is_current AND former.id >= later.id"},
 	{"snapshot %lld and its last span are of two models, or the span is not there",
 	 "SELECT snapshot.id, NULL, NULL, corpus FROM snapshot LEFT JOIN span ON span.id = tip LEFT JOIN run ON run.id = run"
 	 " WHERE run.layout IS NOT snapshot.layout"},
@@ -149,14 +152,16 @@ int index_each_link(struct index *x, void (*fn)(void *ctx, const struct index_li
 	int rc = -1, inner = SQLITE_DONE;
 
 	if (index_count(x, &n_corpora, &n_spans, err) ||
-	    prepare(x, &names, "SELECT corpus, tip, n_tokens FROM snapshot UNION ALL SELECT corpus, tip, 0 FROM pending", err))
+	    prepare(x, &names, "SELECT corpus, tip, n_tokens, iif(is_current, 0, id) FROM snapshot"
+		    " UNION ALL SELECT corpus, tip, 0, 0 FROM pending", err))
 		return -1;
 	if (prepare(x, &link, "SELECT parent, run, damaged, n_tokens FROM span WHERE id = ?", err)) {
 		sqlite3_finalize(names);
 		return -1;
 	}
 	while (inner == SQLITE_DONE && (rc = sqlite3_step(names)) == SQLITE_ROW) {
-		struct index_link l = {.corpus = (const char *)sqlite3_column_text(names, 0)};
+		struct index_link l = {.corpus = (const char *)sqlite3_column_text(names, 0),
+				       .former = sqlite3_column_int64(names, 3)};
 		int64_t tip = sqlite3_column_int64(names, 1), n_tokens = 0, n = 0;
 
 		/* A damaged parent could make a ring: no chain is longer than all spans. */
@@ -246,10 +251,12 @@ int index_get_span(struct index *x, int64_t id, struct index_span *out, struct e
  * its ids are what was written, whatever else of the row is not.
  */
 #define SNAPSHOT_CHAIN \
-	"WITH RECURSIVE named(corpus, tip, whole) AS (SELECT corpus, tip, " SNAPSHOT_WHOLE " FROM snapshot" \
+	"WITH RECURSIVE named(corpus, tip, whole) AS" \
+	" (SELECT corpus, tip, " SNAPSHOT_WHOLE " FROM snapshot WHERE is_current OR NOT " SNAPSHOT_WHOLE \
 	" UNION ALL SELECT corpus, tip, " PENDING_WHOLE " FROM pending)," \
 	" wrong(n, corpus, tip) AS (SELECT row_number() OVER (), corpus, tip FROM named WHERE NOT whole)," \
 	" loose(n, id) AS (SELECT row_number() OVER (), id FROM span WHERE id NOT IN (SELECT tip FROM named WHERE whole)" \
+	"  AND id NOT IN (SELECT tip FROM snapshot WHERE " SNAPSHOT_WHOLE ")" \
 	"  AND NOT EXISTS (SELECT 1 FROM span child WHERE child.parent = span.id))," \
 	" link(corpus, depth, span) AS (SELECT corpus, 0, tip FROM named WHERE whole" \
 	" UNION ALL SELECT corpus, 0, coalesce(loose.id, tip) FROM wrong LEFT JOIN loose ON loose.n = wrong.n" \
@@ -282,7 +289,8 @@ static const char repair_drop[] =
 	" UNION SELECT span.id FROM kept JOIN span ON span.parent = kept.id)"
 	" DELETE FROM span WHERE id NOT IN (SELECT id FROM kept);"
 	/* Corpora that cannot be put together. */
-	"CREATE TEMP TABLE gone AS SELECT id, corpus, source FROM snapshot WHERE NOT " SNAPSHOT_WHOLE
+	"CREATE TEMP TABLE gone AS SELECT id, corpus, source, is_current OR NOT " SNAPSHOT_WHOLE " AS was_current"
+	" FROM snapshot WHERE NOT " SNAPSHOT_WHOLE
 	" OR tip NOT IN (SELECT id FROM span) OR layout NOT IN (SELECT id FROM layout)"
 	" OR n_documents <> (SELECT count(*) FROM document WHERE snapshot = snapshot.id)"
 	" OR n_skipped <> (SELECT count(*) FROM skipped WHERE snapshot = snapshot.id)"
@@ -298,7 +306,7 @@ static const char repair_drop[] =
 	"DELETE FROM pending WHERE tip NOT IN (SELECT id FROM span);"
 	"INSERT INTO pending (corpus, tip, sum) SELECT corpus, span, 0 FROM"
 	" (SELECT corpus, span, min(depth) FROM chain WHERE span IN (SELECT id FROM span)"
-	"  AND corpus NOT IN (SELECT corpus FROM snapshot) AND corpus NOT IN (SELECT corpus FROM pending) GROUP BY corpus);"
+	"  AND corpus NOT IN (SELECT corpus FROM snapshot WHERE is_current) AND corpus NOT IN (SELECT corpus FROM pending) GROUP BY corpus);"
 	"UPDATE pending SET sum = " ROW_SUM("pending", PENDING_ROW) " WHERE sum = 0;"
 	"WITH RECURSIVE named(id) AS (SELECT tip FROM snapshot UNION SELECT tip FROM pending"
 	" UNION SELECT parent FROM named JOIN span ON span.id = named.id WHERE parent IS NOT NULL)"
@@ -358,7 +366,8 @@ static int list_gone(struct index *x, struct cache_repair_report *out, struct er
 	sqlite3_stmt *st;
 	int rc;
 
-	if (prepare(x, &st, "SELECT corpus, source FROM gone ORDER BY corpus", err))
+	if (prepare(x, &st, "SELECT corpus, source FROM gone WHERE was_current AND corpus NOT IN"
+		    " (SELECT corpus FROM snapshot WHERE is_current) GROUP BY corpus", err))
 		return -1;
 	while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
 		const char *name = (const char *)sqlite3_column_text(st, 0), *source = sqlite3_column_blob(st, 1);
@@ -437,6 +446,7 @@ int index_repair(struct index *x, const int64_t *bad, size_t n, const int64_t *b
 	    count(x, "SELECT count(*) FROM span", &before, err) || sql_execute(x, repair_drop, err) ||
 	    count(x, "SELECT count(*) FROM span", &after, err) || list_gone(x, out, err) ||
 	    sql_execute(x, repair_mend, err) || count(x, "SELECT count(*) FROM mend", &out->quarantined_spans, err) ||
+	    count(x, "SELECT count(*) FROM gone WHERE NOT was_current", &out->lost_snapshots, err) ||
 	    count(x, "SELECT count(*) FROM pragma_foreign_key_check", &broken, err) ||
 	    count(x, "SELECT count(*) FROM job", &jobs_after, err) ||
 	    sql_execute(x, "DROP TABLE temp.bad; DROP TABLE temp.bad_job; DROP TABLE temp.mend; DROP TABLE temp.chain; DROP TABLE temp.gone;", err))

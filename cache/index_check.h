@@ -13,7 +13,7 @@ struct index_target {
 	const char *corpus;
 };
 
-enum { INDEX_CHECKS = 23 };
+enum { INDEX_CHECKS = 24 };
 
 /* Rule `i` of INDEX_CHECKS: each row that breaks it goes to fn with a sentence, in which several calls for one row
  * agree. */
@@ -25,6 +25,7 @@ int index_check(struct index *x, int i, void (*fn)(void *ctx, const char *text, 
 struct index_link {
 	const char *corpus;
 	int64_t span, run, n_tokens;
+	int64_t former;        /* the snapshot whose chain it is, when that is a former one; 0: it is not */
 	bool damaged;
 };
 int index_each_link(struct index *x, void (*fn)(void *ctx, const struct index_link *l), void *ctx, struct err *err);

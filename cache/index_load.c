@@ -181,10 +181,10 @@ static int load_skipped(struct index *x, struct loaded *l, int32_t n, struct err
 	return rc < 0 ? -1 : s->n_skipped < n ? lost_rows(x, "skipped", s->id, s->n_skipped, n, err) : 0;
 }
 
-static int load_snapshot(struct index *x, const char *corpus, bool with_ids, struct cache_snapshot **out,
+static int load_snapshot(struct index *x, const char *corpus, int64_t id, bool with_ids, struct cache_snapshot **out,
 			 struct err *err)
 {
-	int rc = sql_ask(x, FIND_SNAPSHOT, err, "t", corpus);
+	int rc = sql_ask(x, FIND_SNAPSHOT, err, "ti", corpus, id);
 	struct cache_snapshot *s;
 	struct loaded *l;
 	int32_t n_documents, n_skipped;
@@ -192,11 +192,12 @@ static int load_snapshot(struct index *x, const char *corpus, bool with_ids, str
 	int64_t tip;
 
 	if (rc <= 0)
-		return rc ? -1 : index_no_such_corpus(x, corpus, err);
+		return rc ? -1 : index_no_such_snapshot(x, corpus, id, err);
 	if (sql_whole(x, FIND_SNAPSHOT, 11, "snapshot", sql_integer(x, FIND_SNAPSHOT, 0), err) ||
 	    sql_whole(x, FIND_SNAPSHOT, 12, "layout", sql_integer(x, FIND_SNAPSHOT, 9), err))
 		return -1;
-	if (!sql_is_text(x, FIND_SNAPSHOT, 10, corpus)) {
+	/* A wrong entry of an index can lead to another row, which is whole. */
+	if (!sql_is_text(x, FIND_SNAPSHOT, 10, corpus) || (!id && !sql_integer(x, FIND_SNAPSHOT, 13))) {
 		sql_done(x, FIND_SNAPSHOT);
 		return sql_wrong_row(x, "snapshot", sql_integer(x, FIND_SNAPSHOT, 0), err);
 	}
@@ -212,6 +213,7 @@ static int load_snapshot(struct index *x, const char *corpus, bool with_ids, str
 	s->created_s = sql_integer(x, FIND_SNAPSHOT, 4);
 	s->n_tokens = sql_integer(x, FIND_SNAPSHOT, 5);
 	s->revision = sql_string(l->arena, x, FIND_SNAPSHOT, 6);
+	s->is_current = sql_integer(x, FIND_SNAPSHOT, 13);
 	n_documents = (int32_t)sql_integer(x, FIND_SNAPSHOT, 7);
 	n_skipped = (int32_t)sql_integer(x, FIND_SNAPSHOT, 8);
 	sql_done(x, FIND_SNAPSHOT);
@@ -224,22 +226,21 @@ static int load_snapshot(struct index *x, const char *corpus, bool with_ids, str
 	return 0;
 }
 
-int index_load_snapshot(struct index *x, const char *corpus, struct cache_snapshot **out, struct err *err)
+int index_load_snapshot(struct index *x, const char *corpus, int64_t id, struct cache_snapshot **out, struct err *err)
 {
-	return load_snapshot(x, corpus, true, out, err);
+	return load_snapshot(x, corpus, id, true, out, err);
 }
 
-int index_load_files(struct index *x, const char *corpus, struct cache_snapshot **out, struct err *err)
+int index_load_files(struct index *x, const char *corpus, int64_t id, struct cache_snapshot **out, struct err *err)
 {
-	return load_snapshot(x, corpus, false, out, err);
+	return load_snapshot(x, corpus, id, false, out, err);
 }
 
-/* What a corpus's tokens take: records, index keys, and their sums. */
-static int64_t corpus_bytes(struct index *x, int64_t n_tokens)
+int64_t sql_tokens_bytes(struct index *x, enum query q, int column, int64_t n_tokens)
 {
-	const uint32_t *record_bytes = sqlite3_column_blob(x->statements[LIST], 10);
-	int n_groups = sqlite3_column_bytes(x->statements[LIST], 10) / (int)sizeof *record_bytes;
-	int64_t n_index_layers = sql_integer(x, LIST, 8), token_bytes = n_index_layers * sql_integer(x, LIST, 9);
+	const uint32_t *record_bytes = sqlite3_column_blob(x->statements[q], column + 2);
+	int n_groups = sqlite3_column_bytes(x->statements[q], column + 2) / (int)sizeof *record_bytes;
+	int64_t n_index_layers = sql_integer(x, q, column), token_bytes = n_index_layers * sql_integer(x, q, column + 1);
 	int64_t n_spans = (n_tokens + CACHE_SPAN_TOKENS - 1) / CACHE_SPAN_TOKENS;
 
 	for (int i = 0; i < n_groups; i++)
@@ -271,7 +272,8 @@ int index_list(struct index *x, struct cache_corpus **out, size_t *n, struct err
 			.source = xstrndup(source ? source : "", (size_t)sqlite3_column_bytes(x->statements[LIST], 1)),
 			.snapshot_id = sql_integer(x, LIST, 3), .created_s = sql_integer(x, LIST, 4),
 			.n_tokens = sql_integer(x, LIST, 5), .n_documents = sql_integer(x, LIST, 6),
-			.n_skipped = sql_integer(x, LIST, 7), .bytes = corpus_bytes(x, sql_integer(x, LIST, 5)),
+			.n_skipped = sql_integer(x, LIST, 7), .bytes = sql_tokens_bytes(x, LIST, 8, sql_integer(x, LIST, 5)),
+			.n_snapshots = sql_integer(x, LIST, 15),
 		};
 		strncpy(c->name, name ? name : "", sizeof c->name - 1);
 		revision = (const char *)sqlite3_column_text(x->statements[LIST], 11);

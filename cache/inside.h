@@ -17,8 +17,14 @@ struct cache {
 	struct err unsure;     /* code is set: why this handle writes no more */
 	int64_t max_bytes;     /* 0: no limit */
 	char *pinned;          /* NULL: no corpus */
+	int64_t pinned_former; /* a former snapshot; 0: none */
+	int64_t keep_snapshots; /* former ones of a corpus */
 	struct cache_run *runs; /* that are open */
 	int64_t reads, read_bytes, damaged;
+};
+
+struct cache_reader {
+	struct index *index;
 };
 
 /* Refused after a write that failed halfway. */

@@ -31,6 +31,7 @@ void cache_pin(struct cache *c, const char *corpus)
 {
 	free(c->pinned);
 	c->pinned = corpus ? xstrdup(corpus) : NULL;
+	c->pinned_former = 0;
 }
 
 static void add_run(void *ctx, int64_t run, int64_t bytes)
@@ -39,7 +40,7 @@ static void add_run(void *ctx, int64_t run, int64_t bytes)
 
 	if (t->n_runs == t->room)
 		t->runs = xrealloc(t->runs, t->room = t->room ? 2 * t->room : 64, sizeof *t->runs);
-	t->runs[t->n_runs++] = (struct evict_run){.run = run, .bytes = bytes, .corpus = -2};
+	t->runs[t->n_runs++] = (struct evict_run){.run = run, .bytes = bytes, .corpus = -2, .former = true};
 }
 
 static size_t corpus_of(struct table *t, const char *name)
@@ -103,7 +104,8 @@ static void add_link(void *ctx, const struct index_link *l)
 		return;
 	}
 	corpus = corpus_of(t, l->corpus);
-	pinned = is_pinned(t, l->corpus);
+	/* What the corpus that is read or written needs now; its former snapshots may make room for the next one. */
+	pinned = l->former ? l->former == t->cache->pinned_former : is_pinned(t, l->corpus);
 	for (size_t i = 0; i < t->n_chain; i++) {
 		struct evict_run *r = run_of(t, t->chain[i]);
 		int64_t end = (int64_t)(t->n_chain - i);
@@ -117,6 +119,7 @@ static void add_link(void *ctx, const struct index_link *l)
 		r->end = end > r->end ? end : r->end;
 		r->last_used_s = t->used_s[corpus];
 		r->pinned |= pinned;
+		r->former &= l->former != 0;
 	}
 	t->n_chain = 0;
 }
@@ -134,6 +137,7 @@ static void add_job(void *ctx, const char *corpus, const struct index_job *j)
 	r->corpus = (int32_t)i;
 	r->last_used_s = t->used_s[i];
 	r->end = INT64_MAX;
+	r->former = false;
 	r->pinned = is_pinned(t, corpus);
 }
 

@@ -12,6 +12,19 @@
 
 enum { APPLICATION = 0x71756972 }; /* "quir", in the header of the file */
 
+#define SNAPSHOT_TABLE(name) \
+	"CREATE TABLE " name " (" \
+	"  id INTEGER PRIMARY KEY AUTOINCREMENT, corpus TEXT NOT NULL, source BLOB NOT NULL," \
+	"  layout INTEGER NOT NULL REFERENCES layout(id), created_s INTEGER NOT NULL," \
+	"  n_tokens INTEGER NOT NULL, tip INTEGER NOT NULL REFERENCES span(id)," \
+	"  revision TEXT NOT NULL DEFAULT '', used_s INTEGER NOT NULL DEFAULT 0," \
+	"  n_documents INTEGER NOT NULL, n_skipped INTEGER NOT NULL," \
+	"  is_current INTEGER NOT NULL CHECK (is_current IN (0, 1)), sum INTEGER NOT NULL) STRICT;"
+#define SNAPSHOT_INDEXES \
+	"CREATE INDEX snapshot_tip ON snapshot(tip);" \
+	"CREATE INDEX snapshot_corpus ON snapshot(corpus);" \
+	"CREATE UNIQUE INDEX snapshot_current ON snapshot(corpus) WHERE is_current;"
+
 #define JOB_TABLE \
 	"CREATE TABLE job (" \
 	"  id INTEGER PRIMARY KEY, corpus TEXT NOT NULL UNIQUE, run INTEGER NOT NULL UNIQUE REFERENCES run(id)," \
@@ -44,13 +57,7 @@ static const char schema[] =
 	"  CHECK (length(ids) = 4 * n_tokens)) STRICT;"
 	"CREATE INDEX span_parent ON span(parent);"
 	"CREATE INDEX span_run ON span(run);"
-	"CREATE TABLE snapshot ("
-	"  id INTEGER PRIMARY KEY AUTOINCREMENT, corpus TEXT NOT NULL UNIQUE, source BLOB NOT NULL,"
-	"  layout INTEGER NOT NULL REFERENCES layout(id), created_s INTEGER NOT NULL,"
-	"  n_tokens INTEGER NOT NULL, tip INTEGER NOT NULL REFERENCES span(id),"
-	"  revision TEXT NOT NULL DEFAULT '', used_s INTEGER NOT NULL DEFAULT 0,"
-	"  n_documents INTEGER NOT NULL, n_skipped INTEGER NOT NULL, sum INTEGER NOT NULL) STRICT;"
-	"CREATE INDEX snapshot_tip ON snapshot(tip);"
+	SNAPSHOT_TABLE("snapshot") SNAPSHOT_INDEXES
 	"CREATE TABLE document ("
 	"  snapshot INTEGER NOT NULL REFERENCES snapshot(id) ON DELETE CASCADE, place INTEGER NOT NULL,"
 	"  path BLOB NOT NULL, content_hash BLOB NOT NULL CHECK (length(content_hash) = 32),"
@@ -68,6 +75,16 @@ static const char schema[] =
 #define ADD_SUM(table, row) \
 	"ALTER TABLE " table " ADD COLUMN sum INTEGER NOT NULL DEFAULT 0; UPDATE " table " SET sum = " ROW_SUM(table, row) ";"
 
+/* A corpus had one snapshot, as its name was unique. The table is made anew, a wrong row stays one, and the next id is
+ * still none that a snapshot has had. */
+#define FORMER_SNAPSHOTS \
+	SNAPSHOT_TABLE("snapshot_4") \
+	"INSERT INTO snapshot_4 SELECT " SNAPSHOT_ROW_3 ", 1, CASE WHEN sum = " ROW_SUM("snapshot", SNAPSHOT_ROW_3) \
+	" THEN " ROW_SUM("snapshot", SNAPSHOT_ROW_3 ", 1") " ELSE sum END FROM snapshot;" \
+	"DELETE FROM sqlite_sequence WHERE name = 'snapshot_4';" \
+	"INSERT INTO sqlite_sequence SELECT 'snapshot_4', seq FROM sqlite_sequence WHERE name = 'snapshot';" \
+	"DROP TABLE snapshot; ALTER TABLE snapshot_4 RENAME TO snapshot;" SNAPSHOT_INDEXES
+
 /* What each format lacks of the next one. */
 static const char *const upgrades[INDEX_FORMAT] = {
 	[1] = "ALTER TABLE snapshot ADD COLUMN revision TEXT NOT NULL DEFAULT ''; PRAGMA user_version = 2;",
@@ -78,9 +95,9 @@ static const char *const upgrades[INDEX_FORMAT] = {
 	      "  n_documents = (SELECT count(*) FROM document WHERE snapshot = snapshot.id),"
 	      "  n_skipped = (SELECT count(*) FROM skipped WHERE snapshot = snapshot.id);"
 	      ADD_SUM("layout", LAYOUT_ROW) ADD_SUM("run", RUN_ROW) ADD_SUM("extent", EXTENT_ROW)
-	      ADD_SUM("span", SPAN_ROW) ADD_SUM("snapshot", SNAPSHOT_ROW) ADD_SUM("document", DOCUMENT_ROW)
+	      ADD_SUM("span", SPAN_ROW) ADD_SUM("snapshot", SNAPSHOT_ROW_3) ADD_SUM("document", DOCUMENT_ROW)
 	      ADD_SUM("skipped", SKIPPED_ROW) ADD_SUM("pending", PENDING_ROW) "PRAGMA user_version = 3;",
-	[3] = JOB_TABLE "PRAGMA user_version = 4;",
+	[3] = FORMER_SNAPSHOTS JOB_TABLE "PRAGMA user_version = 4;",
 };
 
 /* A new row from a SELECT of its columns; its sum is behind them, as in the table of a new store. */
@@ -131,15 +148,26 @@ static const char *const queries[N_QUERIES] = {
 	[DROP_PENDING] = "DELETE FROM pending WHERE corpus = ?",
 	[ADD_PENDING] = ADD("pending", "corpus, tip", PENDING_ROW, "? AS corpus, ? AS tip"),
 	[FIND_SNAPSHOT] = "SELECT snapshot.id, tip, source, identity, created_s, n_tokens, revision, n_documents, n_skipped,"
-			  "  snapshot.layout, corpus, " SNAPSHOT_WHOLE ", " LAYOUT_WHOLE
-			  " FROM snapshot LEFT JOIN layout ON layout.id = layout WHERE corpus = ?",
+			  "  snapshot.layout, corpus, " SNAPSHOT_WHOLE ", " LAYOUT_WHOLE ", is_current"
+			  " FROM snapshot LEFT JOIN layout ON layout.id = layout"
+			  " WHERE corpus = ?1 AND CASE WHEN ?2 THEN snapshot.id = ?2 ELSE is_current END",
 	[DROP_SNAPSHOT] = "DELETE FROM snapshot WHERE id = ?",
 	/* AUTOINCREMENT's own number, as the id is needed for the sum: never that of a snapshot which is gone. */
 	[ADD_SNAPSHOT] = ADD("snapshot", "id, corpus, source, layout, created_s, n_tokens, tip, revision, used_s, n_documents,"
-			     " n_skipped", SNAPSHOT_ROW,
+			     " n_skipped, is_current", SNAPSHOT_ROW,
 			     "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'snapshot'), 0) + 1 AS id,"
 			     " ? AS corpus, ? AS source, ? AS layout, ? AS created_s, ? AS n_tokens, ? AS tip,"
-			     " ? AS revision, ? AS used_s, ? AS n_documents, ? AS n_skipped"),
+			     " ? AS revision, ? AS used_s, ? AS n_documents, ? AS n_skipped, 1 AS is_current"),
+	[DEMOTE_SNAPSHOT] = "UPDATE snapshot SET is_current = 0, sum = row_sum('snapshot', id, corpus, source, layout, created_s,"
+			    "  n_tokens, tip, revision, used_s, n_documents, n_skipped, 0) WHERE id = ? AND " SNAPSHOT_WHOLE,
+	[OLD_SNAPSHOT] = "SELECT id, tip, " SNAPSHOT_WHOLE " FROM snapshot WHERE corpus = ? AND NOT is_current"
+			 " ORDER BY id DESC LIMIT 1 OFFSET ?",
+	[ANY_SNAPSHOT] = "SELECT id, tip, " SNAPSHOT_WHOLE " FROM snapshot WHERE corpus = ? LIMIT 1",
+	[EACH_SNAPSHOT] = "SELECT snapshot.id, tip, source, identity, created_s, n_tokens, revision, n_documents, n_skipped,"
+			  "  snapshot.layout, is_current, n_index_layers, index_key_bytes, record_bytes, " SNAPSHOT_WHOLE ", "
+			  LAYOUT_WHOLE " FROM snapshot LEFT JOIN layout ON layout.id = layout WHERE corpus = ?"
+			  " ORDER BY snapshot.id DESC",
+	[LINK] = "SELECT parent, n_tokens, refs, damaged, " SPAN_WHOLE " FROM span WHERE id = ?",
 	[ADD_DOCUMENT] = ADD("document", "snapshot, place, path, content_hash, first_token, n_tokens, line_tokens", DOCUMENT_ROW,
 			     "? AS snapshot, ? AS place, ? AS path, ? AS content_hash, ? AS first_token, ? AS n_tokens,"
 			     " ? AS line_tokens"),
@@ -151,13 +179,14 @@ static const char *const queries[N_QUERIES] = {
 	[SKIPPED] = "SELECT path, reason, place, " SKIPPED_WHOLE " FROM skipped WHERE snapshot = ? ORDER BY place",
 	[LIST] = "SELECT corpus, source, identity, snapshot.id, created_s, n_tokens, n_documents, n_skipped,"
 		 "  n_index_layers, index_key_bytes, record_bytes, revision, snapshot.layout, " SNAPSHOT_WHOLE ", " LAYOUT_WHOLE
-		 " FROM snapshot LEFT JOIN layout ON layout.id = layout ORDER BY corpus",
+		 ", (SELECT count(*) FROM snapshot s WHERE s.corpus = snapshot.corpus)"
+		 " FROM snapshot LEFT JOIN layout ON layout.id = layout WHERE is_current ORDER BY corpus",
 	[TOUCH] = "UPDATE snapshot SET used_s = ?1, sum = row_sum('snapshot', id, corpus, source, layout, created_s, n_tokens,"
-		  "  tip, revision, ?1, n_documents, n_skipped) WHERE corpus = ?2 AND " SNAPSHOT_WHOLE,
+		  "  tip, revision, ?1, n_documents, n_skipped, is_current) WHERE corpus = ?2 AND is_current AND " SNAPSHOT_WHOLE,
 	[EMPTY_RUN] = "SELECT layout, (SELECT id FROM run e WHERE e.layout = run.layout AND n_places = 0) FROM run WHERE id = ?",
 	[RUN_SPANS] = "SELECT id FROM span WHERE run = ? LIMIT 1",
 	[EACH_RUN] = "SELECT run, sum(bytes) FROM extent GROUP BY run",
-	[EACH_USE] = "SELECT corpus, used_s FROM snapshot",
+	[EACH_USE] = "SELECT corpus, max(used_s) FROM snapshot GROUP BY corpus",
 	[FIND_JOB] = "SELECT job.id, job.run, tip, n_tokens, places, whole, next_layer, file, state_bytes, state_sum, corpus,"
 		     "  identity, n_places, " JOB_WHOLE " AND " RUN_WHOLE " AND " LAYOUT_WHOLE
 		     " FROM job LEFT JOIN run ON run.id = job.run LEFT JOIN layout ON layout.id = run.layout WHERE corpus = ?",
@@ -173,7 +202,7 @@ static const char *const queries[N_QUERIES] = {
 	[IDLE_RUNS] = "SELECT id FROM run WHERE n_living = 0 AND " RUN_WHOLE
 		      " AND NOT EXISTS (SELECT 1 FROM job WHERE job.run = run.id) LIMIT 1",
 	[EACH_JOB] = "SELECT id, corpus, run, file, state_bytes, state_sum, " JOB_WHOLE " FROM job",
-	[COUNT] = "SELECT (SELECT count(*) FROM snapshot), (SELECT count(*) FROM span)",
+	[COUNT] = "SELECT (SELECT count(DISTINCT corpus) FROM snapshot), (SELECT count(*) FROM span)",
 };
 
 int sql_error(struct index *x, struct err *err)
@@ -417,10 +446,13 @@ static int index_settle(struct index *x, bool writer, struct err *err)
 	if (format < 1 || (format < INDEX_FORMAT && !writer))
 		return err_set(err, ERR_MISMATCH, "%s has format %" PRId64 ", this quire reads format %d: start quired, which "
 			       "brings it up to date", x->path, format, INDEX_FORMAT);
+	/* A table that is made anew must not take along what names it; the pragma does nothing inside a transaction. */
+	if (format < INDEX_FORMAT && sql_execute(x, "PRAGMA foreign_keys = OFF", err))
+		return -1;
 	for (; format < INDEX_FORMAT; format++)
 		if (sql_execute(x, "BEGIN IMMEDIATE", err) || sql_execute(x, upgrades[format], err) || sql_execute(x, "COMMIT", err))
 			return -1;
-	return sql_execute(x, "PRAGMA journal_mode = WAL;", err);
+	return sql_execute(x, "PRAGMA foreign_keys = ON; PRAGMA journal_mode = WAL;", err);
 }
 
 int index_open(struct index **out, const char *dir, bool writer, struct err *err)

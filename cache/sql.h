@@ -23,9 +23,10 @@
 #define EXTENT_ROW   "extent.run, extent.kind, extent.part, extent.segment, extent.offset, extent.bytes"
 #define SPAN_ROW     "span.id, span.key, span.parent, span.run, span.place, span.n_tokens, span.ids, span.refs," \
 		     " span.damaged"
-#define SNAPSHOT_ROW "snapshot.id, snapshot.corpus, snapshot.source, snapshot.layout, snapshot.created_s," \
+#define SNAPSHOT_ROW_3 "snapshot.id, snapshot.corpus, snapshot.source, snapshot.layout, snapshot.created_s," \
 		     " snapshot.n_tokens, snapshot.tip, snapshot.revision, snapshot.used_s, snapshot.n_documents," \
-		     " snapshot.n_skipped"
+		     " snapshot.n_skipped" /* of format 3 */
+#define SNAPSHOT_ROW SNAPSHOT_ROW_3 ", snapshot.is_current"
 #define DOCUMENT_ROW "document.snapshot, document.place, document.path, document.content_hash, document.first_token," \
 		     " document.n_tokens, document.line_tokens"
 #define SKIPPED_ROW  "skipped.snapshot, skipped.place, skipped.path, skipped.reason"
@@ -55,6 +56,7 @@ enum query {
 	FIND_SNAPSHOT, DROP_SNAPSHOT, ADD_SNAPSHOT, ADD_DOCUMENT, ADD_SKIPPED,
 	CHAIN, DOCUMENTS, SKIPPED,
 	LIST, COUNT,
+	DEMOTE_SNAPSHOT, OLD_SNAPSHOT, ANY_SNAPSHOT, EACH_SNAPSHOT, LINK,
 	TOUCH, EMPTY_RUN, RUN_SPANS, EACH_RUN, EACH_USE,
 	FIND_JOB, HAS_JOB, NEXT_JOB, ADD_JOB, CHANGE_JOB, DROP_JOB, IDLE_RUNS, EACH_JOB,
 	N_QUERIES
@@ -101,6 +103,13 @@ int index_drop_run(struct index *x, int64_t run, struct err *err);
 int index_drop_job_of(struct index *x, int64_t run, struct err *err);
 /* ERR_NOT_FOUND with the nearest name. -1. */
 int index_no_such_corpus(struct index *x, const char *corpus, struct err *err);
+/* ERR_NOT_FOUND with those that there are; id 0: the current one. -1. */
+int index_no_such_snapshot(struct index *x, const char *corpus, int64_t id, struct err *err);
+/* A snapshot, and the spans that nobody else names. */
+int index_drop_snapshot(struct index *x, int64_t id, int64_t tip, struct err *err);
+/* What n_tokens take: records, index keys and their sums, by the columns n_index_layers, index_key_bytes and record_bytes
+ * of a query. */
+int64_t sql_tokens_bytes(struct index *x, enum query q, int column, int64_t n_tokens);
 /* Segment, offset and bytes from three columns. */
 struct extent sql_extent(struct index *x, enum query q, int column);
 

@@ -28,6 +28,7 @@
  *     store:
  *       path: ~/.local/share/quire
  *       max_bytes: none                # of latents and index keys; beyond it what was used longest ago gives way
+ *       keep_snapshots: 3              # former ones of each corpus, beside its current one; 0 to 65536
  *     server:
  *       socket: /run/user/1000/quire/quire.sock
  *       max_queue: 64                  # jobs and questions that wait; more are answered "busy"
@@ -80,6 +81,7 @@ struct config {
 	struct {
 		char *path;              /* $XDG_DATA_HOME/quire, else ~/.local/share/quire */
 		int64_t max_bytes;       /* 0: none */
+		int64_t keep_snapshots;  /* 3; former ones of each corpus */
 	} store;
 	struct {
 		char *socket;            /* NULL: config_socket_path decides */

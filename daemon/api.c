@@ -16,6 +16,7 @@ static const struct {
 	[API_INGEST] = {"POST", "/api/v1/corpora/*/ingest"},
 	[API_CORPORA] = {"GET", "/api/v1/corpora"},
 	[API_FILES] = {"GET", "/api/v1/corpora/*/files"},
+	[API_SNAPSHOTS] = {"GET", "/api/v1/corpora/*/snapshots"},
 	[API_JOBS] = {"GET", "/api/v1/jobs"},
 	[API_JOB] = {"GET", "/api/v1/jobs/*"},
 	[API_JOB_EVENTS] = {"GET", "/api/v1/jobs/*/events"},
@@ -24,6 +25,7 @@ static const struct {
 	[API_CHECK] = {"POST", "/api/v1/check"},
 	[API_REPAIR] = {"POST", "/api/v1/repair"},
 	[API_REMOVE] = {"POST", "/api/v1/corpora/*/remove"},
+	[API_FORGET] = {"POST", "/api/v1/corpora/*/forget"},
 	[API_STATUS] = {"GET", "/api/v1/status"},
 	[API_HEALTHZ] = {"GET", "/healthz"},
 	[API_READYZ] = {"GET", "/readyz"},
@@ -177,6 +179,16 @@ int api_job_id_parse(int64_t *id, const char *text, struct err *err)
 	return 0;
 }
 
+int api_snapshot_id_parse(int64_t *id, const char *name, const char *text, struct err *err)
+{
+	size_t n = strlen(text);
+
+	if (!n || n > 15 || strspn(text, "0123456789") != n || (*id = strtoll(text, NULL, 10)) < 1)
+		return err_set(err, ERR_USAGE, "%s: \"%.64s\" is not the id of a snapshot: `quire snapshots` lists them", name,
+			       text);
+	return 0;
+}
+
 /* Reading requests. */
 
 static json_t *load_object(const char *body, size_t bytes, struct err *err)
@@ -264,6 +276,11 @@ static int ask_field(struct api_ask *ask, const char *key, const json_t *value, 
 		return read_corpus_name(ask->corpus, key, value, err);
 	if (!strcmp(key, "think"))
 		return read_boolean(&ask->think, key, value, err);
+	if (!strcmp(key, "snapshot")) {
+		ask->snapshot = json_integer_value(value);
+		return ask->snapshot > 0 ? 0 : err_set(err, ERR_USAGE, "snapshot: the id of a snapshot is needed, a whole number "
+						       "from 1");
+	}
 	for (int i = 0; i < N_API_NUMBERS; i++) {
 		if (strcmp(key, api_numbers[i].field))
 			continue;
@@ -273,7 +290,7 @@ static int ask_field(struct api_ask *ask, const char *key, const json_t *value, 
 		ask->numbers[i] = json_number_value(value);
 		return api_check_number((enum api_number)i, key, ask->numbers[i], err);
 	}
-	return unknown_field(key, "corpus, question, think, max_tokens, temperature, top_p, top_k, min_p and seed", err);
+	return unknown_field(key, "corpus, question, snapshot, think, max_tokens, temperature, top_p, top_k, min_p and seed", err);
 }
 
 int api_ask_parse(struct api_ask *ask, const char *body, size_t bytes, struct err *err)
@@ -304,6 +321,8 @@ char *api_ask_format(const struct api_ask *ask)
 
 	json_object_set_new(root, "corpus", api_text(ask->corpus, strlen(ask->corpus)));
 	json_object_set_new(root, "question", api_text(ask->question, strlen(ask->question)));
+	if (ask->snapshot)
+		json_object_set_new(root, "snapshot", json_integer(ask->snapshot));
 	if (ask->think)
 		json_object_set_new(root, "think", json_true());
 	for (int i = 0; i < N_API_NUMBERS; i++)
@@ -757,12 +776,43 @@ json_t *api_corpus_json(const struct cache_corpus *c)
 	if (*c->revision)
 		json_object_set_new(root, "commit", json_string(c->revision));
 	json_object_set_new(root, "snapshot", integer(c->snapshot_id));
+	json_object_set_new(root, "snapshots", integer(c->n_snapshots));
 	json_object_set_new(root, "created_s", integer(c->created_s));
 	json_object_set_new(root, "identity", json_string(identity));
 	json_object_set_new(root, "tokens", integer(c->n_tokens));
 	json_object_set_new(root, "documents", integer(c->n_documents));
 	json_object_set_new(root, "skipped", integer(c->n_skipped));
 	json_object_set_new(root, "bytes", integer(c->bytes));
+	return root;
+}
+
+json_t *api_snapshots_json(const struct cache_history *list, size_t n)
+{
+	json_t *root = json_object(), *snapshots = json_array();
+
+	for (size_t i = 0; i < n; i++) {
+		const struct cache_history *h = &list[i];
+		json_t *o = json_object();
+		char identity[17];
+
+		for (int b = 0; b < 8; b++)
+			sprintf(identity + 2 * b, "%02x", h->identity[b]);
+		json_object_set_new(o, "id", integer(h->id));
+		json_object_set_new(o, "current", json_boolean(h->is_current));
+		json_object_set_new(o, "source", text_or_null(h->source));
+		if (*h->revision)
+			json_object_set_new(o, "commit", json_string(h->revision));
+		json_object_set_new(o, "created_s", integer(h->created_s));
+		json_object_set_new(o, "identity", json_string(identity));
+		json_object_set_new(o, "tokens", integer(h->n_tokens));
+		json_object_set_new(o, "documents", integer(h->n_documents));
+		json_object_set_new(o, "skipped", integer(h->n_skipped));
+		json_object_set_new(o, "own_tokens", integer(h->own_tokens));
+		json_object_set_new(o, "own_bytes", integer(h->own_bytes));
+		json_object_set_new(o, "missing_tokens", integer(h->missing_tokens));
+		json_array_append_new(snapshots, o);
+	}
+	json_object_set_new(root, "snapshots", snapshots);
 	return root;
 }
 

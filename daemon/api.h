@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "cache/cache.h"
+#include "cache/history.h"
 #include "config/err.h"
 #include "ingest/ingest.h"
 
@@ -30,6 +31,7 @@ enum api_route {
 	API_INGEST,     /* POST /api/v1/corpora/{name}/ingest: 202, Location, a job */
 	API_CORPORA,    /* GET  /api/v1/corpora */
 	API_FILES,      /* GET  /api/v1/corpora/{name}/files: what was read, and what was skipped and why */
+	API_SNAPSHOTS,  /* GET  /api/v1/corpora/{name}/snapshots: the current one and the former ones */
 	API_JOBS,       /* GET  /api/v1/jobs */
 	API_JOB,        /* GET  /api/v1/jobs/{id} */
 	API_JOB_EVENTS, /* GET  /api/v1/jobs/{id}/events: `job` at each change, until it has ended */
@@ -38,6 +40,7 @@ enum api_route {
 	API_CHECK,      /* POST /api/v1/check: progress, then report or error (upkeep.h) */
 	API_REPAIR,     /* POST /api/v1/repair: likewise */
 	API_REMOVE,     /* POST /api/v1/corpora/{name}/remove */
+	API_FORGET,     /* POST /api/v1/corpora/{name}/forget: former snapshots */
 	API_STATUS,     /* GET  /api/v1/status */
 	API_HEALTHZ,    /* GET  /healthz: the loop answers */
 	API_READYZ,     /* GET  /readyz: a model is loaded */
@@ -81,6 +84,7 @@ int api_check_number(enum api_number number, const char *name, double value, str
 struct api_ask {
 	char corpus[API_NAME_BYTES];
 	char *question;
+	int64_t snapshot;          /* 0: the current one */
 	bool think;
 	bool given[N_API_NUMBERS];
 	double numbers[N_API_NUMBERS];
@@ -210,6 +214,11 @@ struct api_status {
 
 json_t *api_status_json(const struct api_status *status);
 json_t *api_corpus_json(const struct cache_corpus *corpus);
+/* {"snapshots": [{"id", "current", "source", "commit", "created_s", "identity", "tokens", "documents", "skipped", "own_tokens",
+ * "own_bytes", "missing_tokens"}]}, the newest first. */
+json_t *api_snapshots_json(const struct cache_history *list, size_t n);
+/* A whole number from 1 to 2^53. ERR_USAGE names `name`. */
+int api_snapshot_id_parse(int64_t *id, const char *name, const char *text, struct err *err);
 /* {"documents": [{"path", "tokens", "lines"}], "skipped": [{"path", "reason"}]}; a path with odd bytes is quoted as
  * in C, as the model reads it. */
 json_t *api_files_json(const struct cache_snapshot *snapshot);

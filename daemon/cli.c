@@ -45,6 +45,8 @@ static const struct {
 	[OPTION_MACHINE] = {"machine", "FILE", "a machine that FILE describes, in YAML (else this one, measured)"},
 	[OPTION_WEIGHTS] = {"weights", "FORMAT", "fp8, bf16, or int4 for routed experts (else fp8)"},
 	[OPTION_THINK] = {"think", NULL, "let the model think before it answers"},
+	[OPTION_SNAPSHOT] = {"snapshot", "ID", "a former snapshot (`quire snapshots` lists them), not the current one"},
+	[OPTION_KEEP] = {"keep", "N", "forget all former snapshots but the newest N"},
 	[OPTION_SOCKET] = {"socket", "PATH", "where the daemon listens (else QUIRE_SOCKET, else the configuration)"},
 	[OPTION_CONFIG] = {"config", "FILE", "the configuration (else ~/.config/quire/quire.yaml)"},
 	[OPTION_JSON] = {"json", NULL, "JSON lines on stdout"},
@@ -497,6 +499,8 @@ static int run_corpora(struct cli *c)
 		print_line(stdout, get_string(corpus, "source"));
 		if (json_is_string(json_object_get(corpus, "commit")))
 			printf("  commit %.12s", get_string(corpus, "commit"));
+		if (get_integer(corpus, "snapshots") > 1)
+			printf("  %s snapshots", print_count(tokens, get_integer(corpus, "snapshots")));
 		putchar('\n');
 	}
 	json_decref(reply);
@@ -629,6 +633,9 @@ static int run_ask(struct cli *c)
 	if (!*c->arguments[1])
 		return err_set(&c->err, ERR_USAGE, "ask: the question is empty");
 	snprintf(ask.corpus, sizeof ask.corpus, "%s", c->arguments[0]);
+	if (c->given[OPTION_SNAPSHOT] &&
+	    api_snapshot_id_parse(&ask.snapshot, "--snapshot", cli_value(c, OPTION_SNAPSHOT), &c->err))
+		return -1;
 	for (int i = 0; i < N_API_NUMBERS; i++)
 		if (c->given[i] && read_number(c, &ask, i))
 			return -1;
@@ -696,10 +703,14 @@ static const struct verb verbs[] = {
 	{"ingest", "DIR[@REF] --as NAME", "read a directory and keep what the model computes from it", 1, 1,
 	 BIT(OPTION_AS) | BIT(OPTION_REF) | BIT(OPTION_EXCLUDE) | BIT(OPTION_INCLUDE) | BIT(OPTION_FULL) |
 	 BIT(OPTION_ORDER_FROM) | BIT(OPTION_DRY_RUN) | BIT(OPTION_DETACH), run_ingest},
-	{"ask", "NAME QUESTION", "answer a question about a corpus", 2, 2, NUMBERS | BIT(OPTION_THINK), run_ask},
+	{"ask", "NAME QUESTION", "answer a question about a corpus", 2, 2, NUMBERS | BIT(OPTION_THINK) | BIT(OPTION_SNAPSHOT), run_ask},
 	{"corpora", "", "what has been read", 0, 0, 0, run_corpora},
 	{"files", "NAME", "the files of a corpus in its order; with --skipped, those left out and why", 1, 1,
 	 BIT(OPTION_SKIPPED), run_files},
+	{"snapshots", "NAME", "the current snapshot of a corpus and its former ones, and what each alone takes", 1, 1, 0,
+	 cli_snapshots},
+	{"forget", "NAME", "forget former snapshots: --snapshot ID (may be given again), or --keep N; the current one stays", 1, 1,
+	 BIT(OPTION_SNAPSHOT) | BIT(OPTION_KEEP), cli_forget},
 	{"check", "[NAME]", "is the store whole? what is damaged, and the corpora that it touches (status 1)", 0, 1,
 	 BIT(OPTION_READ_DATA) | BIT(API_SEED), cli_check},
 	{"repair", "[NAME]", "read all of the store, quarantine what is damaged; what is whole stays", 0, 1, 0, cli_repair},

@@ -30,6 +30,8 @@ enum option_id {
 	OPTION_MACHINE,
 	OPTION_WEIGHTS,
 	OPTION_THINK,
+	OPTION_SNAPSHOT,
+	OPTION_KEEP,
 	OPTION_SOCKET,
 	OPTION_CONFIG,
 	OPTION_JSON,
@@ -66,5 +68,7 @@ int cli_check(struct cli *c);
 int cli_plan(struct cli *c);
 int cli_repair(struct cli *c);
 int cli_rm(struct cli *c);
+int cli_snapshots(struct cli *c);
+int cli_forget(struct cli *c);
 
 #endif

@@ -158,3 +158,90 @@ int cli_rm(struct cli *c)
 	json_decref(reply);
 	return 0;
 }
+
+static void show_snapshot(const json_t *s)
+{
+	const char *commit = json_string_value(json_object_get(s, "commit"));
+	int64_t missing = json_integer_value(json_object_get(s, "missing_tokens"));
+	char tokens[PRINT_BYTES], documents[PRINT_BYTES], size[PRINT_BYTES], when[PRINT_BYTES];
+
+	printf("%6lld  %s  %12s tokens  %9s documents  %10s of its own", (long long)json_integer_value(json_object_get(s, "id")),
+	       print_time(when, json_integer_value(json_object_get(s, "created_s"))),
+	       print_count(tokens, json_integer_value(json_object_get(s, "tokens"))),
+	       print_count(documents, json_integer_value(json_object_get(s, "documents"))),
+	       print_size(size, json_integer_value(json_object_get(s, "own_bytes"))));
+	if (commit)
+		printf("  commit %.12s", commit);
+	if (missing)
+		printf("  %s tokens to be computed again", print_count(tokens, missing));
+	puts(json_is_true(json_object_get(s, "current")) ? "  current" : "");
+}
+
+int cli_snapshots(struct cli *c)
+{
+	json_t *reply, *s;
+	size_t i;
+
+	if (api_check_corpus_name(c->arguments[0], &c->err) ||
+	    !(reply = cli_fetch(c, API_SNAPSHOTS, c->arguments[0], NULL)))
+		return -1;
+	json_array_foreach(json_object_get(reply, "snapshots"), i, s) {
+		if (c->given[OPTION_JSON])
+			print_json(stdout, "snapshot", json_incref(s));
+		else
+			show_snapshot(s);
+	}
+	json_decref(reply);
+	return 0;
+}
+
+static int read_forget(struct cli *c, struct upkeep *u)
+{
+	const char *keep = cli_value(c, OPTION_KEEP);
+	char *end;
+
+	if (c->given[OPTION_SNAPSHOT] == c->given[OPTION_KEEP])
+		return err_set(&c->err, ERR_USAGE, "forget: --snapshot ID or --keep N is needed, and not both");
+	for (int i = 0; i < c->n_values; i++) {
+		if (c->values[i].option != OPTION_SNAPSHOT)
+			continue;
+		if (u->n_snapshots == UPKEEP_SNAPSHOTS)
+			return err_set(&c->err, ERR_USAGE, "forget: more than %d snapshots", UPKEEP_SNAPSHOTS);
+		if (api_snapshot_id_parse(&u->snapshots[u->n_snapshots++], "--snapshot", c->values[i].text, &c->err))
+			return -1;
+	}
+	if (!keep)
+		return 0;
+	u->keep = strtoll(keep, &end, 10);
+	if (end == keep || *end || u->keep < 0 || u->keep > INT32_MAX)
+		return err_set(&c->err, ERR_USAGE, "--keep: \"%s\" is not a whole number from 0", keep);
+	return 0;
+}
+
+int cli_forget(struct cli *c)
+{
+	struct upkeep u = {.kind = UPKEEP_FORGET};
+	char *body, size[PRINT_BYTES];
+	json_t *reply, *ids, *id;
+	size_t i;
+
+	if (api_check_corpus_name(c->arguments[0], &c->err) || read_forget(c, &u))
+		return -1;
+	body = upkeep_format(&u);
+	reply = cli_fetch(c, API_FORGET, c->arguments[0], body);
+	free(body);
+	if (!reply)
+		return -1;
+	if (c->given[OPTION_JSON]) {
+		print_json(stdout, "forgotten", reply);
+		return 0;
+	}
+	ids = json_object_get(reply, "forgotten");
+	if (!json_array_size(ids))
+		printf("%s has no snapshots to forget\n", c->arguments[0]);
+	json_array_foreach(ids, i, id)
+		printf("snapshot %lld of %s is forgotten\n", (long long)json_integer_value(id), c->arguments[0]);
+	printf("%s are free\n", print_size(size, json_integer_value(json_object_get(reply, "freed_bytes"))));
+	json_decref(reply);
+	return 0;
+}

@@ -308,12 +308,26 @@ static void get_files(struct loop *l, struct exchange *x, const char *corpus)
 	struct cache_snapshot *s;
 	struct err err;
 
-	if (open_reader(l, &err) || cache_files(l->reader, corpus, &s, &err)) {
+	if (open_reader(l, &err) || cache_files(l->reader, corpus, 0, &s, &err)) {
 		exchange_error(x, 0, &err);
 		return;
 	}
 	exchange_reply(x, 200, api_dump(api_files_json(s)), NULL, NULL);
 	cache_free_snapshot(s);
+}
+
+static void get_snapshots(struct loop *l, struct exchange *x, const char *corpus)
+{
+	struct cache_history *list;
+	struct err err;
+	size_t n;
+
+	if (open_reader(l, &err) || cache_list_snapshots(l->reader, corpus, &list, &n, &err)) {
+		exchange_error(x, 0, &err);
+		return;
+	}
+	exchange_reply(x, 200, api_dump(api_snapshots_json(list, n)), NULL, NULL);
+	cache_free_history(list, n);
 }
 
 static void get_jobs(struct loop *l, struct exchange *x)
@@ -418,7 +432,7 @@ static void post_ask(struct loop *l, struct exchange *x)
 		abort(); /* it has room for max_queue asks */
 }
 
-/* Check, repair, remove. The first two take their time, and answer with events. */
+/* Check, repair, remove, forget. The first two name no corpus in their path, take their time, and answer with events. */
 static void post_upkeep(struct loop *l, struct exchange *x, enum upkeep_kind kind, const char *corpus)
 {
 	struct message *m = message_new(MESSAGE_UPKEEP, ++l->last_ask_id);
@@ -429,7 +443,7 @@ static void post_upkeep(struct loop *l, struct exchange *x, enum upkeep_kind kin
 	int failed;
 
 	failed = upkeep_parse(&m->upkeep, kind, body, kind == UPKEEP_REMOVE ? 0 : bytes, &err) ||
-		 (kind == UPKEEP_REMOVE && api_check_corpus_name(corpus, &err));
+		 (corpus && api_check_corpus_name(corpus, &err));
 	if (!failed && l->n_upkeeps == WORKER_UPKEEPS)
 		failed = err_set(&err, ERR_BUSY, "%d works of upkeep wait already: try again in a moment", l->n_upkeeps);
 	if (failed) {
@@ -437,13 +451,13 @@ static void post_upkeep(struct loop *l, struct exchange *x, enum upkeep_kind kin
 		message_free(m);
 		return;
 	}
-	if (kind == UPKEEP_REMOVE)
+	if (corpus)
 		snprintf(m->upkeep.corpus, sizeof m->upkeep.corpus, "%s", corpus);
 	w = waiter_new(&l->waiters, x, WAITER_UPKEEP, m->id);
 	w->engine_has_it = true;
 	m->cancel = &w->cancel;
 	l->n_upkeeps++;
-	if (kind != UPKEEP_REMOVE)
+	if (!corpus)
 		exchange_event(x, "progress", xstrdup("{\"read_spans\":0}"));
 	if (queue_try_push(worker_queue(l->worker), m) != QUEUE_OK)
 		abort(); /* it has room for WORKER_UPKEEPS */
@@ -499,6 +513,9 @@ static void on_request(void *ctx, struct exchange *x)
 	case API_FILES:
 		get_files(l, x, arg);
 		break;
+	case API_SNAPSHOTS:
+		get_snapshots(l, x, arg);
+		break;
 	case API_JOBS:
 		get_jobs(l, x);
 		break;
@@ -518,6 +535,9 @@ static void on_request(void *ctx, struct exchange *x)
 		break;
 	case API_REMOVE:
 		post_upkeep(l, x, UPKEEP_REMOVE, arg);
+		break;
+	case API_FORGET:
+		post_upkeep(l, x, UPKEEP_FORGET, arg);
 		break;
 	case API_STATUS:
 		fill_status(l);

@@ -15,10 +15,38 @@ static int read_number(double *out, const char *key, const json_t *value, double
 	return 0;
 }
 
+static int read_snapshots(struct upkeep *u, const char *key, const json_t *value, struct err *err)
+{
+	if (!json_is_array(value) || !json_array_size(value) || json_array_size(value) > UPKEEP_SNAPSHOTS)
+		return err_set(err, ERR_USAGE, "%s: an array of 1 to %d ids is needed", key, UPKEEP_SNAPSHOTS);
+	u->n_snapshots = json_array_size(value);
+	for (size_t i = 0; i < u->n_snapshots; i++) {
+		u->snapshots[i] = json_integer_value(json_array_get(value, i));
+		if (u->snapshots[i] < 1)
+			return err_set(err, ERR_USAGE, "%s: the id of a snapshot is a whole number from 1", key);
+	}
+	return 0;
+}
+
+static int read_forget(struct upkeep *u, const char *key, const json_t *value, struct err *err)
+{
+	if (!strcmp(key, "snapshots"))
+		return read_snapshots(u, key, value, err);
+	if (!strcmp(key, "keep") && json_is_integer(value) && json_integer_value(value) >= 0) {
+		u->keep = json_integer_value(value);
+		return 0;
+	}
+	if (!strcmp(key, "keep"))
+		return err_set(err, ERR_USAGE, "keep: a whole number from 0 is needed");
+	return err_set(err, ERR_USAGE, "%.64s: there is no such field here", key);
+}
+
 static int read_field(struct upkeep *u, const char *key, const json_t *value, struct err *err)
 {
 	double seed = 0;
 
+	if (u->kind == UPKEEP_FORGET)
+		return read_forget(u, key, value, err);
 	if (!strcmp(key, "corpus")) {
 		if (!json_is_string(value))
 			return err_set(err, ERR_USAGE, "corpus: a string is needed");
@@ -44,8 +72,8 @@ int upkeep_parse(struct upkeep *u, enum upkeep_kind kind, const char *body, size
 	json_t *root, *value;
 	int rc = 0;
 
-	*u = (struct upkeep){.kind = kind};
-	if (!bytes)
+	*u = (struct upkeep){.kind = kind, .keep = -1};
+	if (!bytes && kind != UPKEEP_FORGET)
 		return 0;
 	if (json_parse(&root, "the body", body, bytes, err)) {
 		err->code = ERR_USAGE;
@@ -57,6 +85,8 @@ int upkeep_parse(struct upkeep *u, enum upkeep_kind kind, const char *body, size
 		if (!rc)
 			rc = read_field(u, key, value, err);
 	json_decref(root);
+	if (!rc && kind == UPKEEP_FORGET && (u->keep < 0) == !u->n_snapshots)
+		rc = err_set(err, ERR_USAGE, "either snapshots or keep is needed");
 	return rc;
 }
 
@@ -64,6 +94,16 @@ char *upkeep_format(const struct upkeep *u)
 {
 	json_t *root = json_object();
 
+	if (u->kind == UPKEEP_FORGET) {
+		json_t *ids = json_array();
+
+		for (size_t i = 0; i < u->n_snapshots; i++)
+			json_array_append_new(ids, json_integer(u->snapshots[i]));
+		json_object_set_new(root, u->n_snapshots ? "snapshots" : "keep",
+				    u->n_snapshots ? json_incref(ids) : json_integer(u->keep));
+		json_decref(ids);
+		return api_dump(root);
+	}
 	if (*u->corpus)
 		json_object_set_new(root, "corpus", json_string(u->corpus));
 	if (u->kind == UPKEEP_CHECK) {
@@ -103,6 +143,7 @@ json_t *upkeep_repair_json(const struct cache_check_report *r, const struct cach
 
 	json_object_set_new(root, "quarantined_spans", json_integer(repaired->quarantined_spans));
 	json_object_set_new(root, "lost_spans", json_integer(repaired->lost_spans));
+	json_object_set_new(root, "lost_snapshots", json_integer(repaired->lost_snapshots));
 	json_object_set_new(root, "dropped_jobs", json_integer(repaired->dropped_jobs));
 	for (size_t i = 0; i < repaired->n_corpora; i++) {
 		json_t *o = json_object();
@@ -179,6 +220,8 @@ void upkeep_show_repair(const json_t *report)
 	       print_count(a, number(report, "quarantined_spans")), print_count(b, number(report, "lost_spans")));
 	if (number(report, "dropped_jobs"))
 		printf("%s interrupted ingests begin anew\n", print_count(a, number(report, "dropped_jobs")));
+	if (number(report, "lost_snapshots"))
+		printf("%s former snapshots could not be put together, and went\n", print_count(a, number(report, "lost_snapshots")));
 	json_array_foreach(corpora, i, corpus) {
 		fputs("corpus ", stdout);
 		print_value(json_object_get(corpus, "name"));

@@ -10,6 +10,7 @@
 
 #include "cache/cache.h"
 #include "cache/check.h"
+#include "cache/history.h"
 #include "cache/run.h"
 #include "config/clock.h"
 #include "config/log.h"
@@ -362,18 +363,19 @@ static void tell_text(struct worker *w, const struct message *ask, struct bytes 
 	tell(w, m);
 }
 
-/* Make w->held the current snapshot of the corpus; its session may still be loaded. */
-static int hold_corpus(struct worker *w, const char *corpus, struct err *err)
+/* Make w->held this snapshot of the corpus, 0: the current one; its session may still be loaded. */
+static int hold_corpus(struct worker *w, const char *corpus, int64_t id, struct err *err)
 {
 	struct cache_snapshot *snapshot;
 
-	if (w->held && !strcmp(w->held->corpus, corpus))
+	if (w->held && !strcmp(w->held->corpus, corpus) && (id ? w->held->id == id : w->held->is_current))
 		return 0;
-	if (cache_load_snapshot(w->cache, corpus, &snapshot, err))
+	if (cache_load_snapshot_of(w->cache, corpus, id, &snapshot, err))
 		return -1;
 	drop_held(w);
 	w->held = snapshot;
 	cache_pin(w->cache, corpus);
+	cache_pin_former(w->cache, snapshot->is_current ? 0 : snapshot->id);
 	return 0;
 }
 
@@ -565,7 +567,7 @@ static int answer(struct worker *w, const struct message *ask, struct message *e
 		*err = w->no_renderer;
 		return -1;
 	}
-	if (cancelled(ask, err) || hold_corpus(w, a->corpus, err) || check_identity(w, err))
+	if (cancelled(ask, err) || hold_corpus(w, a->corpus, a->snapshot, err) || check_identity(w, err))
 		return -1;
 	failed = render_question(w->renderer, &ids, a->question, strlen(a->question), a->think, err) ||
 		 check_room(w, a, (int64_t)ids.n, &max_tokens, err) || load_session(w, ask, &before, usage, err) ||
@@ -640,6 +642,33 @@ static void remove_corpus(struct worker *w, struct message *u)
 	end_upkeep(w, u, report, &err);
 }
 
+static void forget_snapshots(struct worker *w, struct message *u)
+{
+	const struct upkeep *k = &u->upkeep;
+	struct cache_stats before, after;
+	struct err err = {0};
+	json_t *report = NULL, *ids;
+	int64_t *gone;
+	size_t n;
+
+	cache_stats(w->cache, &before);
+	if (!cache_forget(w->cache, k->corpus, k->snapshots, k->n_snapshots, k->keep, &gone, &n, &err)) {
+		ids = json_array();
+		for (size_t i = 0; i < n; i++) {
+			json_array_append_new(ids, json_integer(gone[i]));
+			if (w->held && w->held->id == gone[i])
+				drop_held(w);
+		}
+		free(gone);
+		cache_stats(w->cache, &after);
+		log_info("former snapshots of corpus %s are forgotten n=%zu bytes=%lld", k->corpus, n,
+			 (long long)(before.used_bytes - after.used_bytes));
+		report = json_pack("{s:s, s:o, s:I}", "corpus", k->corpus, "forgotten", ids, "freed_bytes",
+				   (json_int_t)(before.used_bytes - after.used_bytes));
+	}
+	end_upkeep(w, u, report, &err);
+}
+
 static void take_upkeep(struct worker *w, struct message *u)
 {
 	bool repair = u->upkeep.kind == UPKEEP_REPAIR;
@@ -652,6 +681,8 @@ static void take_upkeep(struct worker *w, struct message *u)
 
 	if (u->upkeep.kind == UPKEEP_REMOVE) {
 		remove_corpus(w, u);
+	} else if (u->upkeep.kind == UPKEEP_FORGET) {
+		forget_snapshots(w, u);
 	} else if (w->upkeep) {
 		err_set(&err, ERR_BUSY, "the store is being checked already: try again when that is over");
 		end_upkeep(w, u, NULL, &err);
@@ -869,6 +900,7 @@ static void *run_engine_thread(void *ctx)
 		tell(w, m);
 	} else {
 		cache_set_limit(w->cache, w->config->store.max_bytes);
+		cache_keep_snapshots(w->cache, w->config->store.keep_snapshots);
 		cache_stats(w->cache, &m->store);
 		tell(w, m);
 		begin(w);

@@ -101,7 +101,8 @@ static void corpus_names_are_plain_words(void **state)
 
 static void an_ask_reads_back_as_it_was_written(void **state)
 {
-	struct api_ask a = {.corpus = "linux", .question = "who calls \"schedule()\"?\n\xc3\xa9\t", .think = true}, b = {0};
+	struct api_ask a = {.corpus = "linux", .question = "who calls \"schedule()\"?\n\xc3\xa9\t", .think = true,
+			    .snapshot = 12}, b = {0};
 	struct err err;
 	char *body;
 
@@ -115,6 +116,7 @@ static void an_ask_reads_back_as_it_was_written(void **state)
 	assert_string_equal(b.corpus, a.corpus);
 	assert_string_equal(b.question, a.question);
 	assert_true(b.think);
+	assert_int_equal(b.snapshot, 12);
 	assert_memory_equal(b.given, a.given, sizeof a.given);
 	for (int i = 0; i < N_API_NUMBERS; i++)
 		assert_true(b.numbers[i] == a.numbers[i]);
@@ -134,6 +136,8 @@ static void a_bad_ask_is_refused_by_the_name_of_its_field(void **state)
 		{"{} x", "body"},
 		{"{}", "corpus"},
 		{"{\"corpus\":\"x\"}", "question"},
+		{"{\"corpus\":\"x\",\"question\":\"y\",\"snapshot\":0}", "snapshot"},
+		{"{\"corpus\":\"x\",\"question\":\"y\",\"snapshot\":\"3\"}", "snapshot"},
 		{"{\"corpus\":\"x\",\"question\":\"\"}", "question"},
 		{"{\"corpus\":\"x\",\"question\":7}", "question"},
 		{"{\"corpus\":\"a/b\",\"question\":\"y\"}", "a/b"},

@@ -357,7 +357,8 @@ static void a_store_of_format_1_is_brought_up_to_date_and_keeps_what_it_holds(vo
 	cache_close(c);
 	change_index(*state, "ALTER TABLE snapshot DROP COLUMN revision; ALTER TABLE snapshot DROP COLUMN used_s;"
 			     "ALTER TABLE snapshot DROP COLUMN n_documents; ALTER TABLE snapshot DROP COLUMN n_skipped;"
-			     "DROP TABLE job; PRAGMA user_version = 1");
+			     "DROP TABLE job; DROP INDEX snapshot_current; ALTER TABLE snapshot DROP COLUMN is_current;"
+			     "PRAGMA user_version = 1");
 	for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
 		char drop[80];
 
@@ -377,11 +378,11 @@ static void a_store_of_format_1_is_brought_up_to_date_and_keeps_what_it_holds(vo
 	cache_free_snapshot(s);
 	must_store(c, &t);
 	assert_int_equal(cache_reader_open(&r, *state, &err), 0);
-	assert_int_equal(cache_files(r, "code", &s, &err), 0);
+	assert_int_equal(cache_files(r, "code", 0, &s, &err), 0);
 	assert_int_equal(s->n_documents, 1);
 	assert_null(s->ids);
 	cache_free_snapshot(s);
-	assert_int_equal(cache_files(r, "cod", &s, &err), -1);
+	assert_int_equal(cache_files(r, "cod", 0, &s, &err), -1);
 	assert_int_equal(err.code, ERR_NOT_FOUND);
 	cache_reader_close(r);
 	cache_close(c);

@@ -208,7 +208,7 @@ static void any_changed_row_is_found_and_mended(void **state)
 		"UPDATE span SET n_tokens = 63, ids = substr(ids, 1, 252) WHERE id = 4",
 		"UPDATE snapshot SET source = x'41' WHERE id = 1", "UPDATE snapshot SET n_tokens = 299 WHERE id = 1",
 		"UPDATE snapshot SET tip = 2 WHERE id = 1", "UPDATE snapshot SET n_documents = 3 WHERE id = 1",
-		"UPDATE snapshot SET layout = 4 WHERE id = 1", "UPDATE snapshot SET corpus = 'c' WHERE id = 1",
+		"UPDATE snapshot SET layout = 4 WHERE id = 1", "UPDATE snapshot SET is_current = 0 WHERE id = 1", "UPDATE snapshot SET corpus = 'c' WHERE id = 1",
 		"UPDATE document SET path = x'62' WHERE snapshot = 1", "DELETE FROM document WHERE snapshot = 1",
 		"UPDATE skipped SET reason = 'none' WHERE snapshot = 1", "DELETE FROM skipped WHERE snapshot = 1",
 		"INSERT INTO pending VALUES ('a', 3, 5)",

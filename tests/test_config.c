@@ -127,6 +127,7 @@ static void what_is_not_said_has_the_default_of_the_header(void **state)
 	assert_string_equal(c.store.path, "/xdg/data/quire");
 	assert_null(c.server.socket);
 	assert_int_equal(c.server.max_queue, 64);
+	assert_int_equal(c.store.keep_snapshots, 3);
 	assert_int_equal(c.ingest.max_file_bytes, 1048576);
 	assert_int_equal(c.ingest.scratch_bytes, 1073741824);
 	assert_null(c.ingest.exclude[0]);
@@ -203,6 +204,7 @@ static void a_value_out_of_range_is_refused(void **state)
 	assert_refused("version: 1\nquery: {top_p: 1.5}\n", "q.yaml:2:16: query.top_p: 1.5 is not between 0 and 1");
 	assert_refused("version: 1\nquery: {top_p: .nan}\n", "q.yaml:2:16: query.top_p: \".nan\" is not a number");
 	assert_refused("version: 1\ningest: {max_file: 1048576}\n", "q.yaml:2:20: ingest.max_file: \"1048576\" has no unit");
+	assert_refused("version: 1\nstore: {keep_snapshots: -1}\n", "q.yaml:2:25: store.keep_snapshots: \"-1\" is not a whole number");
 	assert_refused("version: 1\nstore: {max_bytes: 1000}\n", "q.yaml:2:20: store.max_bytes: \"1000\" has no unit");
 	assert_refused("version: 1\nstore: {max_bytes: 1KiB}\n", "q.yaml:2:20: store.max_bytes: 1KiB is not between 1MiB and");
 	assert_refused("version: 1\ningest: {max_file: 0B}\n", "q.yaml:2:20: ingest.max_file: 0B is not between 1B and 1GiB");

@@ -111,6 +111,7 @@ static void a_changed_column_of_any_row_is_found_and_its_table_named(void **stat
 		{"snapshot", "source = x'41'"}, {"snapshot", "layout = 2"}, {"snapshot", "created_s = 13"},
 		{"snapshot", "n_tokens = n_tokens - 1"}, {"snapshot", "tip = 2"}, {"snapshot", "revision = 'f'"},
 		{"snapshot", "used_s = 3"}, {"snapshot", "n_documents = 0"}, {"snapshot", "n_skipped = 0"},
+		{"snapshot", "corpus = 'a', is_current = 1, sum = sum + 1"},
 		{"document", "path = x'62'"}, {"document", "content_hash = zeroblob(32)"}, {"document", "first_token = 1"},
 		{"document", "n_tokens = 5"}, {"document", "line_tokens = x'0000000001000000'"}, {"document", "place = 1"},
 		{"skipped", "path = x'62'"}, {"skipped", "reason = 'binarz'"}, {"skipped", "place = 1"},

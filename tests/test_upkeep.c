@@ -27,6 +27,16 @@ static void a_check_reads_back_as_it_was_written(void **state)
 	assert_true(back.read_percent == 12.5);
 	assert_int_equal(back.seed, 7);
 	free(body);
+	assert_int_equal(parse(&back, UPKEEP_FORGET, "{\"snapshots\": [4, 7]}", &err), 0);
+	assert_int_equal(back.n_snapshots, 2);
+	assert_int_equal(back.snapshots[1], 7);
+	body = upkeep_format(&back);
+	assert_string_equal(body, "{\"snapshots\":[4,7]}");
+	free(body);
+	assert_int_equal(parse(&back, UPKEEP_FORGET, "{\"keep\": 0}", &err), 0);
+	body = upkeep_format(&back);
+	assert_string_equal(body, "{\"keep\":0}");
+	free(body);
 	assert_int_equal(parse(&back, UPKEEP_REPAIR, "", &err), 0);
 	assert_string_equal(back.corpus, "");
 	assert_int_equal(back.kind, UPKEEP_REPAIR);
@@ -48,6 +58,13 @@ static void a_bad_field_is_refused_by_its_name(void **state)
 		{UPKEEP_CHECK, "{\"corpora\": \"a\"}", "corpora"},
 		{UPKEEP_REPAIR, "{\"read_percent\": 5}", "read_percent"},
 		{UPKEEP_CHECK, "{", "the body"},
+		{UPKEEP_FORGET, "", "the body"},
+		{UPKEEP_FORGET, "{}", "either"},
+		{UPKEEP_FORGET, "{\"snapshots\": [1], \"keep\": 2}", "either"},
+		{UPKEEP_FORGET, "{\"snapshots\": []}", "snapshots"},
+		{UPKEEP_FORGET, "{\"snapshots\": [0]}", "snapshots"},
+		{UPKEEP_FORGET, "{\"keep\": -1}", "keep"},
+		{UPKEEP_FORGET, "{\"corpus\": \"a\"}", "corpus"},
 	};
 
 	(void)state;
