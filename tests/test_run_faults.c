@@ -408,7 +408,7 @@ struct full_disk {
 	struct replacement r;
 };
 
-enum { DISK_BYTES = 4 << 20, N_DISKS = 70 };
+enum { DISK_BYTES = 8 << 20, N_DISKS = 70 };
 
 static int fill(const char *path, int64_t leave)
 {
