@@ -378,6 +378,11 @@ static void poll(struct experts *x)
 
 /* ---- what a pass asks for ----------------------------------------------------------------------------------------- */
 
+int32_t experts_slots(const struct experts *x)
+{
+	return x->n_slots;
+}
+
 void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
 {
 	poll(x);

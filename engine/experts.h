@@ -57,6 +57,8 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 /* Takes NULL. Keeps the sums, if they have a path. */
 void experts_close(struct experts *x);
 
+int32_t experts_slots(const struct experts *x);
+
 /* These will be taken, in this order: reads begin for what is not there, as far as slots go. */
 void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t n);
 /* Wait until it is there; then its matrices can be used until experts_done. -1: it cannot be read, or is not what it was. */

@@ -171,12 +171,9 @@ static int take_expert(struct chunk *k, int64_t row, struct err *err)
 {
 	enum { WANTED = 64 };
 	struct experts *tier = k->s->model->experts;
-	int32_t ids[WANTED], n = 0, most;
-	struct experts_stats stats;
+	int32_t ids[WANTED], n = 0, most = experts_slots(tier) / 2 < WANTED ? experts_slots(tier) / 2 : WANTED;
 
 	if (!row) {
-		experts_stats(tier, &stats);
-		most = (int32_t)(stats.n_slots / 2 < WANTED ? stats.n_slots / 2 : WANTED);
 		for (int32_t e = k->expert; e < k->s->model->config.n_experts && n < most; e++)
 			if (k->start[e + 1] > k->start[e])
 				ids[n++] = e;
