@@ -64,6 +64,10 @@ int cli_connect(struct cli *c, struct client **client);
 json_t *cli_fetch(struct cli *c, enum api_route route, const char *arg, const char *body);
 
 /* Verbs: -1 and c->err, or the exit status. */
+int cli_ingest(struct cli *c);
+int cli_reindex(struct cli *c);
+int cli_jobs(struct cli *c);
+int cli_cancel(struct cli *c);
 int cli_check(struct cli *c);
 int cli_plan(struct cli *c);
 int cli_repair(struct cli *c);

@@ -68,7 +68,7 @@ static struct said quire(const char *first, ...)
 
 static void help_lists_every_verb_and_explains_each(void **state)
 {
-	static const char *const verbs[] = {"ingest", "ask",   "corpora", "jobs",    "cancel", "status", "check", "repair", "rm", "snapshots", "forget",
+	static const char *const verbs[] = {"ingest", "reindex", "ask",   "corpora", "jobs",    "cancel", "status", "check", "repair", "rm", "snapshots", "forget",
 					    "plan", "doctor", "serve", "model",   "version", "help"};
 	struct said all = quire("help", NULL);
 

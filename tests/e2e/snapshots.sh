@@ -12,8 +12,10 @@ for version in 1 2 3 4; do
 	run 0 ask words "what?" --max-tokens 6 --seed 1
 	cp "$T/out" "$T/answer$version"
 done
-# A night without a change pushes nothing out.
-run 0 ingest "$T/source" --as words
+# A night without a change pushes nothing out, and needs no more than the name.
+run 0 reindex words
+run 4 reindex word
+says err 'is "words" meant?'
 run 0 corpora
 says out "3 snapshots"
 run 0 snapshots words
