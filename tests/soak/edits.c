@@ -6,36 +6,19 @@
  *   SEQUENCES=n    as many instead of 1000
  *   SEED=n         the first seed; SEQUENCES=1 SEED=n is one that failed, again
  */
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "config/clock.h"
 #include "tests/support/edits.h"
+#include "tests/support/environment.h"
 
 enum { STEPS = 5 };
 
-static uint64_t number(const char *name, uint64_t usual)
-{
-	const char *text = getenv(name);
-	char *end;
-	uint64_t n;
-
-	if (!text)
-		return usual;
-	errno = 0;
-	n = strtoull(text, &end, 10);
-	if (errno || *end || end == text) {
-		fprintf(stderr, "edits: %s is '%s': a number is wanted\n", name, text);
-		exit(2);
-	}
-	return n;
-}
-
 int main(void)
 {
-	uint64_t n = number("SEQUENCES", 1000), seed = number("SEED", 1);
+	uint64_t n = count_from_environment("SEQUENCES", 1000), seed = count_from_environment("SEED", 1);
 	int64_t began = clock_now_ms(), n_failed = 0;
 	struct edits_counts counts = {0};
 	struct edits_model model;

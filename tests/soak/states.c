@@ -5,7 +5,6 @@
  *   STATES=n    as many instead of 100,000
  *   SEED=n      the first seed
  */
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,26 +14,10 @@
 #include "config/clock.h"
 #include "config/log.h"
 #include "tests/support/crash_scenarios.h"
+#include "tests/support/environment.h"
 #include "tests/support/temp_dir.h"
 
 enum { PROCESSES = 2 };
-
-static uint64_t number(const char *name, uint64_t usual)
-{
-	const char *text = getenv(name);
-	char *end;
-	uint64_t n;
-
-	if (!text)
-		return usual;
-	errno = 0;
-	n = strtoull(text, &end, 10);
-	if (errno || *end || end == text) {
-		fprintf(stderr, "states: %s is '%s': a number is wanted\n", name, text);
-		exit(2);
-	}
-	return n;
-}
 
 /* One scenario of one seed, its states shared by processes that tell what they found through a pipe. */
 static int run(enum crash_scenario which, uint64_t seed, int64_t *n_states, int64_t *n_wrong)
@@ -82,8 +65,8 @@ static int run(enum crash_scenario which, uint64_t seed, int64_t *n_states, int6
 
 int main(void)
 {
-	int64_t wanted = (int64_t)number("STATES", 100000), began = clock_now_ms(), n_states = 0, n_wrong = 0;
-	uint64_t first = number("SEED", 1), seed = first;
+	int64_t wanted = (int64_t)count_from_environment("STATES", 100000), began = clock_now_ms(), n_states = 0, n_wrong = 0;
+	uint64_t first = count_from_environment("SEED", 1), seed = first;
 	int failed = 0;
 
 	log_set_level(LOG_LEVEL_ERROR);
