@@ -19,12 +19,13 @@
 #include "engine/model_info.h"
 #include "engine/synth.h"
 #include "engine/tokenizer.h"
+#include "offload/trace.h"
 
 static const char usage[] =
 	"usage: quire model info DIR [--json]\n"
 	"       quire model eval DIR --ids FILE --logits OUT [--chunk N] [--threads N] [--compute bf16|f32]\n"
 	"                        [--latents bf16|fp8|f32] [--topk OUT2] [--isa scalar|avx2|avx512|avx512bf16]\n"
-	"                        [--host-experts SIZE]\n"
+	"                        [--host-experts SIZE] [--record-trace OUT3]: what routers chose, for `make bench BENCH=policy`\n"
 	"       quire model tokenize DIR --text FILE [--added-tokens]\n"
 	"       quire model bench DIR --prompt N --decode M [--depth N] [--threads N] [--compute bf16|f32]\n"
 	"                        [--latents bf16|fp8|f32] [--repeat R] [--chunk N] [--json]\n"
@@ -40,7 +41,7 @@ static const char usage[] =
 
 /* Every option of every verb; `known` in parse says whose it is. */
 struct options {
-	const char *dir, *ids, *logits, *topk, *text, *isa;
+	const char *dir, *ids, *logits, *topk, *text, *isa, *trace;
 	int64_t chunk, prompt, decode, depth, threads, repeat, host_expert_bytes;
 	enum compute_profile compute;
 	enum latent_format latents;
@@ -133,6 +134,8 @@ static int parse_option(struct options *o, const char *name, const char *value, 
 		o->logits = value;
 	else if (!strcmp(name, "topk"))
 		o->topk = value;
+	else if (!strcmp(name, "record-trace"))
+		o->trace = value;
 	else if (!strcmp(name, "text"))
 		o->text = value;
 	else if (!strcmp(name, "isa"))
@@ -178,6 +181,7 @@ static int parse(struct options *o, int verb, int argc, char **argv, struct err 
 		{EVAL, {"ids", required_argument, NULL, 0}},
 		{EVAL, {"logits", required_argument, NULL, 0}},
 		{EVAL, {"topk", required_argument, NULL, 0}},
+		{EVAL, {"record-trace", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"chunk", required_argument, NULL, 0}},
 		{EVAL | BENCH | SYNTH, {"threads", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"compute", required_argument, NULL, 0}},
@@ -266,7 +270,9 @@ static int read_ids(struct ids *ids, const char *path, struct err *err)
 struct eval_output {
 	FILE *logits, *topk;
 	const struct options *o;
+	const struct model_config *config;
 	size_t vocab;
+	struct trace *trace; /* NULL: not recorded */
 };
 
 static int write_logits(void *ctx, int64_t position, const float *row, struct err *err)
@@ -311,11 +317,47 @@ static int open_all(const struct options *o, struct engine **e, struct model **m
 	return engine_open(e, &engine, err) || model_open(m, o->dir, &model, err) ? -1 : 0;
 }
 
+/* Steps are numbered by layers that have experts. */
+static int record_choice(void *ctx, int32_t layer, int64_t position, const float *scores, const int32_t *chosen,
+			 struct err *err)
+{
+	struct eval_output *out = ctx;
+	int32_t step = 0;
+
+	(void)err;
+	for (int32_t i = 0; i < layer; i++)
+		step += !out->config->layer_is_dense[i];
+	trace_put(out->trace, position, step, scores, chosen);
+	return 0;
+}
+
+static struct trace *new_trace(const struct model_config *c)
+{
+	int32_t layers = 0, listed = 2 * c->experts_per_token < c->n_experts ? 2 * c->experts_per_token : c->n_experts;
+
+	for (int32_t i = 0; i < c->n_layers; i++)
+		layers += !c->layer_is_dense[i];
+	return trace_new(layers, c->n_experts, c->experts_per_token, listed);
+}
+
+static int write_trace(const struct trace *t, const char *path, struct err *err)
+{
+	FILE *f = NULL;
+
+	if (open_output(&f, path, err))
+		return -1;
+	if (trace_write(f, t)) {
+		fclose(f);
+		return err_errno(err, errno, "write %s", path);
+	}
+	return close_output(f, path, err);
+}
+
 static int eval(const struct options *o, struct err *err)
 {
 	struct session_options session = {.latents = o->latents};
 	struct eval_output out = {.o = o};
-	struct session_tap tap = {&out, write_logits, o->topk ? write_set : NULL};
+	struct session_tap tap = {&out, write_logits, o->topk ? write_set : NULL, o->trace ? record_choice : NULL};
 	struct engine *e = NULL;
 	struct model *m = NULL;
 	struct session *s = NULL;
@@ -328,13 +370,20 @@ static int eval(const struct options *o, struct err *err)
 	    open_output(&out.logits, o->logits, err) || (o->topk && open_output(&out.topk, o->topk, err)))
 		goto out;
 	out.vocab = (size_t)m->config.vocab;
+	out.config = &m->config;
+	if (o->trace && !m->config.n_experts) {
+		err_set(err, ERR_USAGE, "--record-trace: %s has no routed experts", o->dir);
+		goto out;
+	}
+	out.trace = o->trace ? new_trace(&m->config) : NULL;
 	for (size_t i = 0, n; i < ids.n; i += n) {
 		n = o->chunk && ids.n - i > (size_t)o->chunk ? (size_t)o->chunk : ids.n - i;
 		if (session_append(s, ids.id + i, n, NULL, &tap, err))
 			goto out;
 	}
-	status = 0;
+	status = out.trace ? write_trace(out.trace, o->trace, err) : 0;
 out:
+	trace_free(out.trace);
 	/* A write that fails at the end counts, unless there is an earlier error to tell. */
 	if (close_output(out.logits, o->logits, status ? NULL : err))
 		status = -1;

@@ -87,6 +87,9 @@ struct session_tap {
 	int (*logits)(void *ctx, int64_t position, const float *row, struct err *err);
 	/* Positions chosen by a full layer for a query, ascending. Layers ascend, positions ascend in a layer. */
 	int (*selected)(void *ctx, int32_t layer, int64_t position, const int32_t *set, int32_t n, struct err *err);
+	/* What a router chose for a token, experts_per_token of them, and what it chose by: a score [n_experts] (sigmoid + bias,
+	 * for the eye: rounded as no op rounds). Order as above. */
+	int (*router)(void *ctx, int32_t layer, int64_t position, const float *scores, const int32_t *chosen, struct err *err);
 };
 
 /* Run n tokens through the model at positions n_tokens .., all at once, and keep their latents. last_logits, when

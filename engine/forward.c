@@ -158,9 +158,9 @@ static int attention_tile(struct chunk *k, int64_t row, int64_t n, struct err *e
 		return -1;
 	p.ops->rmsnorm(p.dev, p.u, c->hidden, p.h, c->hidden, l->post_attention_norm, n, c->hidden, c->norm_eps);
 	arena_reset(p.scratch);
-	if (!c->layer_is_dense[k->layer])
-		router_forward(&p, k->layer, k->experts + row * c->experts_per_token,
-			       k->weights + row * c->experts_per_token);
+	if (!c->layer_is_dense[k->layer] && router_forward(&p, k->layer, k->experts + row * c->experts_per_token,
+							   k->weights + row * c->experts_per_token, err))
+		return -1;
 	mlp_input_keep(&p, (uint8_t *)k->u + (size_t)(row * c->hidden) * value_bytes);
 	return 0;
 }

@@ -146,8 +146,8 @@ int attention_forward(struct pass *p, int32_t layer, struct err *err);
  * [n, q_lora]; index keys of the tokens are kept first. */
 int indexer_select(struct pass *p, int32_t layer, const float *qr, struct err *err);
 
-/* moe.c: the experts that the pass's tokens choose, from u: experts, weights [n, experts_per_token]. */
-void router_forward(struct pass *p, int32_t layer, int32_t *experts, float *weights);
+/* moe.c: the experts that the pass's tokens choose, from u: experts, weights [n, experts_per_token]. -1: the tap's error. */
+int router_forward(struct pass *p, int32_t layer, int32_t *experts, float *weights, struct err *err);
 /* The choices of a chunk by expert: start, tokens, token_weights. */
 void experts_assign(struct chunk *k);
 /* h[rows[i]] += weights[i] mlp(u[rows[i]]) for i in [0, n), with the h and u of a chunk; of the pass only what does not

@@ -74,7 +74,20 @@ static void tell_experts(struct pass *p, int32_t layer, const int32_t *experts, 
 		look_ahead(p, layer + 1);
 }
 
-void router_forward(struct pass *p, int32_t layer, int32_t *experts, float *weights)
+static int show_choices(struct pass *p, int32_t layer, const int32_t *experts, const float *logits, struct err *err)
+{
+	const struct model_config *c = p->c;
+	float *score = arena_alloc(p->scratch, (size_t)c->n_experts, sizeof *score);
+
+	for (int64_t i = 0; i < p->n; i++) {
+		scores(&p->m->layers[layer], score, logits + i * c->n_experts, c->n_experts);
+		if (p->tap->router(p->tap->ctx, layer, p->first + i, score, experts + i * c->experts_per_token, err))
+			return -1;
+	}
+	return 0;
+}
+
+int router_forward(struct pass *p, int32_t layer, int32_t *experts, float *weights, struct err *err)
 {
 	const struct model_config *c = p->c;
 	const struct layer *l = &p->m->layers[layer];
@@ -85,6 +98,7 @@ void router_forward(struct pass *p, int32_t layer, int32_t *experts, float *weig
 			    c->experts_per_token, c->n_groups, c->topk_groups, c->normalize_topk, c->routed_scale);
 	if (p->m->experts && p->n <= FEW)
 		tell_experts(p, layer, experts, logits);
+	return p->tap && p->tap->router ? show_choices(p, layer, experts, logits, err) : 0;
 }
 
 void experts_assign(struct chunk *k)

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,7 +17,7 @@ const struct trace_preset trace_presets[N_TRACE_PRESETS] = {
 	{"uniform", 0, 0, 0, 0, 0, 1},
 };
 
-static struct trace *trace_new(int32_t n_layers, int32_t n_experts, int32_t n_chosen, int32_t n_listed)
+struct trace *trace_new(int32_t n_layers, int32_t n_experts, int32_t n_chosen, int32_t n_listed)
 {
 	struct trace *t = xcalloc(1, sizeof *t);
 
@@ -60,6 +61,35 @@ static int by_score(const void *a, const void *b)
 	if (x->score != y->score)
 		return x->score < y->score ? 1 : -1;
 	return x->expert < y->expert ? -1 : x->expert > y->expert;
+}
+
+void trace_put(struct trace *t, int64_t token, int32_t layer, const float *scores, const int32_t *chosen)
+{
+	size_t per_token = (size_t)t->n_layers * (size_t)t->n_listed;
+	struct trace_entry *all = xmalloc((size_t)t->n_experts, sizeof *all);
+	int32_t n = 0, others;
+
+	if (token >= t->room) {
+		t->room = token < 512 ? 1024 : 2 * token;
+		t->entries = xrealloc(t->entries, (size_t)t->room * per_token, sizeof *t->entries);
+	}
+	t->n_tokens = token >= t->n_tokens ? token + 1 : t->n_tokens;
+	for (int32_t i = 0; i < t->n_chosen; i++)
+		all[n++] = (struct trace_entry){chosen[i], scores[chosen[i]]};
+	others = n;
+	for (int32_t e = 0; e < t->n_experts; e++) {
+		bool is_chosen = false;
+
+		for (int32_t i = 0; i < t->n_chosen; i++)
+			is_chosen |= chosen[i] == e;
+		if (!is_chosen)
+			all[n++] = (struct trace_entry){e, scores[e]};
+	}
+	qsort(all, (size_t)others, sizeof *all, by_score);
+	qsort(all + others, (size_t)(n - others), sizeof *all, by_score);
+	memcpy(t->entries + ((size_t)token * (size_t)t->n_layers + (size_t)layer) * (size_t)t->n_listed, all,
+	       (size_t)t->n_listed * sizeof *all);
+	free(all);
 }
 
 struct trace *trace_make(const struct trace_preset *p, int32_t n_layers, int32_t n_experts, int32_t n_chosen, int64_t n_tokens,
@@ -121,7 +151,7 @@ static int read_step(const struct trace *t, struct trace_entry *step, char *seen
 		step[i] = (struct trace_entry){(int32_t)expert, strtof(at, &end)};
 		if (end == at || !isfinite(step[i].score))
 			return err_set(err, ERR_FORMAT, "%s:%lld: expert %ld has no score", path, (long long)number, expert);
-		if (i && step[i].score > step[i - 1].score)
+		if (i && i != t->n_chosen && step[i].score > step[i - 1].score)
 			return err_set(err, ERR_FORMAT, "%s:%lld: expert %ld scores more than the one before it", path,
 				       (long long)number, expert);
 		at = end;

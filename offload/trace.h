@@ -2,8 +2,8 @@
  * Which experts a router chose, token by token: recorded from a run, read from a file, or made up. What policies of tiers
  * are tried on, without weights.
  *
- * A step is one token in one layer with experts. It lists experts from the highest score down; the first n_chosen are
- * those that the token uses. A list may be shorter than all experts: the others scored no more than its last.
+ * A step is one token in one layer with experts. It lists the n_chosen experts that the token uses, from the highest score down,
+ * then others in the same way. A list may be shorter than all experts: those left out scored no more than its last.
  *
  * As text: a line "quire-trace 1 layers L experts E chosen K listed M", then a line for each step, tokens in their order and
  * layers within a token, of M words ID:SCORE. Lines that begin with # are left out.
@@ -25,6 +25,7 @@ struct trace {
 	int32_t n_layers, n_experts, n_chosen, n_listed;
 	int64_t n_tokens;
 	struct trace_entry *entries; /* [n_tokens, n_layers, n_listed] */
+	int64_t room;                /* tokens that there is memory for */
 };
 
 static inline const struct trace_entry *trace_step(const struct trace *t, int64_t token, int32_t layer)
@@ -43,6 +44,12 @@ struct trace_preset {
 };
 enum { N_TRACE_PRESETS = 4 };
 extern const struct trace_preset trace_presets[N_TRACE_PRESETS];
+
+/* Without tokens. */
+struct trace *trace_new(int32_t n_layers, int32_t n_experts, int32_t n_chosen, int32_t n_listed);
+/* One step: scores [n_experts], chosen [n_chosen] in any order. Tokens and layers may come in any order; a trace has
+ * all tokens up to the largest, and every step must come. */
+void trace_put(struct trace *t, int64_t token, int32_t layer, const float *scores, const int32_t *chosen);
 
 /* All experts listed. The same seed gives the same trace everywhere. */
 struct trace *trace_make(const struct trace_preset *p, int32_t n_layers, int32_t n_experts, int32_t n_chosen, int64_t n_tokens,

@@ -177,6 +177,59 @@ static void a_question_between_two_tiles_changes_neither(void **state)
 	model_close(all);
 }
 
+struct seen {
+	const struct model_config *c;
+	int32_t layer;
+	int64_t position, n;
+};
+
+static int see(void *ctx, int32_t layer, int64_t position, const float *scores, const int32_t *chosen, struct err *err)
+{
+	struct seen *s = ctx;
+	int32_t k = s->c->experts_per_token;
+
+	(void)err;
+	assert_false(s->c->layer_is_dense[layer]);
+	assert_true(layer == s->layer ? position == s->position + 1 : layer > s->layer);
+	s->layer = layer;
+	s->position = position;
+	s->n++;
+	/* Nobody who was not chosen scores more. */
+	for (int32_t e = 0; e < s->c->n_experts; e++) {
+		bool is_chosen = false;
+
+		for (int32_t i = 0; i < k; i++)
+			is_chosen |= chosen[i] == e;
+		for (int32_t i = 0; i < k && !is_chosen; i++)
+			assert_true(scores[e] <= scores[chosen[i]]);
+	}
+	return 0;
+}
+
+static void a_tap_sees_what_each_router_chose_and_by_what(void **state)
+{
+	struct model *m = open_model("glm52", NULL);
+	struct engine *e = open_engine(COMPUTE_F32);
+	struct session_options session = {.latents = LATENTS_BF16};
+	struct seen seen = {.c = &m->config, .layer = -1};
+	const struct session_tap tap = {.ctx = &seen, .router = see};
+	int32_t ids[40], sparse = 0;
+	struct session *s;
+	struct err err;
+
+	(void)state;
+	for (int i = 0; i < 40; i++)
+		ids[i] = (i * 37 + 11) % m->config.vocab;
+	for (int32_t i = 0; i < m->config.n_layers; i++)
+		sparse += !m->config.layer_is_dense[i];
+	assert_int_equal(session_new(&s, e, m, &session, &err), 0);
+	assert_int_equal(session_append(s, ids, 40, NULL, &tap, &err), 0);
+	assert_int_equal(seen.n, 40 * sparse);
+	session_free(s);
+	engine_close(e);
+	model_close(m);
+}
+
 /* A run of the last case at once; -1 and what went wrong. */
 static int run(struct model *m, struct engine *e, float *logits, struct err *err)
 {
@@ -386,6 +439,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(any_number_of_slots_gives_the_same_bits),
 		cmocka_unit_test(a_question_between_two_tiles_changes_neither),
+		cmocka_unit_test(a_tap_sees_what_each_router_chose_and_by_what),
 		cmocka_unit_test(a_read_that_fails_is_tried_again_or_named),
 		cmocka_unit_test(a_flipped_bit_is_found_in_what_was_read_before),
 		cmocka_unit_test(a_file_that_changes_under_the_model_is_refused),

@@ -186,6 +186,25 @@ static void a_trace_comes_back_as_it_was_written(void **state)
 	temp_dir_free(dir);
 }
 
+static void steps_come_in_any_order_and_are_listed_from_the_best_down(void **state)
+{
+	struct trace *t = trace_new(2, 5, 2, 4);
+	const float a[5] = {1, 5, 3, 4, 2}, b[5] = {.5f, .25f, 1, .125f, 0};
+
+	(void)state;
+	trace_put(t, 1, 1, b, (int32_t[]){0, 2});
+	trace_put(t, 0, 0, a, (int32_t[]){2, 1}); /* expert 3 scores more than 2 and was not chosen: groups can do that */
+	trace_put(t, 0, 1, a, (int32_t[]){1, 3});
+	trace_put(t, 1, 0, b, (int32_t[]){2, 0});
+	assert_int_equal(t->n_tokens, 2);
+	for (int i = 0; i < 4; i++) {
+		assert_int_equal(trace_step(t, 0, 0)[i].expert, ((int32_t[]){1, 2, 3, 4})[i]);
+		assert_int_equal(trace_step(t, 0, 1)[i].expert, ((int32_t[]){1, 3, 2, 4})[i]);
+		assert_int_equal(trace_step(t, 1, 1)[i].expert, ((int32_t[]){2, 0, 1, 3})[i]);
+	}
+	trace_free(t);
+}
+
 static void what_is_no_trace_is_refused_with_its_line(void **state)
 {
 #define HEAD "quire-trace 1 layers 2 experts 4 chosen 1 listed 2\n"
@@ -201,7 +220,7 @@ static void what_is_no_trace_is_refused_with_its_line(void **state)
 		{HEAD "# a remark\n0:1 0:0\n", ":3: expert 0 is listed twice"},
 		{HEAD "0:1 1:x\n", "expert 1 has no score"},
 		{HEAD "0:1 1:nan\n", "expert 1 has no score"},
-		{HEAD "0:1 1:2\n", "scores more"},
+		{"quire-trace 1 layers 1 experts 4 chosen 2 listed 3\n0:1 1:2 2:0\n", "scores more"},
 		{HEAD "0:1 1:0 2:0\n", "more than 2 words"},
 		{HEAD "0:1\n", "word 2 of 2"},
 	};
@@ -227,6 +246,7 @@ int main(void)
 		cmocka_unit_test(guesses_are_worth_what_became_of_them),
 		cmocka_unit_test(equal_scores_do_no_harm),
 		cmocka_unit_test(a_trace_comes_back_as_it_was_written),
+		cmocka_unit_test(steps_come_in_any_order_and_are_listed_from_the_best_down),
 		cmocka_unit_test(what_is_no_trace_is_refused_with_its_line),
 	};
 

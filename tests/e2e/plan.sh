@@ -56,3 +56,8 @@ XDG_CONFIG_HOME=$T XDG_DATA_HOME=$T/data run 0 model eval "$T/model" --ids tests
 cmp "$T/a" "$T/b" || fail "experts in slots give other logits"
 run 7 model eval "$T/model" --ids tests/golden/glm52/below.ids --logits "$T/a" --host-experts 1KB
 says err "bytes at least"
+
+# What routers chose, in a file that the benchmark of policies reads.
+run 0 model eval "$T/model" --ids tests/golden/glm52/below.ids --logits "$T/a" --record-trace "$T/trace" --chunk 3
+cmp "$T/a" "$T/b" || fail "recording changes logits"
+head -n 1 "$T/trace" | grep -q '^quire-trace 1 layers 8 experts 8 chosen 3 listed 6$' || fail "$(head -n 1 "$T/trace")"
