@@ -21,6 +21,13 @@
 #include <sys/mman.h>
 #include <time.h>
 
+/* Valgrind does not see what the kernel writes into memory by way of a ring. Outside valgrind these are no-ops. */
+#if __has_include(<valgrind/memcheck.h>)
+#include <valgrind/memcheck.h>
+#else
+#define VALGRIND_MAKE_MEM_DEFINED(memory, bytes) ((void)0)
+#endif
+
 #include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
@@ -148,8 +155,11 @@ static void finish(struct io *io, struct io_request *r)
 
 static void finish_if_done(struct io *io, struct io_request *r)
 {
-	if (!r->waiting && !r->n_in_flight)
-		finish(io, r);
+	if (r->waiting || r->n_in_flight)
+		return;
+	finish(io, r);
+	if (r->op == IO_READ && r->status == IO_OK)
+		VALGRIND_MAKE_MEM_DEFINED(r->buffer, r->bytes);
 }
 
 int io_request_check(const struct io_request *r, struct err *err)
