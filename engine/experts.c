@@ -541,7 +541,6 @@ void experts_stats(const struct experts *x, struct experts_stats *out)
 	*out = x->stats;
 	out->n_slots = x->n_slots;
 	out->slot_bytes = (int64_t)x->slot_bytes;
-	out->expert_bytes = (int64_t)x->slot_bytes;
 	out->trusted_first = expert_sums_trusted_first(x->sums);
 	io_stats(x->io, &io);
 	out->backend = io.backend;

@@ -76,7 +76,7 @@ void experts_ahead(struct experts *x, int32_t layer, const int32_t *ids, int32_t
 
 struct experts_stats {
 	int64_t n_slots, slot_bytes;
-	int64_t n_experts, expert_bytes;  /* all there are, and what the largest one reads */
+	int64_t n_experts;                /* all there are */
 	int64_t resident;
 	int64_t taken, hits, late;        /* hits: resident when wanted; late: on their way then */
 	int64_t ahead, useful;            /* read ahead, and of those wanted next */
