@@ -63,6 +63,8 @@ int32_t experts_slots(const struct experts *x);
 void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t n);
 /* Wait until it is there; then its matrices can be used until experts_done. -1: it cannot be read, or is not what it was. */
 int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *err);
+/* The same for one of n >= 1, whichever is there first: ids[*which]. The others stay wanted. */
+int experts_take_any(struct experts *x, int32_t layer, const int32_t *ids, int32_t n, int32_t *which, struct err *err);
 /* spent: it is not needed again before most others. */
 void experts_done(struct experts *x, int32_t layer, int32_t expert, bool spent);
 /* All that was wanted and not taken is let go: a forward pass ended early. */
@@ -70,8 +72,9 @@ void experts_forget(struct experts *x);
 
 /* A router's scores of one token, higher is better, and its choice: what experts are worth is learned from them. */
 void experts_observe(struct experts *x, int32_t layer, const float *scores, const int32_t *chosen);
-/* What the next layer's router would choose now, best guess first: read ahead what is worth it. What was read ahead before and
- * is not among `chosen` of experts_observe is let go there. */
+/* What the next layer's router would choose now, best guess first: what is worth it is read ahead, in moments when nothing that
+ * is waited for is being read, and a few at a time, so that a wrong guess costs next to nothing. What was read ahead and is
+ * not among `chosen` of experts_observe is let go there. */
 void experts_ahead(struct experts *x, int32_t layer, const int32_t *ids, int32_t n);
 
 struct experts_stats {
@@ -79,8 +82,8 @@ struct experts_stats {
 	int64_t n_experts;                /* all there are */
 	int64_t resident;
 	int64_t taken, hits, late;        /* hits: resident when wanted; late: on their way then */
-	int64_t ahead, useful;            /* read ahead, and of those wanted next */
-	int64_t reads, read_bytes;        /* of experts; of the files */
+	int64_t ahead, useful;            /* reads begun ahead, and of those wanted next */
+	int64_t reads, read_bytes;        /* of experts, begun; bytes that came of the files, of reads that were given up too */
 	int64_t retried;                  /* read again since the sum was wrong */
 	int64_t trusted_first;            /* experts whose sum is of their first read */
 	double waited_s;

@@ -25,7 +25,6 @@
  * The requests of the store are written down as they go to the system, and the same list is then given to io_uring with
  * as many in flight; each round takes both, in turns, and medians are printed.
  */
-#include <liburing.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +41,7 @@
 #include "offload/io.h"
 #include "offload/io_backend.h"
 #include "tests/support/measure.h"
+#include "tests/support/raw_reads.h"
 #include "tests/support/temp_dir.h"
 
 enum { TOKENS = 131072, SELECTED = 2048, QUAD = 4, INDEX_KEY_BYTES = 256, ROUNDS = 5, DEPTH = 64, PUT_TOKENS = 1024,
@@ -53,11 +53,7 @@ static struct recorder {
 	void *ring;
 	bool on;
 	size_t n;
-	struct request {
-		int fd;
-		uint64_t offset;
-		uint32_t bytes;
-	} log[LOG_MOST];
+	struct raw_read log[LOG_MOST];
 } recorder;
 
 static void rec_free(void *state)
@@ -70,7 +66,7 @@ static void rec_start(void *state, const struct io_operation *o)
 {
 	(void)state;
 	if (recorder.on && recorder.n < LOG_MOST)
-		recorder.log[recorder.n++] = (struct request){o->fd, o->offset, o->bytes};
+		recorder.log[recorder.n++] = (struct raw_read){o->fd, o->offset, o->bytes};
 	io_ring_backend.start(recorder.ring, o);
 }
 
@@ -100,44 +96,7 @@ static const struct io_backend rec_backend = {
 /* Seconds that the disk takes for what was written down, nobody looking at the bytes. */
 static double replay(void)
 {
-	static struct io_uring ring;
-	static uint8_t *buffers;
-	size_t next = 0, done = 0;
-	int free_slots[DEPTH], n_free = DEPTH;
-	double began;
-	struct err err;
-
-	if (!buffers && (!(buffers = io_buffer_new((size_t)DEPTH << 21, "buffers", &err)) ||
-			 io_uring_queue_init(DEPTH, &ring, 0)))
-		measure_fail(&err);
-	for (int i = 0; i < DEPTH; i++)
-		free_slots[i] = i;
-	began = measure_now();
-	while (done < recorder.n) {
-		struct io_uring_cqe *cqe;
-		unsigned head, n = 0;
-
-		while (n_free && next < recorder.n) {
-			const struct request *r = &recorder.log[next++];
-			struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
-			int slot = free_slots[--n_free];
-
-			io_uring_prep_read(sqe, r->fd, buffers + ((size_t)slot << 21), r->bytes, r->offset);
-			io_uring_sqe_set_data64(sqe, (uint64_t)slot | (uint64_t)r->bytes << 8);
-		}
-		io_uring_submit_and_wait(&ring, 1);
-		io_uring_for_each_cqe(&ring, head, cqe) {
-			if (cqe->res != (int32_t)(cqe->user_data >> 8)) {
-				err_set(&err, ERR_IO, "a raw read gave %d of %d bytes", cqe->res, (int)(cqe->user_data >> 8));
-				measure_fail(&err);
-			}
-			free_slots[n_free++] = (int)(cqe->user_data & 255);
-			n++;
-		}
-		io_uring_cq_advance(&ring, n);
-		done += n;
-	}
-	return measure_now() - began;
+	return raw_reads(recorder.log, recorder.n, DEPTH);
 }
 
 /* ---- the store --------------------------------------------------------------------------------------------------- */
@@ -294,8 +253,6 @@ static void compare_reads(const char *name, struct cache_view *v, int64_t n, boo
 		recorder.on = true;
 		ours = keys ? read_keys(v, i, n) : gather(v, 1 + i, 1, positions, out);
 		recorder.on = false;
-		if (!i)
-			(void)replay(); /* its buffers are there before anything is timed */
 		if (i % 2)
 			raw = replay();
 		ours = keys ? read_keys(v, i, n) : gather(v, 1 + i, 1, positions, out);
