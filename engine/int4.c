@@ -4,8 +4,6 @@
 
 #include "engine/numeric.h"
 
-enum { LANES = 8 };
-
 /* Values k .. k + 63 of row r. */
 static void widen(float out[INT4_GROUP], const struct weight *w, int32_t r, int32_t k)
 {
@@ -33,17 +31,30 @@ static void widen(float out[INT4_GROUP], const struct weight *w, int32_t r, int3
 	}
 }
 
+/* Four lanes of the compiler's own vectors: the baseline of every processor, in an order that it may not change. */
+enum { LANES = 4 };
+typedef float lanes_f __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t lanes_i __attribute__((vector_size(LANES * sizeof(int32_t))));
+
+static lanes_f load(const float *x)
+{
+	lanes_f v;
+
+	memcpy(&v, x, sizeof v);
+	return v;
+}
+
 /* The bits of |x| grow with it, and those of infinity and of a NaN are beyond all others. */
 static uint32_t greatest(const float x[INT4_GROUP])
 {
-	int32_t most[LANES] = {0}, all = 0;
+	lanes_i most = {0};
+	int32_t all = 0;
 
-	for (int i = 0; i < INT4_GROUP; i += LANES)
-		for (int l = 0; l < LANES; l++) {
-			int32_t bits = (int32_t)(f32_bits(x[i + l]) & 0x7fffffff);
+	for (int i = 0; i < INT4_GROUP; i += LANES) {
+		lanes_i bits = (lanes_i)load(x + i) & 0x7fffffff, more = bits > most;
 
-			most[l] = bits > most[l] ? bits : most[l];
-		}
+		most = (bits & more) | (most & ~more);
+	}
 	for (int l = 0; l < LANES; l++)
 		all = most[l] > all ? most[l] : all;
 	return (uint32_t)all;
@@ -53,24 +64,22 @@ static uint32_t greatest(const float x[INT4_GROUP])
 static void pack_group(uint8_t codes[INT4_GROUP / 2], float scale, struct int4_error *error, const float x[INT4_GROUP])
 {
 	/* Added to a number of at most 2^22, rounds it to a whole one, which is then in the lowest bits. */
-	const float to_whole = 0x1.8p23f;
-	float lost[LANES] = {0}, whole[LANES] = {0};
+	const lanes_f to_whole = {0x1.8p23f, 0x1.8p23f, 0x1.8p23f, 0x1.8p23f};
+	lanes_f lost = {0}, whole = {0};
 	uint32_t code[INT4_GROUP];
 
-	for (int i = 0; i < INT4_GROUP; i += LANES)
-		for (int l = 0; l < LANES; l++) {
-			float rounded = x[i + l] / scale + to_whole, off = x[i + l] - (rounded - to_whole) * scale;
+	for (int i = 0; i < INT4_GROUP; i += LANES) {
+		lanes_f v = load(x + i), rounded = v / scale + to_whole, off = v - (rounded - to_whole) * scale;
+		lanes_i c = (lanes_i)rounded - (lanes_i)to_whole + 8;
 
-			code[i + l] = f32_bits(rounded) - f32_bits(to_whole) + 8;
-			lost[l] += off * off;
-			whole[l] += x[i + l] * x[i + l];
-		}
+		memcpy(code + i, &c, sizeof c);
+		lost += off * off;
+		whole += v * v;
+	}
 	for (int i = 0; i < INT4_GROUP / 2; i++)
 		codes[i] = (uint8_t)(code[2 * i] | code[2 * i + 1] << 4);
-	for (int l = 0; l < LANES; l++) {
-		error->lost += (double)lost[l];
-		error->whole += (double)whole[l];
-	}
+	error->lost += (double)((lost[0] + lost[2]) + (lost[1] + lost[3]));
+	error->whole += (double)((whole[0] + whole[2]) + (whole[1] + whole[3]));
 }
 
 /* All of it is lost. */
