@@ -38,7 +38,7 @@ static const char usage[] =
 	"                        directory, or compared with the one that is there\n"
 	"       quire model pack DIR OUT [--format int4-g64] [--threads N]: routed experts to int4, with their checksums, into\n"
 	"                        a new directory that is read like DIR\n"
-	"       quire model synth OUT --moe-layers K --dense-layers D [--format fp8|bf16] [--seed S] [--threads N]\n"
+	"       quire model synth OUT --moe-layers K --dense-layers D [--format fp8|bf16|int4] [--seed S] [--threads N]\n"
 	"                        [--schedule glm52|full] [--hidden N] [--heads N] [--q-lora N] [--kv-lora N] [--nope N]\n"
 	"                        [--rope N] [--v N] [--dense-dim N] [--expert-dim N] [--experts N]\n"
 	"                        [--experts-per-token N] [--index-heads N] [--index-dim N] [--index-topk N] [--vocab N]\n"
@@ -105,7 +105,7 @@ static int parse_synth_option(struct synth_options *s, const char *name, const c
 	if (!strcmp(name, "format")) {
 		i = synth_format_from_name(value);
 		if (i < 0)
-			return err_set(err, ERR_USAGE, "--format: '%s' is neither fp8 nor bf16", value);
+			return err_set(err, ERR_USAGE, "--format: '%s' is none of fp8, bf16, int4", value);
 		s->format = (enum synth_format)i;
 	} else if (!strcmp(name, "schedule")) {
 		i = synth_schedule_from_name(value);

@@ -8,8 +8,8 @@
  *
  * An expert is three matrices and their scales, wherever they lie; neighbours in a file are one read, past the page cache,
  * aligned around what is wanted. Each read is looked at once: the first time for NaN and infinity, and its XXH3 is noted (so it
- * is trusted from its first read on); later the sum decides. A sum that differs is read once more, then it is an error that
- * names layer, expert and file. Numbers never depend on what is in which slot.
+ * is trusted from its first read on); later, and always where sums came with the files, the sum decides. A sum that differs is
+ * read once more, then it is an error that names layer, expert and file. Numbers never depend on what is in which slot.
  *
  * Which expert goes: one that a sweep has just used, since a sweep comes round to it last; else the one that is worth least
  * (offload/policy.h). Engine thread.

@@ -548,22 +548,28 @@ static int write_index(const struct packer *p, struct err *err)
 						   map), err);
 }
 
+json_t *pack_quantization(json_t *rest)
+{
+	json_t *now = json_pack("{s:s, s:i, s:i, s:b, s:s}", "quant_method", "int4-g64", "bits", 4, "group_size", INT4_GROUP, "sym", 1,
+				"applies_to", "routed experts");
+
+	if (rest)
+		json_object_set_new(now, "rest", rest);
+	return now;
+}
+
 /* The source's, and how its experts are stored now; `rest` is how it says that the other tensors are. */
 static int write_config(const struct packer *p, struct err *err)
 {
 	char *path = xasprintf("%s/config.json", p->dir);
-	json_t *root, *before, *now;
+	json_t *root, *before;
 	int failed = json_read(&root, path, MAX_CONFIG, err);
 
 	free(path);
 	if (failed)
 		return -1;
-	now = json_pack("{s:s, s:i, s:i, s:b, s:s}", "quant_method", "int4-g64", "bits", 4, "group_size", INT4_GROUP, "sym", 1,
-			"applies_to", "routed experts");
 	before = json_object_get(root, "quantization_config");
-	if (json_is_object(before))
-		json_object_set(now, "rest", before);
-	json_object_set_new(root, "quantization_config", now);
+	json_object_set_new(root, "quantization_config", pack_quantization(json_is_object(before) ? json_incref(before) : NULL));
 	return write_json(p, "config.json", root, err);
 }
 

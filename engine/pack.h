@@ -11,6 +11,7 @@
 #ifndef QUIRE_ENGINE_PACK_H
 #define QUIRE_ENGINE_PACK_H
 
+#include <jansson.h>
 #include <stdint.h>
 
 #include "config/err.h"
@@ -35,11 +36,14 @@ struct pack_report {
 
 /*
  * Write the directory `out`, which must not be there, from the model in `dir`. Memory: four experts of the source, one packed
- * one, and the headers. What is written is in "OUT.packing" until all of it is on the disk; on error that is removed. Before
+ * one, the headers, and one file beside the weights at a time. What is written is in "OUT.packing" until all of it is on the disk; on error that is removed. Before
  * anything is written: ERR_FAILED where `out` exists, ERR_BUSY where OUT.packing does, ERR_USAGE for a model that has no
  * routed experts, has packed ones, or has rows that are no multiple of 64 inputs; ERR_TOO_LARGE, with both numbers, where the
  * disk has too little space. report may be NULL.
  */
 int model_pack(const char *dir, const char *out, const struct pack_options *opt, struct pack_report *report, struct err *err);
+
+/* The quantization_config of such a model. rest, what it would be without packed experts, is taken over; NULL: nothing. */
+json_t *pack_quantization(json_t *rest);
 
 #endif

@@ -14,6 +14,23 @@ grep -q '"quant_method": "int4-g64"' "$T/packed/config.json" || fail "config.jso
 run 0 model info "$T/packed"
 says out "I32"
 
+run 0 plan "$T/packed" --context 1000
+says out "int4 weights:"
+run 0 plan "$T/source" --context 1000
+says out "fp8 weights:"
+
+# A synthetic model in that form from the beginning: of as many bytes.
+run 0 model synth "$T/int4" --moe-layers 3 --dense-layers 1 --format int4 $SIZE
+seq 1 9 >"$T/few"
+run 0 model eval "$T/int4" --ids "$T/few" --logits "$T/memory"
+run 0 model eval "$T/int4" --ids "$T/few" --logits "$T/slots" --host-experts 80KB
+cmp "$T/memory" "$T/slots" || fail "synthetic experts in slots give other logits"
+for model in packed int4; do
+	quire model info "$T/$model" --json | field routed >"$T/routed.$model"
+done
+[ "$(cat "$T/routed.packed")" -gt 0 ] || fail "no bytes of experts"
+cmp "$T/routed.packed" "$T/routed.int4" || fail "synth and pack write experts of other sizes"
+
 # The same model from memory and from slots; another one than its source.
 seq 1 90 >"$T/ids"
 for profile in bf16 f32; do
