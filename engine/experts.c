@@ -124,7 +124,7 @@ static void plan_reading(struct reading *r, const struct experts *x, const struc
 	}
 	for (int i = 0; i < place->n_parts; i++) {
 		r->fixed_at[i] = r->part_at[i];
-		if (r->part_at[i] % dtype_bytes(place->parts[i].dtype)) {
+		if (r->part_at[i] % dtype_unit_bytes(place->parts[i].dtype)) {
 			r->fixed_at[i] = at;
 			at = round_up(at + place->parts[i].bytes, FIX_ALIGN);
 		}
@@ -147,9 +147,9 @@ static int open_files(struct experts *x, struct err *err)
 	return 0;
 }
 
-static int take_slots(struct experts *x, int64_t bytes, struct err *err)
+static int take_slots(struct experts *x, int64_t bytes, int32_t n_slots, struct err *err)
 {
-	int64_t n, least = x->n_chosen + 1;
+	int64_t n, least = n_slots ? n_slots : x->n_chosen + 1;
 
 	for (size_t i = 0; i < (size_t)x->n_layers * (size_t)x->n_experts; i++) {
 		struct reading r;
@@ -160,7 +160,7 @@ static int take_slots(struct experts *x, int64_t bytes, struct err *err)
 		x->slot_bytes = r.bytes > x->slot_bytes ? r.bytes : x->slot_bytes;
 		x->stats.n_experts++;
 	}
-	n = x->slot_bytes ? bytes / (int64_t)x->slot_bytes : 0;
+	n = n_slots ? n_slots : x->slot_bytes ? bytes / (int64_t)x->slot_bytes : 0;
 	if (n < least)
 		return err_set(err, ERR_TOO_LARGE, "%lld bytes for experts are room for %lld; a token uses %d at a time, and one more must "
 			       "fit: %lld bytes at least", (long long)bytes, (long long)n, x->n_chosen,
@@ -198,8 +198,8 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 		x->slot_of[i] = NONE;
 	x->policy = policy_new(n_layers, n_experts, n_chosen);
 	x->entries = xmalloc((size_t)n_experts, sizeof *x->entries);
-	if (io_new(&x->io, &io, err) || open_files(x, err) || take_slots(x, opt->bytes, err) ||
-	    expert_sums_open(&x->sums, opt->sums_path, opt->fingerprint, n, err)) {
+	if (io_new(&x->io, &io, err) || open_files(x, err) || take_slots(x, opt->bytes, opt->n_slots, err) ||
+	    expert_sums_open(&x->sums, files->dir, opt->sums_path, opt->fingerprint, n, err)) {
 		experts_close(x);
 		return -1;
 	}
@@ -338,14 +338,15 @@ static int look_at(struct experts *x, struct slot *s, struct err *err)
 	if (rc)
 		return -1;
 	if (!expert_sums_match(x->sums, index_of(x, s->layer, s->expert), sum))
-		return err_set(err, ERR_DAMAGED, "%s: the bytes read are not those that were read before (checksum %016" PRIx64
-			       "); the disk or the file is damaged: `quire model verify`", x->direct[place->parts[0].shard].path, sum);
+		return err_set(err, ERR_DAMAGED, "%s: the bytes read are not those that were %s (checksum %016" PRIx64 "); the disk or "
+			       "the file is damaged: `quire model verify`", x->direct[place->parts[0].shard].path,
+			       expert_sums_shipped(x->sums) ? "packed" : "read before", sum);
 	for (int i = 0; i < place->n_parts && !expert_sums_known(x->sums, index_of(x, s->layer, s->expert)); i++) {
 		const struct expert_part *part = &place->parts[i];
 
-		if (weight_any_not_finite(s->memory + r.fixed_at[i], part->bytes / dtype_bytes(part->dtype), part->dtype))
-			return err_set(err, ERR_FORMAT, "%s: it holds a NaN or infinity; the file is damaged, fetch it again",
-				       x->direct[part->shard].path);
+		if (weight_any_not_finite(s->memory + r.fixed_at[i], part->bytes / dtype_unit_bytes(part->dtype), part->dtype))
+			return err_set(err, ERR_FORMAT, "%s: tensor %s holds a NaN or infinity; the file is damaged, fetch it again",
+				       x->direct[part->shard].path, part->tensor->name);
 	}
 	expert_sums_note(x->sums, index_of(x, s->layer, s->expert), sum);
 	s->state = SLOT_WARM;
@@ -424,6 +425,11 @@ static void wait_for_one(struct experts *x)
 int32_t experts_slots(const struct experts *x)
 {
 	return x->n_slots;
+}
+
+const struct expert_place *experts_place(const struct experts *x, int32_t layer, int32_t expert)
+{
+	return &x->places[index_of(x, layer, expert)];
 }
 
 void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
@@ -601,6 +607,7 @@ void experts_stats(const struct experts *x, struct experts_stats *out)
 	out->n_slots = x->n_slots;
 	out->slot_bytes = (int64_t)x->slot_bytes;
 	out->trusted_first = expert_sums_trusted_first(x->sums);
+	out->sums_shipped = expert_sums_shipped(x->sums);
 	io_stats(x->io, &io);
 	out->backend = io.backend;
 	out->read_bytes = io.of[IO_CLASS_EXPERT].moved + io.of[IO_CLASS_PREFETCH].moved;
