@@ -34,6 +34,22 @@ int index_no_such_snapshot(struct index *x, const char *corpus, int64_t id, stru
 	return err_set(err, ERR_NOT_FOUND, "corpus '%s' has no snapshot %" PRId64 ": there are %s", corpus, id, list);
 }
 
+int index_snapshot_before(struct index *x, const char *corpus, int64_t id, int64_t *before, struct err *err)
+{
+	int rc;
+
+	for (rc = sql_ask(x, EACH_SNAPSHOT, err, "t", corpus); rc > 0; rc = sql_next(x, EACH_SNAPSHOT, err)) {
+		*before = sql_integer(x, EACH_SNAPSHOT, 0);
+		if (*before >= id)
+			continue;
+		rc = sql_whole(x, EACH_SNAPSHOT, 14, "snapshot", *before, err);
+		sql_done(x, EACH_SNAPSHOT);
+		return rc;
+	}
+	return rc ? -1 : err_set(err, ERR_NOT_FOUND, "corpus '%s' has no snapshot before %" PRId64 ": there is nothing to "
+				 "compare it with until it is ingested again and has changed", corpus, id);
+}
+
 int index_forget(struct index *x, const char *corpus, int64_t id, struct err *err)
 {
 	int rc = sql_ask(x, FIND_SNAPSHOT, err, "ti", corpus, id);

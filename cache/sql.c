@@ -513,6 +513,11 @@ int index_begin(struct index *x, struct err *err)
 	return sql_execute(x, "BEGIN IMMEDIATE", err);
 }
 
+int index_begin_reading(struct index *x, struct err *err)
+{
+	return sql_execute(x, "BEGIN", err);
+}
+
 int index_commit(struct index *x, bool *unsure, struct err *err)
 {
 	*unsure = false;

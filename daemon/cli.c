@@ -183,17 +183,6 @@ static int run_corpora(struct cli *c)
 	return 0;
 }
 
-static int run_files(struct cli *c)
-{
-	json_t *reply;
-
-	if (api_check_corpus_name(c->arguments[0], &c->err) || !(reply = cli_fetch(c, API_FILES, c->arguments[0], NULL)))
-		return -1;
-	show_files(reply, c->given[OPTION_SKIPPED], c->given[OPTION_JSON]);
-	json_decref(reply);
-	return 0;
-}
-
 static int run_status(struct cli *c)
 {
 	json_t *reply = cli_fetch(c, API_STATUS, NULL, NULL);
@@ -385,9 +374,11 @@ static const struct verb verbs[] = {
 	{"ask", "NAME QUESTION", "answer a question about a corpus", 2, 2, NUMBERS | BIT(OPTION_THINK) | BIT(OPTION_SNAPSHOT), run_ask},
 	{"corpora", "", "what has been read", 0, 0, 0, run_corpora},
 	{"files", "NAME", "the files of a corpus in its order; with --skipped, those left out and why", 1, 1,
-	 BIT(OPTION_SKIPPED), run_files},
+	 BIT(OPTION_SKIPPED), cli_files},
 	{"snapshots", "NAME", "the current snapshot of a corpus and its former ones, and what each alone takes", 1, 1, 0,
 	 cli_snapshots},
+	{"diff", "NAME[@ID] [NAME[@ID]]", "what changed between two snapshots: the one before and the current one, @ID and the "
+	 "current one, or the two named", 1, 2, 0, cli_diff},
 	{"forget", "NAME", "forget former snapshots: --snapshot ID (may be given again), or --keep N; the current one stays", 1, 1,
 	 BIT(OPTION_SNAPSHOT) | BIT(OPTION_KEEP), cli_forget},
 	{"check", "[NAME]", "is the store whole? what is damaged, and the corpora that it touches (status 1)", 0, 1,

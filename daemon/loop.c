@@ -24,6 +24,7 @@
 #include "daemon/http.h"
 #include "daemon/jobs.h"
 #include "daemon/listen.h"
+#include "daemon/look.h"
 #include "daemon/message.h"
 #include "daemon/waiter.h"
 #include "daemon/worker.h"
@@ -303,31 +304,18 @@ static void get_corpora(struct loop *l, struct exchange *x)
 	exchange_reply(x, 200, api_dump(root), NULL, NULL);
 }
 
-static void get_files(struct loop *l, struct exchange *x, const char *corpus)
+/* What is read of the store for people, though the engine has much to do. */
+static void look(struct loop *l, struct exchange *x, enum api_route route, const char *arg)
 {
-	struct cache_snapshot *s;
+	json_t *reply;
 	struct err err;
+	size_t bytes;
+	const char *body = exchange_body(x, &bytes);
 
-	if (open_reader(l, &err) || cache_files(l->reader, corpus, 0, &s, &err)) {
+	if (open_reader(l, &err) || look_reply(&reply, l->reader, route, arg, body, bytes, &err))
 		exchange_error(x, 0, &err);
-		return;
-	}
-	exchange_reply(x, 200, api_dump(api_files_json(s)), NULL, NULL);
-	cache_free_snapshot(s);
-}
-
-static void get_snapshots(struct loop *l, struct exchange *x, const char *corpus)
-{
-	struct cache_history *list;
-	struct err err;
-	size_t n;
-
-	if (open_reader(l, &err) || cache_list_snapshots(l->reader, corpus, &list, &n, &err)) {
-		exchange_error(x, 0, &err);
-		return;
-	}
-	exchange_reply(x, 200, api_dump(api_snapshots_json(list, n)), NULL, NULL);
-	cache_free_history(list, n);
+	else
+		exchange_reply(x, 200, api_dump(reply), NULL, NULL);
 }
 
 static void get_jobs(struct loop *l, struct exchange *x)
@@ -493,7 +481,7 @@ static void get_readyz(struct loop *l, struct exchange *x)
 static void on_request(void *ctx, struct exchange *x)
 {
 	struct loop *l = ctx;
-	char arg[API_NAME_BYTES];
+	char arg[API_SNAPSHOT_BYTES];
 	const char *allow;
 	struct err err;
 	int route = api_route_find(exchange_method(x), exchange_path(x), arg, &allow, &err);
@@ -511,10 +499,9 @@ static void on_request(void *ctx, struct exchange *x)
 		get_corpora(l, x);
 		break;
 	case API_FILES:
-		get_files(l, x, arg);
-		break;
 	case API_SNAPSHOTS:
-		get_snapshots(l, x, arg);
+	case API_DIFF:
+		look(l, x, (enum api_route)route, arg);
 		break;
 	case API_JOBS:
 		get_jobs(l, x);

@@ -50,6 +50,95 @@ void show_files(const json_t *reply, bool skipped, bool json)
 	}
 }
 
+static void show_compared(const char *word, const json_t *s)
+{
+	const char *commit = json_string_value(json_object_get(s, "commit"));
+	char tokens[PRINT_BYTES], documents[PRINT_BYTES], when[PRINT_BYTES];
+
+	printf("%-8s %s@%lld  %s  %s tokens  %s documents", word, get_string(s, "corpus"), (long long)get_integer(s, "id"),
+	       print_time(when, get_integer(s, "created_s")), print_count(tokens, get_integer(s, "tokens")),
+	       print_count(documents, get_integer(s, "documents")));
+	if (commit)
+		printf("  commit %.12s", commit);
+	puts(json_is_true(json_object_get(s, "current")) ? "  current" : "");
+}
+
+static void show_change(const json_t *file)
+{
+	char from[PRINT_BYTES], to[PRINT_BYTES], tokens[2 * PRINT_BYTES + 8], places[2 * PRINT_BYTES + 16] = "";
+	const char *change = get_string(file, "change");
+	bool before = json_is_integer(json_object_get(file, "from_place"));
+	bool after = json_is_integer(json_object_get(file, "to_place"));
+
+	print_count(from, get_integer(file, "from_tokens"));
+	print_count(to, get_integer(file, "to_tokens"));
+	if (before && after && strcmp(from, to))
+		snprintf(tokens, sizeof tokens, "%s -> %s", from, to);
+	else
+		snprintf(tokens, sizeof tokens, "%s", after ? to : from);
+	if (!strcmp(change, "moved"))
+		snprintf(places, sizeof places, "  place %s -> %s", print_count(from, get_integer(file, "from_place")),
+			 print_count(to, get_integer(file, "to_place")));
+	printf("%-8s %20s tokens  ", change, tokens);
+	print_line(stdout, get_string(file, "path"));
+	puts(places);
+}
+
+static void show_shared(const json_t *reply)
+{
+	const json_t *parting = json_object_get(reply, "parting"), *from = json_object_get(reply, "from");
+	const json_t *to = json_object_get(reply, "to");
+	int64_t spans = get_integer(reply, "shared_spans");
+	char tokens[PRINT_BYTES], a[PRINT_BYTES], b[PRINT_BYTES], n[PRINT_BYTES];
+
+	if (!json_is_true(json_object_get(reply, "same_identity"))) {
+		printf("shared   nothing: made by two models or with two settings (identities %s and %s)\n",
+		       get_string(from, "identity"), get_string(to, "identity"));
+		return;
+	}
+	printf("shared   the first %s tokens", print_count(tokens, get_integer(reply, "shared_tokens")));
+	if (spans)
+		printf("; spans 0 to %s of %s and %s are one in the store", print_count(n, spans - 1),
+		       print_count(a, get_integer(from, "spans")), print_count(b, get_integer(to, "spans")));
+	else
+		fputs("; no span is one in the store", stdout);
+	if (parting) {
+		fputs("; then ", stdout);
+		print_line(stdout, get_string(parting, "path"));
+		if (get_integer(parting, "line"))
+			printf(" line %s", print_count(n, get_integer(parting, "line")));
+	}
+	putchar('\n');
+}
+
+void show_diff(json_t *reply, bool json)
+{
+	json_t *files = json_incref(json_object_get(reply, "files")), *file;
+	size_t i;
+
+	if (json) {
+		json_object_del(reply, "files");
+		print_json(stdout, "diff", json_incref(reply));
+	} else {
+		show_compared("from", json_object_get(reply, "from"));
+		show_compared("to", json_object_get(reply, "to"));
+	}
+	json_array_foreach(files, i, file) {
+		if (json)
+			print_json(stdout, "change", json_incref(file));
+		else
+			show_change(file);
+	}
+	json_decref(files);
+	if (json)
+		return;
+	printf("files    %lld removed, %lld added, %lld changed, %lld moved, %lld as they were\n",
+	       (long long)get_integer(reply, "removed"), (long long)get_integer(reply, "added"),
+	       (long long)get_integer(reply, "changed"), (long long)get_integer(reply, "moved"),
+	       (long long)get_integer(reply, "same"));
+	show_shared(reply);
+}
+
 static void show_skips(const json_t *skips)
 {
 	char count[PRINT_BYTES];

@@ -13,6 +13,10 @@
  * skipped with the reason. */
 void show_files(const json_t *reply, bool skipped, bool json);
 
+/* The reply of API_DIFF, to stdout: the two snapshots, a line for each file that is not as it was, how many there are of
+ * each kind, and what both share. As JSON lines, all of it but the files, and each file. */
+void show_diff(json_t *reply, bool json);
+
 /* What a dry run counted, to stdout, for people. */
 void show_report(const struct api_job *job);
 

@@ -26,7 +26,7 @@ static void every_route_is_found_by_the_path_it_makes(void **state)
 {
 	(void)state;
 	for (int i = 0; i < N_API_ROUTES; i++) {
-		char arg[API_NAME_BYTES], *path = api_path((enum api_route)i, "linux-6.9");
+		char arg[API_SNAPSHOT_BYTES], *path = api_path((enum api_route)i, "linux-6.9");
 		const char *allow;
 		struct err err;
 
@@ -50,7 +50,7 @@ static void a_path_that_is_not_there_and_a_wrong_method_are_told_apart(void **st
 					      "/api/v1/corpora/%00/ingest",
 					      "/api/v1/corpora/%4/ingest",
 					      "/API/v1/status"};
-	char arg[API_NAME_BYTES];
+	char arg[API_SNAPSHOT_BYTES];
 	const char *allow;
 	struct err err;
 
@@ -67,7 +67,7 @@ static void a_path_that_is_not_there_and_a_wrong_method_are_told_apart(void **st
 
 static void a_name_in_a_path_is_decoded_once(void **state)
 {
-	char arg[API_NAME_BYTES], *path = api_path(API_INGEST, "50%25/x");
+	char arg[API_SNAPSHOT_BYTES], *path = api_path(API_INGEST, "50%25/x");
 	const char *allow;
 	struct err err;
 
@@ -97,6 +97,44 @@ static void corpus_names_are_plain_words(void **state)
 	assert_int_equal(api_check_corpus_name(longest, &err), -1);
 	longest[API_NAME_BYTES - 1] = '\0';
 	assert_int_equal(api_check_corpus_name(longest, &err), 0);
+}
+
+static void a_snapshot_is_named_by_its_corpus_and_its_id(void **state)
+{
+	char longest[API_NAME_BYTES + 20], out[API_SNAPSHOT_BYTES], arg[API_SNAPSHOT_BYTES], *path;
+	static const char *const bad[] = {"", "@3", "a@", "a@b", "a@0", "a@-1", "a@1.5", "a@1@2", "a b@1", "a@9999999999999999"};
+	const char *allow;
+	struct api_snapshot s;
+	struct err err;
+
+	(void)state;
+	assert_int_equal(api_snapshot_parse(&s, "linux-6.9", &err), 0);
+	assert_string_equal(s.corpus, "linux-6.9");
+	assert_int_equal(s.id, 0);
+	api_snapshot_format(out, &s);
+	assert_string_equal(out, "linux-6.9");
+	assert_int_equal(api_snapshot_parse(&s, "a@12", &err), 0);
+	assert_string_equal(s.corpus, "a");
+	assert_int_equal(s.id, 12);
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+		assert_int_equal(api_snapshot_parse(&s, bad[i], &err), -1);
+		assert_int_equal(err.code, ERR_USAGE);
+	}
+
+	/* The longest name there can be goes through a path and back; one letter more is no name. */
+	memset(longest, 'x', sizeof longest);
+	strcpy(longest + API_NAME_BYTES - 1, "@999999999999999");
+	assert_int_equal(api_snapshot_parse(&s, longest, &err), 0);
+	assert_int_equal(s.id, 999999999999999);
+	api_snapshot_format(out, &s);
+	assert_string_equal(out, longest);
+	path = api_path(API_FILES, longest);
+	assert_int_equal(api_route_find("GET", path, arg, &allow, &err), API_FILES);
+	assert_string_equal(arg, longest);
+	free(path);
+	memset(longest, 'x', sizeof longest);
+	strcpy(longest + API_NAME_BYTES, "@1");
+	assert_int_equal(api_snapshot_parse(&s, longest, &err), -1);
 }
 
 static void an_ask_reads_back_as_it_was_written(void **state)
@@ -349,6 +387,7 @@ int main(void)
 		cmocka_unit_test(a_path_that_is_not_there_and_a_wrong_method_are_told_apart),
 		cmocka_unit_test(a_name_in_a_path_is_decoded_once),
 		cmocka_unit_test(corpus_names_are_plain_words),
+		cmocka_unit_test(a_snapshot_is_named_by_its_corpus_and_its_id),
 		cmocka_unit_test(an_ask_reads_back_as_it_was_written),
 		cmocka_unit_test(a_bad_ask_is_refused_by_the_name_of_its_field),
 		cmocka_unit_test(json_that_is_nested_too_deep_is_refused),
