@@ -133,6 +133,117 @@ static void every_expert_is_packed_and_everything_else_is_as_it_was(void **state
 	}
 }
 
+/* Tensors [rows, cols] of all experts of a layer below one another in one, as transformers saves them; those of each gate
+ * before those of each up. */
+static void stack(struct safetensors_writer *w, int layer, const char *to, const char *const *parts, int n_parts)
+{
+	struct written_tensor all = {0};
+	char *name;
+
+	for (int e = 0; e < 9; e++)
+		for (int i = 0; i < n_parts; i++) {
+			struct written_tensor *t;
+
+			name = xasprintf("model.layers.%d.mlp.experts.%d.%s", layer, e, parts[i]);
+			t = writer_find(w, name);
+			snprintf(all.dtype, sizeof all.dtype, "%s", t->dtype);
+			all.shape[1] = t->shape[0] * n_parts;
+			all.shape[2] = t->shape[1];
+			all.data = xrealloc(all.data, all.bytes + t->bytes, 1);
+			memcpy(all.data + all.bytes, t->data, t->bytes);
+			all.bytes += t->bytes;
+			writer_remove(w, name);
+			free(name);
+		}
+	all.shape[0] = 9;
+	name = xasprintf("model.layers.%d.mlp.experts.%s", layer, to);
+	writer_add(w, name, all.dtype, 3, all.shape, all.data, all.bytes);
+	free(name);
+	free(all.data);
+}
+
+/* FP8 blocks of gate_up lie one matrix below the other, so up's rows begin in the middle of its scales. */
+static void stacked_experts_are_packed_like_single_ones(void **state)
+{
+	static const char *const both[] = {"gate_proj.weight", "up_proj.weight"}, *const down[] = {"down_proj.weight"};
+	static const char *const both_scale[] = {"gate_proj.weight_scale_inv", "up_proj.weight_scale_inv"};
+	static const char *const down_scale[] = {"down_proj.weight_scale_inv"};
+	struct synth_options o = packing_options(SYNTH_FP8);
+	char *dir = packing_prepare(&o), *from = temp_path(dir, "a/model-00001-of-00001.safetensors"), *to;
+	struct safetensors_writer w = {0};
+
+	(void)state;
+	packing_copy(dir, "stacked");
+	writer_load(&w, from);
+	for (int l = 1; l < 5; l++) {
+		stack(&w, l, "gate_up_proj", both, 2);
+		stack(&w, l, "gate_up_proj_scale_inv", both_scale, 2);
+		stack(&w, l, "down_proj", down, 1);
+		stack(&w, l, "down_proj_scale_inv", down_scale, 1);
+	}
+	to = temp_path(dir, "stacked/model.safetensors");
+	writer_save(&w, to);
+	writer_free(&w);
+	packing_pack(dir, "a", "b", NULL);
+	packing_pack(dir, "stacked", "c", NULL);
+	for (int i = 2; i <= 5; i++) {
+		char *x, *y, *b = xasprintf("%s/b/model-0000%d-of-00005.safetensors", dir, i);
+		char *c = xasprintf("%s/c/model-0000%d-of-00005.safetensors", dir, i);
+		size_t n, m;
+
+		assert_int_equal(file_read(&x, &n, b, 16 << 20, NULL), 0);
+		assert_int_equal(file_read(&y, &m, c, 16 << 20, NULL), 0);
+		assert_int_equal(n, m);
+		assert_memory_equal(x, y, n);
+		free(x);
+		free(y);
+		free(b);
+		free(c);
+	}
+	free(from);
+	free(to);
+	temp_dir_free(dir);
+}
+
+/* It is not run, so nothing of it is changed. */
+static void the_mtp_layer_is_copied_with_its_experts(void **state)
+{
+	static const char *const names[] = {"model.layers.5.eh_proj.weight", "model.layers.5.mlp.experts.0.gate_proj.weight"};
+	static const uint16_t values[4] = {0x3f80, 0x4000, 0x4040, 0x4080};
+	struct synth_options o = packing_options(SYNTH_FP8);
+	char *dir = packing_prepare(&o), *path = temp_path(dir, "a/model-00001-of-00001.safetensors"), *to, *b = temp_path(dir, "b");
+	struct safetensors_writer w = {0};
+	struct checkpoint *files;
+	struct model *m;
+
+	(void)state;
+	packing_copy(dir, "mtp");
+	writer_load(&w, path);
+	for (int i = 0; i < 2; i++)
+		writer_add(&w, names[i], "BF16", 2, (const int64_t[]){2, 2}, values, sizeof values);
+	to = temp_path(dir, "mtp/model.safetensors");
+	writer_save(&w, to);
+	writer_free(&w);
+	packing_pack(dir, "mtp", "b", NULL);
+	assert_int_equal(checkpoint_open(&files, b, NULL), 0);
+	for (int i = 0; i < 2; i++) {
+		const struct tensor *t = checkpoint_find(files, names[i]);
+		uint16_t read[4];
+
+		assert_non_null(t);
+		assert_int_equal(io_read_full(t->file, read, t->offset, sizeof read, NULL), 0);
+		assert_memory_equal(read, values, sizeof read);
+	}
+	checkpoint_close(files);
+	m = packing_open(dir, "b", NULL);
+	assert_int_equal(m->bytes.mtp, 2 * sizeof values);
+	model_close(m);
+	free(path);
+	free(to);
+	free(b);
+	temp_dir_free(dir);
+}
+
 /* Names and bytes of a directory's files, to be freed. */
 static char *contents(const char *dir, const char *name, size_t *bytes)
 {
@@ -424,6 +535,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_expert_is_packed_and_everything_else_is_as_it_was),
+		cmocka_unit_test(stacked_experts_are_packed_like_single_ones),
+		cmocka_unit_test(the_mtp_layer_is_copied_with_its_experts),
 		cmocka_unit_test(packing_twice_and_with_other_threads_gives_the_same_bytes),
 		cmocka_unit_test(an_expert_lies_in_one_piece),
 		cmocka_unit_test(what_is_there_is_not_written_over),

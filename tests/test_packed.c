@@ -21,6 +21,7 @@
 #include "config/mem.h"
 #include "engine/checkpoint.h"
 #include "engine/engine.h"
+#include "engine/sweep.h"
 #include "tests/support/packing.h"
 #include "tests/support/temp_dir.h"
 
@@ -121,6 +122,54 @@ static void every_mix_of_tiers_gives_the_same_bits_in_both_profiles(void **state
 		free(want);
 		model_close(all);
 	}
+	temp_dir_free(dir);
+}
+
+/* An ingest's way through the layers, expert by expert. */
+static void a_sweep_over_slots_gives_the_bits_of_a_model_that_is_loaded_whole(void **state)
+{
+	struct synth_options o = packing_options(SYNTH_FP8);
+	char *dir = packing_prepare(&o);
+	struct engine_options engine = {.n_threads = 2, .compute = COMPUTE_BF16};
+	struct session_options session = {.latents = LATENTS_FP8};
+	const struct sweep_options with = {.tile_tokens = 5};
+	struct experts_options few;
+	struct experts_stats stats;
+	float want[331], got[331];
+	struct model *all, *m;
+	struct engine *e = NULL;
+	struct session *a, *b;
+	int32_t ids[90];
+	struct sweep_sequence q = {.ids = ids, .n = 90, .last_logits = got};
+	struct sweep *w;
+	struct err err;
+	int more;
+
+	(void)state;
+	packing_pack(dir, "a", "b", NULL);
+	few = (struct experts_options){.bytes = 4 * slot_bytes(dir)};
+	all = packing_open(dir, "b", NULL);
+	m = packing_open(dir, "b", &few);
+	for (int i = 0; i < 90; i++)
+		ids[i] = (i * 37 + 11) % 331;
+	assert_int_equal(engine_open(&e, &engine, &err), 0);
+	assert_int_equal(session_new(&a, e, all, &session, &err), 0);
+	assert_int_equal(session_new(&b, e, m, &session, &err), 0);
+	assert_int_equal(session_append(a, ids, 90, want, NULL, &err), 0);
+	q.session = b;
+	assert_int_equal(sweep_begin(&w, &q, 1, &with, &err), 0);
+	while ((more = sweep_step(w, &err)) > 0)
+		;
+	assert_int_equal(more, 0);
+	assert_memory_equal(got, want, sizeof got);
+	experts_stats(m->experts, &stats);
+	assert_true(stats.reads > 0);
+	sweep_end(w);
+	session_free(a);
+	session_free(b);
+	engine_close(e);
+	model_close(m);
+	model_close(all);
 	temp_dir_free(dir);
 }
 
@@ -398,6 +447,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_mix_of_tiers_gives_the_same_bits_in_both_profiles),
+		cmocka_unit_test(a_sweep_over_slots_gives_the_bits_of_a_model_that_is_loaded_whole),
 		cmocka_unit_test(a_packed_model_of_one_group_a_row_is_to_the_bit_the_one_of_its_own_values),
 		cmocka_unit_test(a_packed_model_is_near_the_one_of_its_own_values),
 		cmocka_unit_test(a_flipped_bit_is_refused_with_its_layer_and_expert),
