@@ -725,6 +725,30 @@ static json_t *text_or_null(const char *s)
 	return s && *s ? api_text(s, strlen(s)) : json_null();
 }
 
+/* An expert that was read ahead and then not chosen was wasted. */
+static json_t *experts_json(const struct experts_stats *s)
+{
+	json_t *o = json_object();
+
+	json_object_set_new(o, "all", integer(s->n_experts));
+	json_object_set_new(o, "slots", integer(s->n_slots));
+	json_object_set_new(o, "slot_bytes", integer(s->slot_bytes));
+	json_object_set_new(o, "resident", integer(s->resident));
+	json_object_set_new(o, "taken", integer(s->taken));
+	json_object_set_new(o, "hits", integer(s->hits));
+	json_object_set_new(o, "late", integer(s->late));
+	json_object_set_new(o, "ahead", integer(s->ahead));
+	json_object_set_new(o, "useful", integer(s->useful));
+	json_object_set_new(o, "wasted", integer(s->ahead - s->useful));
+	json_object_set_new(o, "reads", integer(s->reads));
+	json_object_set_new(o, "read_bytes", integer(s->read_bytes));
+	json_object_set_new(o, "retried", integer(s->retried));
+	json_object_set_new(o, "trusted_first", integer(s->trusted_first));
+	json_object_set_new(o, "sums_shipped", json_boolean(s->sums_shipped));
+	json_object_set_new(o, "waited_s", json_real(s->waited_s));
+	return o;
+}
+
 json_t *api_status_json(const struct api_status *s)
 {
 	json_t *root = json_object(), *o;
@@ -754,6 +778,9 @@ json_t *api_status_json(const struct api_status *s)
 	json_object_set_new(o, "threads", integer(s->engine.n_threads));
 	json_object_set_new(o, "compute", text_or_null(s->engine.compute));
 	json_object_set_new(o, "latents", text_or_null(s->engine.latents));
+
+	if (s->experts.n_slots)
+		json_object_set_new(root, "experts", experts_json(&s->experts));
 
 	json_object_set_new(root, "store", o = json_object());
 	json_object_set_new(o, "path", text_or_null(s->store.dir));

@@ -16,6 +16,7 @@
 
 #include "cache/cache.h"
 #include "config/err.h"
+#include "engine/experts.h"
 #include "ingest/ingest.h"
 
 #define QUIRE_VERSION "0.1.0"
@@ -211,6 +212,7 @@ struct api_status {
 	const char *socket;
 	struct api_model_status model;
 	struct api_engine_status engine;
+	struct experts_stats experts;  /* n_slots 0: there is no tier, all experts are loaded */
 	struct {
 		const char *dir;
 		struct cache_stats stats;

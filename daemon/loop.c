@@ -637,6 +637,9 @@ static void on_message(struct loop *l, struct message *m)
 	case MESSAGE_STORE:
 		l->status.store.stats = m->store;
 		break;
+	case MESSAGE_EXPERTS:
+		l->status.experts = m->experts;
+		break;
 	case MESSAGE_MODEL:
 		on_model(l, m);
 		break;

@@ -214,6 +214,28 @@ static void print_model_status(const json_t *m)
 	}
 }
 
+/* Without a tier there is nothing to say. */
+static void print_experts(const json_t *x)
+{
+	char a[PRINT_BYTES], b[PRINT_BYTES], d[PRINT_BYTES];
+	int64_t taken = get_integer(x, "taken");
+
+	if (!x)
+		return;
+	printf("experts  %s of %s in memory, %s", print_count(a, get_integer(x, "resident")), print_count(b, get_integer(x, "all")),
+	       print_size(d, get_integer(x, "slots") * get_integer(x, "slot_bytes")));
+	if (taken)
+		printf("; %s used, %.0f %% of them there when they were chosen, %s read", print_count(a, taken),
+		       100.0 * (double)get_integer(x, "hits") / (double)taken, print_size(d, get_integer(x, "read_bytes")));
+	if (get_integer(x, "ahead"))
+		printf(", %s ahead and %s of those in vain", print_count(a, get_integer(x, "ahead")),
+		       print_count(b, get_integer(x, "wasted")));
+	putchar('\n');
+	if (!json_is_true(json_object_get(x, "sums_shipped")) && get_integer(x, "trusted_first"))
+		printf("         %s are trusted from their first read on: `quire model verify`\n",
+		       print_count(a, get_integer(x, "trusted_first")));
+}
+
 void show_status(const json_t *reply)
 {
 	char a[PRINT_BYTES], b[PRINT_BYTES], d[PRINT_BYTES], e[PRINT_BYTES];
@@ -228,6 +250,7 @@ void show_status(const json_t *reply)
 	if (json_is_string(json_object_get(o, "isa")))
 		printf("engine   cpu, %s, %lld threads, compute %s, latents %s\n", get_string(o, "isa"),
 		       (long long)get_integer(o, "threads"), get_string(o, "compute"), get_string(o, "latents"));
+	print_experts(json_object_get(reply, "experts"));
 	o = json_object_get(reply, "store");
 	fputs("store    ", stdout);
 	print_line(stdout, get_string(o, "path"));
