@@ -8,6 +8,7 @@
 #include "cache/check.h"
 #include "cache/inside.h"
 #include "config/mem.h"
+#include "tests/support/fake_io.h"
 #include "tests/support/store_text.h"
 
 const char *const crash_scenario_names[N_CRASH_SCENARIOS] = {"first append", "shared prefix", "snapshot switch", "drop",
@@ -22,6 +23,10 @@ struct truth {
 	uint8_t *parts[N_PARTS];
 	bool before, after;    /* there before the work; after it */
 };
+
+/* One operation after another, by the thread that waits for them: no time is spent on other threads. */
+static struct fake_io operations;
+static const struct io_options one_by_one = {.backend = &fake_io_backend, .backend_state = &operations, .depth = 8};
 
 struct run {
 	enum crash_scenario which;
@@ -199,7 +204,7 @@ static bool state_is_right(struct run *r, const char *dir, bool must_be_new)
 	struct err err;
 	bool ok;
 
-	if (cache_open_with(&c, dir, &store_io, &err))
+	if (cache_open_with(&c, dir, &one_by_one, &err))
 		return wrong(r, "open", err.text);
 	ok = (r->which == CRASH_REPAIR && !must_be_new ? true : check_is_clean(r, c)) && corpora_are_right(r, c, must_be_new) &&
 	     space_is_right(r, c);
@@ -214,7 +219,7 @@ static bool state_is_right(struct run *r, const char *dir, bool must_be_new)
 
 static void prepare(struct run *r, const char *dir, struct sim_disk *d)
 {
-	struct cache *c = store_open(dir);
+	struct cache *c = store_open_with(dir, &one_by_one);
 
 	for (int i = 0; i < r->n_truths; i++)
 		if (r->truths[i].before)
@@ -244,7 +249,7 @@ void crash_run(const char *dir, enum crash_scenario which, enum sim_swallow swal
 		add(&r, text_of("b", 180, which == CRASH_EVICTION ? 0 : 64, 3), which == CRASH_DROP, which != CRASH_DROP);
 	prepare(&r, dir, d);
 	sim_disk_record(d, swallow);
-	c = store_open(dir);
+	c = store_open_with(dir, &one_by_one);
 	if (work(&r, c, &err)) {
 		out->n_wrong = 1;
 		snprintf(out->first, sizeof out->first, "without a failure: %.500s", err.text);

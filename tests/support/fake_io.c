@@ -71,6 +71,20 @@ static int32_t move(const struct io_operation *o, size_t bytes)
 	return (int32_t)n;
 }
 
+/* Another place than the operation's own, of the same file: that of an earlier operation, or the next block. */
+static uint64_t other_place(const struct fake_io *f, const struct io_operation *o)
+{
+	for (int i = 0; i < 2; i++)
+		if (f->places[i].fd == o->fd && f->places[i].offset != o->offset)
+			return f->places[i].offset;
+	return o->offset + BLOCK * ((o->bytes + BLOCK - 1) / BLOCK);
+}
+
+static void flip_middle(const struct io_operation *o, int32_t n)
+{
+	((unsigned char *)o->memory)[n / 2] ^= 1;
+}
+
 static size_t half(const struct io_operation *o)
 {
 	size_t bytes = o->bytes / 2;
@@ -83,17 +97,28 @@ static size_t half(const struct io_operation *o)
 static int32_t carry_out(struct fake_io *f, const struct io_operation *o, int number)
 {
 	enum fake_fault fault = is_spoiled(f, number) ? f->fault : FAKE_NONE;
+	struct io_operation there = *o;
 	int32_t n;
 
 	if (fault == FAKE_ERROR)
 		return -f->error;
-	if (o->op == IO_SYNC)
-		return 0; /* what is written is in the page cache, and no test can cut the power */
+	if (o->op == IO_SYNC) /* which tests count, and do not make (disk_calls.h) */
+		return fdatasync(o->fd) ? -errno : 0;
 	if (fault == FAKE_ZERO)
 		return 0;
-	n = move(o, fault == FAKE_SHORT ? half(o) : o->bytes);
+	if (fault == FAKE_STALE)
+		return (int32_t)o->bytes;
+	if (fault == FAKE_SWAP)
+		there.offset = other_place(f, o);
+	if (fault == FAKE_ROT && o->op == IO_WRITE)
+		flip_middle(o, (int32_t)o->bytes);
+	n = move(&there, fault == FAKE_SHORT ? half(o) : o->bytes);
+	if (fault == FAKE_ROT && o->op == IO_WRITE)
+		flip_middle(o, (int32_t)o->bytes); /* memory is the caller's, and as it was */
 	if (fault == FAKE_FLIP && o->op == IO_READ && n > 0)
-		((unsigned char *)o->memory)[n / 2] ^= 1;
+		flip_middle(o, n);
+	f->places[number % 2].fd = o->fd;
+	f->places[number % 2].offset = o->offset;
 	if (fault == FAKE_LONG)
 		n = (int32_t)o->bytes + BLOCK;
 	if (fault == FAKE_TWICE || fault == FAKE_STRANGER) {

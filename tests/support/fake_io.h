@@ -24,6 +24,9 @@ enum fake_fault {
 	FAKE_TWICE,    /* completed twice */
 	FAKE_STRANGER, /* followed by a completion of what was never begun */
 	FAKE_LATE,     /* completes when nothing else is in flight */
+	FAKE_STALE,    /* reported as done, and nothing was moved: memory and disk keep what they held */
+	FAKE_SWAP,     /* the place of another operation on the same file is read, or written */
+	FAKE_ROT,      /* the lowest bit of the middle byte that was written is another */
 };
 
 enum { FAKE_LOG = 4096, FAKE_IN_FLIGHT = 1024 };
@@ -54,6 +57,10 @@ struct fake_io {
 	int n_in_flight;
 	struct io_completion extra;
 	bool has_extra;
+	struct {
+		int fd;
+		uint64_t offset;
+	} places[2];           /* of the last two operations, to be taken for each other */
 };
 
 extern const struct io_backend fake_io_backend;

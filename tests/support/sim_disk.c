@@ -24,30 +24,52 @@ static struct sim_disk *disk;       /* the one there is */
 static int fd_nodes[FDS_MOST];      /* node of an open segment file, or FD_... */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* reads and writes of segment files may be anybody's */
 
+static void touch(struct sim_node *n, int64_t from, int64_t to)
+{
+	for (int64_t page = from / SIM_PAGE; page * SIM_PAGE < to; page++)
+		n->touched[page] = 1;
+}
+
 void sim_node_resize(struct sim_node *n, int64_t bytes)
 {
+	int64_t was = n->bytes;
+
 	if (bytes > n->room) {
-		int64_t room = n->room ? n->room : 4096;
+		int64_t room = n->room ? n->room : SIM_PAGE;
 
 		while (room < bytes)
 			room *= 2;
 		n->data = xrealloc(n->data, (size_t)room, 1);
+		n->touched = xrealloc(n->touched, (size_t)(room / SIM_PAGE), 1);
+		memset(n->touched + n->room / SIM_PAGE, 0, (size_t)((room - n->room) / SIM_PAGE));
 		n->room = room;
 	}
-	if (bytes > n->bytes)
-		memset(n->data + n->bytes, 0, (size_t)(bytes - n->bytes));
+	if (bytes > was)
+		memset(n->data + was, 0, (size_t)(bytes - was));
 	n->bytes = bytes;
+	touch(n, bytes < was ? bytes : was, bytes < was ? was : bytes);
+}
+
+void sim_node_write(struct sim_node *n, int64_t at, const void *data, int64_t bytes)
+{
+	if (at + bytes > n->bytes)
+		sim_node_resize(n, at + bytes);
+	memcpy(n->data + at, data, (size_t)bytes);
+	touch(n, at, at + bytes);
 }
 
 void sim_node_copy(struct sim_node *to, const struct sim_node *from)
 {
-	if (from->bytes > to->room) {
-		to->bytes = 0; /* none of it is to be kept */
-		sim_node_resize(to, from->bytes);
-	}
-	to->bytes = from->bytes;
+	sim_node_resize(to, 0);
 	if (from->bytes)
-		memcpy(to->data, from->data, (size_t)from->bytes);
+		sim_node_write(to, 0, from->data, from->bytes);
+}
+
+void sim_node_clear(struct sim_node *n)
+{
+	free(n->data);
+	free(n->touched);
+	*n = (struct sim_node){0};
 }
 
 int sim_name_find(const struct sim_disk *d, const char *name)
@@ -103,11 +125,7 @@ static int create(struct sim_disk *d, const char *text)
 
 static void node_write(struct sim_disk *d, int node, const void *data, int64_t n, int64_t at)
 {
-	struct sim_node *f = &d->nodes[node];
-
-	if (at + n > f->bytes)
-		sim_node_resize(f, at + n);
-	memcpy(f->data + at, data, (size_t)n);
+	sim_node_write(&d->nodes[node], at, data, n);
 	write_down(d, (struct sim_call){.kind = SIM_WRITE, .node = node, .at = at, .bytes = n}, data);
 }
 
@@ -240,7 +258,7 @@ static struct sim_node *file_node(struct vfs_file *f)
 
 static int file_close(sqlite3_file *base)
 {
-	free(((struct vfs_file *)base)->nameless.data);
+	sim_node_clear(&((struct vfs_file *)base)->nameless);
 	return SQLITE_OK;
 }
 
@@ -263,9 +281,7 @@ static int file_write(sqlite3_file *base, const void *data, int n, sqlite3_int64
 		node_write(disk, f->node, data, n, at);
 		return SQLITE_OK;
 	}
-	if (at + n > f->nameless.bytes)
-		sim_node_resize(&f->nameless, at + n);
-	memcpy(f->nameless.data + at, data, (size_t)n);
+	sim_node_write(&f->nameless, at, data, n);
 	return SQLITE_OK;
 }
 
@@ -510,7 +526,7 @@ static void forget_calls(struct sim_disk *d)
 static void forget_base(struct sim_disk *d)
 {
 	for (int i = 0; i < d->n_base; i++)
-		free(d->base[i].data);
+		sim_node_clear(&d->base[i]);
 	free(d->base);
 	d->base = NULL;
 	d->n_base = 0;
@@ -528,7 +544,7 @@ void sim_disk_free(struct sim_disk *d)
 	for (int i = 0; i < d->n_names; i++)
 		free(d->names[i].name);
 	for (int i = 0; i < d->n_nodes; i++)
-		free(d->nodes[i].data);
+		sim_node_clear(&d->nodes[i]);
 	free(d->dir);
 	free(d);
 	disk = NULL;
@@ -562,9 +578,13 @@ void sim_disk_stop(struct sim_disk *d)
 void sim_disk_flip(struct sim_disk *d, const char *name, int64_t byte, int bit)
 {
 	int i = sim_name_find(d, name);
+	struct sim_node *n;
+	uint8_t other;
 
 	assert(i >= 0 && d->names[i].node >= 0 && byte < d->nodes[d->names[i].node].bytes);
-	d->nodes[d->names[i].node].data[byte] ^= (uint8_t)(1 << bit);
+	n = &d->nodes[d->names[i].node];
+	other = n->data[byte] ^ (uint8_t)(1 << bit);
+	sim_node_write(n, byte, &other, 1);
 }
 
 void sim_disk_place(struct sim_disk *d)

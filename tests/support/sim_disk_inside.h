@@ -4,12 +4,14 @@
 
 #include "tests/support/sim_disk.h"
 
-enum { SIM_NAMES_MOST = 16, SIM_NODES_MOST = 256, SIM_SECTOR = 512 };
+enum { SIM_NAMES_MOST = 16, SIM_NODES_MOST = 256, SIM_SECTOR = 512, SIM_PAGE = 4096 };
 
-/* A file, whatever name it has or had. */
+/* A file, whatever name it has or had. Most of a file is the same in most states: pages that were written, added or cut off
+ * since somebody cleared the marks are all that has to be copied and hashed. */
 struct sim_node {
 	uint8_t *data;
-	int64_t bytes, room;
+	int64_t bytes, room;   /* room is whole pages */
+	uint8_t *touched;      /* [room / SIM_PAGE] */
 };
 
 struct sim_name {
@@ -46,7 +48,10 @@ struct sim_disk {
 int sim_name_find(const struct sim_disk *d, const char *name);
 /* What is new is zeros. */
 void sim_node_resize(struct sim_node *n, int64_t bytes);
+void sim_node_write(struct sim_node *n, int64_t at, const void *data, int64_t bytes);
+/* All of it; every page is marked. */
 void sim_node_copy(struct sim_node *to, const struct sim_node *from);
+void sim_node_clear(struct sim_node *n);
 /* Let the directory list what the names say. No file of it is open. */
 void sim_disk_place(struct sim_disk *d);
 

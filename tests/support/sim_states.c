@@ -19,6 +19,11 @@ struct sim_states {
 	uint64_t random;
 	int n_names, n_nodes;            /* at the end of what was written down */
 	struct sim_node durable[SIM_NODES_MOST];
+	struct page_sums {
+		uint64_t *of_page;       /* [n] */
+		size_t n;
+		uint64_t all;            /* their sum */
+	} sums[SIM_NODES_MOST];          /* of what is durable */
 	int names[SIM_NAMES_MOST];       /* durable nodes */
 	size_t at;
 	size_t *pending;                 /* [n_pending] calls, in order */
@@ -55,9 +60,7 @@ static void apply(struct sim_states *s, struct sim_node *n, const struct sim_cal
 		return;
 	}
 	if (!torn) {
-		if (c->at + c->bytes > n->bytes)
-			sim_node_resize(n, c->at + c->bytes);
-		memcpy(n->data + c->at, c->data, (size_t)c->bytes);
+		sim_node_write(n, c->at, c->data, c->bytes);
 		return;
 	}
 	/* A beginning, an end, any sectors, or the new size alone. */
@@ -72,9 +75,7 @@ static void apply(struct sim_states *s, struct sim_node *n, const struct sim_cal
 			continue;
 		from = from < c->at ? c->at : from;
 		to = to > c->at + c->bytes ? c->at + c->bytes : to;
-		if (to > n->bytes)
-			sim_node_resize(n, to);
-		memcpy(n->data + from, c->data + (from - c->at), (size_t)(to - from));
+		sim_node_write(n, from, c->data + (from - c->at), to - from);
 	}
 }
 
@@ -175,19 +176,60 @@ static bool is_new(struct sim_states *s, uint64_t hash)
 	return true;
 }
 
+/* 0 behind the end. */
+static uint64_t page_sum(const struct sim_node *n, size_t page)
+{
+	int64_t at = (int64_t)page * SIM_PAGE, bytes = n->bytes - at < SIM_PAGE ? n->bytes - at : SIM_PAGE;
+
+	return bytes > 0 ? XXH3_64bits_withSeed(n->data + at, (size_t)bytes, page) : 0;
+}
+
+static uint64_t durable_sum(const struct page_sums *sums, size_t page)
+{
+	return page < sums->n ? sums->of_page[page] : 0;
+}
+
+/* File i of the disk is what is durable of it; no page of either is marked. */
+static void take_durable(struct sim_states *s, int i)
+{
+	struct sim_node *from = &s->durable[i], *to = &s->d->nodes[i];
+	struct page_sums *sums = &s->sums[i];
+	size_t n = (size_t)(from->room / SIM_PAGE);
+
+	if (to->bytes != from->bytes)
+		sim_node_resize(to, from->bytes);
+	if (n > sums->n) {
+		sums->of_page = xrealloc(sums->of_page, n, sizeof *sums->of_page);
+		memset(sums->of_page + sums->n, 0, (n - sums->n) * sizeof *sums->of_page);
+		sums->n = n;
+	}
+	for (size_t page = 0; page < n; page++) {
+		int64_t at = (int64_t)page * SIM_PAGE, bytes = from->bytes - at < SIM_PAGE ? from->bytes - at : SIM_PAGE;
+
+		if (from->touched[page]) {
+			sums->all -= sums->of_page[page];
+			sums->all += sums->of_page[page] = page_sum(from, page);
+		}
+		if (bytes > 0 && (from->touched[page] || to->touched[page]))
+			memcpy(to->data + at, from->data + at, (size_t)bytes);
+		from->touched[page] = 0;
+	}
+	if (to->room)
+		memset(to->touched, 0, (size_t)(to->room / SIM_PAGE));
+}
+
 /* The state that the fates make, on the disk; its hash. */
 static uint64_t make_state(struct sim_states *s)
 {
 	struct sim_disk *d = s->d;
-	XXH3_state_t *hash = XXH3_createState();
 	int names[SIM_NAMES_MOST];
-	uint64_t value;
+	uint64_t value = 0;
 
 	for (int i = s->n_nodes; i < d->n_nodes; i++)
-		free(d->nodes[i].data); /* of the work on the last state */
+		sim_node_clear(&d->nodes[i]); /* of the work on the last state */
 	d->n_nodes = s->n_nodes;
 	for (int i = 0; i < s->n_nodes; i++)
-		sim_node_copy(&d->nodes[i], &s->durable[i]);
+		take_durable(s, i);
 	memcpy(names, s->names, sizeof names);
 	for (size_t i = 0; i < s->n_pending; i++) {
 		const struct sim_call *c = &d->calls[s->pending[i]];
@@ -197,21 +239,19 @@ static uint64_t make_state(struct sim_states *s)
 		else if (!is_name(c) && s->fates[i] != LOST)
 			apply(s, &d->nodes[c->node], c, s->fates[i] == TORN);
 	}
-	XXH3_64bits_reset(hash);
 	for (int i = 0; i < d->n_names; i++) {
-		const struct sim_node *n;
+		int node = d->names[i].node = i < s->n_names ? names[i] : -1;
+		const struct sim_node *n = &d->nodes[node < 0 ? 0 : node];
+		uint64_t of_name[3] = {(uint64_t)i, (uint64_t)n->bytes, 0};
 
-		d->names[i].node = i < s->n_names ? names[i] : -1;
-		if (d->names[i].node < 0)
+		if (node < 0)
 			continue;
-		n = &d->nodes[d->names[i].node];
-		XXH3_64bits_update(hash, &i, sizeof i);
-		XXH3_64bits_update(hash, &n->bytes, sizeof n->bytes);
-		if (n->bytes)
-			XXH3_64bits_update(hash, n->data, (size_t)n->bytes);
+		of_name[2] = s->sums[node].all;
+		for (size_t page = 0; page < (size_t)(n->room / SIM_PAGE); page++)
+			if (n->touched[page])
+				of_name[2] += page_sum(n, page) - durable_sum(&s->sums[node], page);
+		value += XXH3_64bits(of_name, sizeof of_name);
 	}
-	value = XXH3_64bits_digest(hash);
-	XXH3_freeState(hash);
 	return value;
 }
 
@@ -279,8 +319,10 @@ void sim_states_free(struct sim_states *s)
 {
 	if (!s)
 		return;
-	for (int i = 0; i < s->n_nodes; i++)
-		free(s->durable[i].data);
+	for (int i = 0; i < s->n_nodes; i++) {
+		sim_node_clear(&s->durable[i]);
+		free(s->sums[i].of_page);
+	}
 	free(s->pending);
 	free(s->fates);
 	free(s->seen);
