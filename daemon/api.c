@@ -17,6 +17,8 @@ static const struct {
 	[API_CORPORA] = {"GET", "/api/v1/corpora"},
 	[API_FILES] = {"GET", "/api/v1/corpora/*/files"},
 	[API_SNAPSHOTS] = {"GET", "/api/v1/corpora/*/snapshots"},
+	[API_SNAPSHOT] = {"GET", "/api/v1/corpora/*"},
+	[API_TEXT] = {"POST", "/api/v1/corpora/*/text"},
 	[API_DIFF] = {"POST", "/api/v1/diff"},
 	[API_JOBS] = {"GET", "/api/v1/jobs"},
 	[API_JOB] = {"GET", "/api/v1/jobs/*"},

@@ -33,6 +33,8 @@ enum api_route {
 	API_FILES,      /* GET  /api/v1/corpora/{name}/files: what was read, and what was skipped and why; of a former
 			   snapshot where the name is CORPUS@ID */
 	API_SNAPSHOTS,  /* GET  /api/v1/corpora/{name}/snapshots: the current one and the former ones */
+	API_SNAPSHOT,   /* GET  /api/v1/corpora/{name}: what a snapshot is; {name} likewise */
+	API_TEXT,       /* POST /api/v1/corpora/{name}/text: a file of it as the model read it; {name} likewise */
 	API_DIFF,       /* POST /api/v1/diff: what is different between two snapshots (look.h) */
 	API_JOBS,       /* GET  /api/v1/jobs */
 	API_JOB,        /* GET  /api/v1/jobs/{id} */

@@ -847,6 +847,7 @@ static void begin(struct worker *w)
 		m->model.model.state = MODEL_FAILED;
 	} else {
 		m->model.model.state = MODEL_READY;
+		m->model.tokenizer = w->tokenizer;
 	}
 	tell(w, m);
 }
