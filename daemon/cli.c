@@ -36,7 +36,7 @@ static const struct {
 	[OPTION_EXCLUDE] = {"exclude", "GLOB", "leave these files out (may be given again)"},
 	[OPTION_INCLUDE] = {"include", "GLOB", "take these files whatever would leave them out (may be given again)"},
 	[OPTION_FULL] = {"full", NULL, "sort the documents anew, though less can be kept of what is computed"},
-	[OPTION_ORDER_FROM] = {"order-from", "NAME", "put the documents in the order of another corpus"},
+	[OPTION_ORDER_FROM] = {"order-from", "NAME[@ID]", "keep the order of another snapshot: its unchanged documents first, then the others"},
 	[OPTION_DRY_RUN] = {"dry-run", NULL, "count what would be read, skipped, kept and computed, and do none of it"},
 	[OPTION_DETACH] = {"detach", NULL, "print the job and leave it to the daemon"},
 	[OPTION_SKIPPED] = {"skipped", NULL, "what was left out, and why"},

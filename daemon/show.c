@@ -254,6 +254,9 @@ void show_report(const struct api_job *job)
 		printf("about %s s\n", print_count(a, (int64_t)(json_number_value(json_object_get(r, "seconds")) + 0.5)));
 	else
 		puts("time unknown until something has been computed");
+	if (json_is_string(json_object_get(r, "order_from")))
+		printf("%-11s %9s documents as in %s, then %s others\n", "order", print_count(a, get_integer(r, "followed_documents")),
+		       get_string(r, "order_from"), print_count(b, documents - get_integer(r, "followed_documents")));
 	show_skips(json_object_get(r, "skips"));
 	if (json_is_string(json_object_get(r, "commit")))
 		printf("commit      %s\n", get_string(r, "commit"));

@@ -194,6 +194,7 @@ static int begin_job(struct worker *w, struct message *job, struct err *err)
 {
 	const struct api_ingest *request = &job->ingest.request;
 	struct cache_snapshot *previous = NULL, *order_from = NULL;
+	struct api_snapshot follow;
 	struct message *m;
 	char *source;
 
@@ -212,7 +213,9 @@ static int begin_job(struct worker *w, struct message *job, struct err *err)
 		return -1;
 	}
 	free(source);
-	if (*request->order_from && cache_load_snapshot(w->cache, request->order_from, &order_from, err)) {
+	if (*request->order_from &&
+	    (api_snapshot_parse(&follow, request->order_from, err) ||
+	     cache_load_snapshot_of(w->cache, follow.corpus, follow.id, &order_from, err))) {
 		cache_free_snapshot(previous);
 		return err_wrap(err, "the order to follow");
 	}

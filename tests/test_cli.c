@@ -116,6 +116,7 @@ static void misuse_is_status_2_and_names_what_was_wrong(void **state)
 		{{"ask", "linux", "why?", "--as", "x"}, "--as"},
 		{{"ingest", "/tmp"}, "--as"},
 		{{"ingest", "/tmp", "--as", "-x"}, "-x"},
+		{{"ingest", "/tmp", "--as", "x", "--order-from", "y@z"}, "y@z"},
 		{{"jobs", "first"}, "first"},
 		{{"cancel"}, "JOB"},
 		{{"rm"}, "NAME"},
