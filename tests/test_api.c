@@ -378,7 +378,7 @@ static void bytes_that_are_not_utf8_become_replacement_characters(void **state)
 
 static void usage_reads_back_as_it_was_written(void **state)
 {
-	struct api_usage a = {10, 9, 8, 7, 6, 5, .25, .5, 2}, b;
+	struct api_usage a = {10, 9, 8, 7, 6, 5, 4, 3, 2, .25, .5, 2.5}, b;
 	json_t *json = api_usage_json(&a);
 
 	(void)state;
