@@ -43,7 +43,7 @@ static const struct {
 	[OPTION_READ_DATA] = {"read-data", "[=N%]", "compare every stored byte with its checksum, or those of N percent of the spans"},
 	[OPTION_CONTEXT] = {"context", "N", "tokens in the context (else all that the model takes)"},
 	[OPTION_MACHINE] = {"machine", "FILE", "a machine that FILE describes, in YAML (else this one, measured)"},
-	[OPTION_WEIGHTS] = {"weights", "FORMAT", "fp8, bf16, or int4 for routed experts (else fp8)"},
+	[OPTION_WEIGHTS] = {"weights", "FORMAT", "fp8, bf16, or int4 for routed experts (else fp8; int4 if packed)"},
 	[OPTION_THINK] = {"think", NULL, "let the model think before it answers"},
 	[OPTION_SNAPSHOT] = {"snapshot", "ID", "a former snapshot (`quire snapshots` lists them), not the current one"},
 	[OPTION_KEEP] = {"keep", "N", "forget all former snapshots but the newest N"},

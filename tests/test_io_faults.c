@@ -3,8 +3,6 @@
  * error that says where, and every request comes back once. And the systems that refuse what the engine would like.
  */
 #include <errno.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -17,13 +15,13 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 #include <cmocka.h>
 
 #include "config/mem.h"
 #include "tests/support/as_user.h"
 #include "tests/support/fake_io.h"
+#include "tests/support/no_rings.h"
 #include "tests/support/small_disk.h"
 #include "tests/support/temp_dir.h"
 
@@ -525,20 +523,6 @@ static void a_large_buffer_is_registered_in_parts(void **state)
 
 static int number_to_refuse;
 
-/* From here on the kernel gives no ring: with the error that a container's filter gives, or an old kernel. */
-static int refuse_rings(void)
-{
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)number_to_refuse),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = {sizeof code / sizeof *code, code};
-
-	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
-}
-
 static int read_without_a_ring(void *path)
 {
 	struct io_options opt = {.purpose = "experts"};
@@ -548,7 +532,7 @@ static int read_without_a_ring(void *path)
 	struct io *io;
 	char byte;
 
-	if (refuse_rings())
+	if (refuse_rings(number_to_refuse))
 		return 77;
 	if (io_new(&io, &opt, &err) || io_open(&f, path, 0, &err))
 		return 1;

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -197,4 +198,23 @@ int fsync(int fd)
 int fdatasync(int fd)
 {
 	return fsync(fd);
+}
+
+int rename(const char *from, const char *to)
+{
+	int number = count(-1, NULL, 0, 0);
+
+	return (int)result(number, number ? 0 : syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0));
+}
+
+int unlinkat(int dir_fd, const char *path, int flags)
+{
+	int number = count(-1, NULL, 0, 0);
+
+	return (int)result(number, number ? 0 : syscall(SYS_unlinkat, dir_fd, path, flags));
+}
+
+int unlink(const char *path)
+{
+	return unlinkat(AT_FDCWD, path, 0);
 }

@@ -1,7 +1,8 @@
 /*
- * The calls by which a process reads and changes a disk. Those that change it are counted: pwrite, fallocate, ftruncate, fsync, fdatasync, of our code
- * and of SQLite alike. A test program that is linked with this chooses one of them, which then kills the process or
- * fails. The syncs are counted and not made, which is most of a test's time.
+ * The calls by which a process reads and changes a disk. Those that change it are counted: pwrite, fallocate,
+ * ftruncate, fsync, fdatasync, rename, unlink and unlinkat, of our code and of SQLite alike. A test program that is
+ * linked with this chooses one of them, which then kills the process or fails. The syncs are counted and not made,
+ * which is most of a test's time.
  */
 #ifndef QUIRE_TESTS_SUPPORT_DISK_CALLS_H
 #define QUIRE_TESTS_SUPPORT_DISK_CALLS_H

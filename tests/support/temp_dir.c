@@ -1,6 +1,8 @@
 #include "tests/support/temp_dir.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,4 +81,45 @@ char *temp_file(const char *dir, const char *name, const void *bytes, size_t n)
 char *temp_text(const char *dir, const char *name, const char *text)
 {
 	return temp_file(dir, name, text, strlen(text));
+}
+
+static int copy_file(const char *from, const char *to, struct err *err)
+{
+	int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	char *bytes = xmalloc(1 << 16, 1);
+	ssize_t n = -1;
+
+	while (in >= 0 && out >= 0 && (n = read(in, bytes, 1 << 16)) > 0)
+		if (write(out, bytes, (size_t)n) != n) {
+			n = -1;
+			break;
+		}
+	free(bytes);
+	if (n)
+		err_errno(err, errno, "copy %s to %s", from, to);
+	if (in >= 0)
+		close(in);
+	if (out >= 0)
+		close(out);
+	return n ? -1 : 0;
+}
+
+int temp_dir_copy(const char *from, const char *to, struct err *err)
+{
+	DIR *d = opendir(from);
+	int rc = 0;
+
+	if (!d || mkdir(to, 0700))
+		rc = err_errno(err, errno, "copy %s to %s", from, to);
+	for (struct dirent *e; !rc && (e = readdir(d));) {
+		char *a = temp_path(from, e->d_name), *b = temp_path(to, e->d_name);
+
+		if (e->d_name[0] != '.')
+			rc = copy_file(a, b, err);
+		free(a);
+		free(b);
+	}
+	if (d)
+		closedir(d);
+	return rc;
 }

@@ -7,6 +7,8 @@
 
 #include <stddef.h>
 
+#include "config/err.h"
+
 /* Make a directory, mode 0700, below $TMPDIR or /tmp. The path is absolute. */
 char *temp_dir_new(void);
 /* The same on a file system in memory (/dev/shm) where there is one: for tests that change a byte and read it past the
@@ -14,6 +16,9 @@ char *temp_dir_new(void);
 char *temp_dir_new_in_memory(void);
 /* Remove it with everything below, symbolic links not followed, and free the path. Takes NULL. */
 void temp_dir_free(char *dir);
+
+/* Make `to`, with the files of `from`, which holds nothing but files. */
+int temp_dir_copy(const char *from, const char *to, struct err *err);
 
 /* dir/name, to be freed. */
 char *temp_path(const char *dir, const char *name);
