@@ -117,7 +117,16 @@ static int read_snapshot(struct index *x, struct cache_history *h, struct err *e
 		return -1;
 	}
 	h->own_bytes = sql_tokens_bytes(x, EACH_SNAPSHOT, 11, h->own_tokens);
-	return 0;
+	h->bytes = sql_tokens_bytes(x, EACH_SNAPSHOT, 11, h->n_tokens);
+	h->used_s = sql_integer(x, EACH_SNAPSHOT, 16);
+	h->n_index_layers = (int32_t)sql_integer(x, EACH_SNAPSHOT, 11);
+	h->index_key_bytes = (uint32_t)sql_integer(x, EACH_SNAPSHOT, 12);
+	h->n_groups = sqlite3_column_bytes(x->statements[EACH_SNAPSHOT], 13) / (int)sizeof *h->record_bytes;
+	h->record_bytes = xmalloc((size_t)h->n_groups, sizeof *h->record_bytes);
+	if (!sql_blob(x, EACH_SNAPSHOT, 13, h->record_bytes, (size_t)h->n_groups * sizeof *h->record_bytes, err))
+		return 0;
+	sql_done(x, EACH_SNAPSHOT);
+	return -1;
 }
 
 int index_list_snapshots(struct index *x, const char *corpus, struct cache_history **out, size_t *n, struct err *err)

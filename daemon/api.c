@@ -17,6 +17,8 @@ static const struct {
 	[API_CORPORA] = {"GET", "/api/v1/corpora"},
 	[API_FILES] = {"GET", "/api/v1/corpora/*/files"},
 	[API_SNAPSHOTS] = {"GET", "/api/v1/corpora/*/snapshots"},
+	[API_SNAPSHOT] = {"GET", "/api/v1/corpora/*"},
+	[API_TEXT] = {"POST", "/api/v1/corpora/*/text"},
 	[API_DIFF] = {"POST", "/api/v1/diff"},
 	[API_JOBS] = {"GET", "/api/v1/jobs"},
 	[API_JOB] = {"GET", "/api/v1/jobs/*"},
@@ -291,6 +293,18 @@ static int read_corpus_name(char out[API_NAME_BYTES], const char *key, const jso
 	return failed ? -1 : 0;
 }
 
+static int read_snapshot_name(char out[API_SNAPSHOT_BYTES], const char *key, const json_t *value, struct err *err)
+{
+	char *name = NULL;
+	struct api_snapshot s;
+	int failed = read_string(&name, key, value, err) || api_snapshot_parse(&s, name, err);
+
+	if (!failed)
+		api_snapshot_format(out, &s);
+	free(name);
+	return failed ? -1 : 0;
+}
+
 static int ask_field(struct api_ask *ask, const char *key, const json_t *value, struct err *err)
 {
 	if (!strcmp(key, "question"))
@@ -375,7 +389,7 @@ static int ingest_field(struct api_ingest *in, const char *key, const json_t *va
 	if (!strcmp(key, "full"))
 		return read_boolean(&in->full, key, value, err);
 	if (!strcmp(key, "order_from"))
-		return read_corpus_name(in->order_from, key, value, err);
+		return read_snapshot_name(in->order_from, key, value, err);
 	if (!strcmp(key, "dry_run"))
 		return read_boolean(&in->dry_run, key, value, err);
 	return unknown_field(key, "source, ref, exclude, include, full, order_from and dry_run", err);
@@ -597,6 +611,10 @@ char *api_report_format(const struct ingest_counts *counts, const struct ingest_
 	json_object_set_new(root, "new_bytes", integer(counts->new_bytes));
 	if (*counts->commit)
 		json_object_set_new(root, "commit", json_string(counts->commit));
+	if (counts->order_from) {
+		json_object_set_new(root, "order_from", json_string(counts->order_from));
+		json_object_set_new(root, "followed_documents", integer(counts->n_followed_documents));
+	}
 	if (counts->history)
 		json_object_set_new(root, "history", api_text(counts->history, strlen(counts->history)));
 	for (size_t i = 0; i < n_kinds; i++) {

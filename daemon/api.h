@@ -34,6 +34,8 @@ enum api_route {
 	API_FILES,      /* GET  /api/v1/corpora/{name}/files: what was read, and what was skipped and why; of a former
 			   snapshot where the name is CORPUS@ID */
 	API_SNAPSHOTS,  /* GET  /api/v1/corpora/{name}/snapshots: the current one and the former ones */
+	API_SNAPSHOT,   /* GET  /api/v1/corpora/{name}: what a snapshot is; {name} likewise */
+	API_TEXT,       /* POST /api/v1/corpora/{name}/text: a file of it as the model read it; {name} likewise */
 	API_DIFF,       /* POST /api/v1/diff: what is different between two snapshots (look.h) */
 	API_JOBS,       /* GET  /api/v1/jobs */
 	API_JOB,        /* GET  /api/v1/jobs/{id} */
@@ -110,7 +112,7 @@ struct api_ingest {
 	char **exclude, **include; /* globs, NULL-terminated; NULL when there are none */
 	bool full;                 /* sort the documents anew */
 	bool dry_run;              /* count, and compute nothing */
-	char order_from[API_NAME_BYTES]; /* the corpus whose order is followed; "" is its own */
+	char order_from[API_SNAPSHOT_BYTES]; /* the CORPUS[@ID] whose order is followed; "": its own */
 };
 
 /* Requests. Parsing fills a zeroed struct; on error there is nothing to clear. Formatting gives a string to free(). */
@@ -161,8 +163,8 @@ int api_job_parse(struct api_job *job, const json_t *json, struct err *err);
 void api_job_clear(struct api_job *job);
 
 /* What an ingest is about to do: {"documents", "kept_documents", "skipped", "read_bytes", "tokens", "kept_tokens",
- * "new_tokens", "new_bytes", "commit" and "history" where there are, "skips": [{"reason", "files", "examples"}]}. free()
- * it. */
+ * "new_tokens", "new_bytes", "commit" and "history" where there are, "order_from" and "followed_documents" where the
+ * order is not its own, "skips": [{"reason", "files", "examples"}]}. free() it. */
 char *api_report_format(const struct ingest_counts *counts, const struct ingest_skip_kind *kinds, size_t n_kinds);
 
 /* The same report with "seconds", unless the speed is 0: not known. free() it. */

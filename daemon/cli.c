@@ -36,7 +36,7 @@ static const struct {
 	[OPTION_EXCLUDE] = {"exclude", "GLOB", "leave these files out (may be given again)"},
 	[OPTION_INCLUDE] = {"include", "GLOB", "take these files whatever would leave them out (may be given again)"},
 	[OPTION_FULL] = {"full", NULL, "sort the documents anew, though less can be kept of what is computed"},
-	[OPTION_ORDER_FROM] = {"order-from", "NAME", "put the documents in the order of another corpus"},
+	[OPTION_ORDER_FROM] = {"order-from", "NAME[@ID]", "keep the order of another snapshot: its unchanged documents first, then the others"},
 	[OPTION_DRY_RUN] = {"dry-run", NULL, "count what would be read, skipped, kept and computed, and do none of it"},
 	[OPTION_DETACH] = {"detach", NULL, "print the job and leave it to the daemon"},
 	[OPTION_SKIPPED] = {"skipped", NULL, "what was left out, and why"},
@@ -373,8 +373,10 @@ static const struct verb verbs[] = {
 	 BIT(OPTION_DETACH), cli_reindex},
 	{"ask", "NAME QUESTION", "answer a question about a corpus", 2, 2, NUMBERS | BIT(OPTION_THINK) | BIT(OPTION_SNAPSHOT), run_ask},
 	{"corpora", "", "what has been read", 0, 0, 0, run_corpora},
-	{"files", "NAME", "the files of a corpus in its order; with --skipped, those left out and why", 1, 1,
-	 BIT(OPTION_SKIPPED), cli_files},
+	{"files", "NAME[@ID]", "the files of a corpus in its order; with --skipped, those left out and why", 1, 1,
+	 BIT(OPTION_SKIPPED) | BIT(OPTION_SNAPSHOT), cli_files},
+	{"show", "NAME[@ID] [PATH[:LINE[-LINE]]]", "what a snapshot is; or the text of a file as the model read it, from the "
+	 "store and with line numbers", 1, 2, BIT(OPTION_SNAPSHOT), cli_show},
 	{"snapshots", "NAME", "the current snapshot of a corpus and its former ones, and what each alone takes", 1, 1, 0,
 	 cli_snapshots},
 	{"diff", "NAME[@ID] [NAME[@ID]]", "what changed between two snapshots: the one before and the current one, @ID and the "

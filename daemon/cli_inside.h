@@ -76,5 +76,6 @@ int cli_snapshots(struct cli *c);
 int cli_forget(struct cli *c);
 int cli_files(struct cli *c);
 int cli_diff(struct cli *c);
+int cli_show(struct cli *c);
 
 #endif

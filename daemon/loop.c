@@ -45,6 +45,7 @@ struct loop {
 	struct worker *worker;
 	struct queue *from_engine;
 	struct cache_reader *reader;
+	const struct tokenizer *tokenizer; /* the engine's, as long as it is not told to stop; NULL: no model */
 	int epoll_fd, signal_fd, timer_fd, listen_fd;
 
 	struct waiter *waiters;
@@ -307,12 +308,16 @@ static void get_corpora(struct loop *l, struct exchange *x)
 /* What is read of the store for people, though the engine has much to do. */
 static void look(struct loop *l, struct exchange *x, enum api_route route, const char *arg)
 {
+	struct look model = {.tokenizer = l->tokenizer, .identity = l->status.model.identity,
+			     .latents = l->status.engine.latents};
 	json_t *reply;
 	struct err err;
 	size_t bytes;
 	const char *body = exchange_body(x, &bytes);
 
-	if (open_reader(l, &err) || look_reply(&reply, l->reader, route, arg, body, bytes, &err))
+	if (!l->tokenizer && !no_model(l, &model.no_tokenizer))
+		err_set(&model.no_tokenizer, ERR_UNAVAILABLE, "the model is being loaded");
+	if (open_reader(l, &err) || look_reply(&reply, &model, l->reader, route, arg, body, bytes, &err))
 		exchange_error(x, 0, &err);
 	else
 		exchange_reply(x, 200, api_dump(reply), NULL, NULL);
@@ -500,6 +505,8 @@ static void on_request(void *ctx, struct exchange *x)
 		break;
 	case API_FILES:
 	case API_SNAPSHOTS:
+	case API_SNAPSHOT:
+	case API_TEXT:
 	case API_DIFF:
 		look(l, x, (enum api_route)route, arg);
 		break;
@@ -614,6 +621,7 @@ static void on_model(struct loop *l, const struct message *m)
 	l->status.model = m->model.model;
 	l->status.model.path = path;
 	l->status.engine = m->model.engine;
+	l->tokenizer = m->model.tokenizer;
 	if (m->model.model.state == MODEL_READY) {
 		snprintf(bytes, sizeof bytes, "%lld", (long long)m->model.model.loaded_bytes);
 		log_info("the model is loaded architecture=%s context=%lld bytes=%s seconds=%.1f isa=%s threads=%d",

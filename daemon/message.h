@@ -25,6 +25,7 @@
 #include "daemon/api.h"
 #include "daemon/upkeep.h"
 #include "engine/experts.h"
+#include "engine/tokenizer.h"
 #include "ingest/ingest.h"
 
 enum message_kind {
@@ -77,6 +78,8 @@ struct message {
 		struct {
 			struct api_model_status model;
 			struct api_engine_status engine;
+			const struct tokenizer *tokenizer; /* MODEL_READY: does not change, and is there until the
+							      engine's queue is closed */
 		} model;
 		struct {
 			enum ask_phase phase;

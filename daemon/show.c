@@ -50,6 +50,87 @@ void show_files(const json_t *reply, bool skipped, bool json)
 	}
 }
 
+/* 3 groups of 2,624 bytes a token, 1 of 1,312 */
+static void show_records(const json_t *records)
+{
+	char n[PRINT_BYTES], bytes[PRINT_BYTES];
+	size_t i = 0, same;
+
+	for (; i < json_array_size(records); i += same) {
+		int64_t size = json_integer_value(json_array_get(records, i));
+
+		for (same = 1; json_integer_value(json_array_get(records, i + same)) == size; same++)
+			;
+		printf("%s%s%s of %s bytes%s", i ? ", " : "", print_count(n, (int64_t)same),
+		       i ? "" : same == 1 ? " group" : " groups", print_count(bytes, size), i ? "" : " a token");
+	}
+}
+
+void show_snapshot(const json_t *reply)
+{
+	char a[PRINT_BYTES], b[PRINT_BYTES];
+	bool ours = json_is_true(json_object_get(reply, "same_model"));
+	int64_t id = get_integer(reply, "id");
+
+	printf("corpus    %s\nsnapshot  %lld, %s\nsource    ", get_string(reply, "corpus"), (long long)id,
+	       json_is_true(json_object_get(reply, "current")) ? "the current one" : "a former one");
+	print_line(stdout, get_string(reply, "source"));
+	if (json_is_string(json_object_get(reply, "commit")))
+		printf("\ncommit    %s", get_string(reply, "commit"));
+	printf("\nmade      %s, last used %s\n", print_time(a, get_integer(reply, "created_s")),
+	       print_time(b, get_integer(reply, "used_s")));
+	printf("identity  %s%s\n", get_string(reply, "identity"),
+	       ours ? " (the daemon's model)"
+		    : json_object_get(reply, "same_model") ? " (not the daemon's model: it cannot be asked)" : "");
+	printf("tokens    %s in %s spans\n", print_count(a, get_integer(reply, "tokens")),
+	       print_count(b, get_integer(reply, "spans")));
+	printf("order     %s files, ", print_count(a, get_integer(reply, "documents")));
+	print_line(stdout, get_string(reply, "first"));
+	fputs(" first and ", stdout);
+	print_line(stdout, get_string(reply, "last"));
+	printf(" last; %s left out\n", print_count(a, get_integer(reply, "skipped")));
+	printf("rows      %s%s", ours ? get_string(reply, "latents") : "", ours ? ": " : "");
+	show_records(json_object_get(reply, "record_bytes"));
+	printf("; index keys in %s layers, %s bytes each\n", print_count(a, get_integer(reply, "index_layers")),
+	       print_count(b, get_integer(reply, "index_key_bytes")));
+	printf("bytes     %s", print_size(a, get_integer(reply, "bytes")));
+	printf(", of which %s (%s tokens) no other snapshot needs\n", print_size(a, get_integer(reply, "own_bytes")),
+	       print_count(b, get_integer(reply, "own_tokens")));
+	if (get_integer(reply, "missing_tokens"))
+		printf("missing   %s tokens, computed again when it is asked\n",
+		       print_count(a, get_integer(reply, "missing_tokens")));
+}
+
+void show_text(json_t *reply, bool json)
+{
+	json_t *held = json_incref(json_object_get(reply, "text")), *o;
+	const char *text = json_string_value(held), *end = text ? text + json_string_length(held) : NULL;
+	int64_t line = get_integer(reply, "first_line"), last = get_integer(reply, "last_line");
+	int width = snprintf(NULL, 0, "%lld", (long long)last);
+
+	if (json) {
+		json_object_del(reply, "text");
+		print_json(stdout, "document", json_incref(reply));
+	}
+	for (; text < end; line++) {
+		const char *feed = memchr(text, '\n', (size_t)(end - text));
+		size_t bytes = (size_t)((feed ? feed : end) - text);
+
+		if (json) {
+			o = json_object();
+			json_object_set_new(o, "line", json_integer(line));
+			json_object_set_new(o, "text", json_stringn(text, bytes));
+			print_json(stdout, "line", o);
+		} else {
+			printf("%*lld  ", width < 4 ? 4 : width, (long long)line);
+			print_text(stdout, text, bytes);
+			putchar('\n');
+		}
+		text += bytes + (feed != NULL);
+	}
+	json_decref(held);
+}
+
 static void show_compared(const char *word, const json_t *s)
 {
 	const char *commit = json_string_value(json_object_get(s, "commit"));
@@ -173,6 +254,9 @@ void show_report(const struct api_job *job)
 		printf("about %s s\n", print_count(a, (int64_t)(json_number_value(json_object_get(r, "seconds")) + 0.5)));
 	else
 		puts("time unknown until something has been computed");
+	if (json_is_string(json_object_get(r, "order_from")))
+		printf("%-11s %9s documents as in %s, then %s others\n", "order", print_count(a, get_integer(r, "followed_documents")),
+		       get_string(r, "order_from"), print_count(b, documents - get_integer(r, "followed_documents")));
 	show_skips(json_object_get(r, "skips"));
 	if (json_is_string(json_object_get(r, "commit")))
 		printf("commit      %s\n", get_string(r, "commit"));

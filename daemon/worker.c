@@ -207,6 +207,7 @@ static int begin_job(struct worker *w, struct message *job, struct err *err)
 {
 	const struct api_ingest *request = &job->ingest.request;
 	struct cache_snapshot *previous = NULL, *order_from = NULL;
+	struct api_snapshot follow;
 	struct message *m;
 	char *source;
 
@@ -225,7 +226,9 @@ static int begin_job(struct worker *w, struct message *job, struct err *err)
 		return -1;
 	}
 	free(source);
-	if (*request->order_from && cache_load_snapshot(w->cache, request->order_from, &order_from, err)) {
+	if (*request->order_from &&
+	    (api_snapshot_parse(&follow, request->order_from, err) ||
+	     cache_load_snapshot_of(w->cache, follow.corpus, follow.id, &order_from, err))) {
 		cache_free_snapshot(previous);
 		return err_wrap(err, "the order to follow");
 	}
@@ -862,6 +865,7 @@ static void begin(struct worker *w)
 		m->model.model.state = MODEL_FAILED;
 	} else {
 		m->model.model.state = MODEL_READY;
+		m->model.tokenizer = w->tokenizer;
 	}
 	tell(w, m);
 	tell_experts(w);

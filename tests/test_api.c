@@ -223,7 +223,7 @@ static void an_ingest_reads_back_and_compares_equal(void **state)
 {
 	char *exclude[] = {"*.o", "build/**", NULL};
 	struct api_ingest a = {.corpus = "linux", .source = "/src/linux", .exclude = exclude, .ref = "v1", .full = true,
-			      .dry_run = true, .order_from = "old"}, b, copy;
+			      .dry_run = true, .order_from = "old@3"}, b, copy;
 	struct err err;
 	char *body = api_ingest_format(&a), *source;
 
@@ -259,6 +259,9 @@ static void a_bad_ingest_is_refused_by_the_name_of_its_field(void **state)
 		{"x", "{\"source\":\"/a\",\"dry_run\":\"yes\"}", "dry_run: true or false"},
 		{"x", "{\"source\":\"/a\",\"full\":1}", "full: true or false"},
 		{"x", "{\"source\":\"/a\",\"order_from\":\"a/b\"}", "cannot name a corpus"},
+		{"x", "{\"source\":\"/a\",\"order_from\":\"a@b\"}", "a@b"},
+		{"x", "{\"source\":\"/a\",\"order_from\":\"a@0\"}", "a@0"},
+		{"x", "{\"source\":\"/a\",\"order_from\":3}", "order_from"},
 		{"x", "{\"source\":\"/a\",\"as\":\"y\"}", "as"},
 	};
 	struct api_ingest in;
@@ -278,6 +281,7 @@ static void a_report_says_what_is_left_out_by_kind_with_examples(void **state)
 {
 	const struct ingest_counts counts = {.n_documents = 5, .n_kept_documents = 3, .n_skipped = 4, .read_bytes = 99,
 					     .n_tokens = 40, .kept_tokens = 30, .new_tokens = 10, .new_bytes = 8192};
+	const struct ingest_counts following = {.n_documents = 5, .order_from = "old@3", .n_followed_documents = 2};
 	const struct ingest_skip_kind kinds[] = {{"binary", 3, {"a.png", "b\n.png", NULL}}, {"ignored", 1, {"build/"}}};
 	char *text = api_report_format(&counts, kinds, 2);
 
@@ -286,6 +290,9 @@ static void a_report_says_what_is_left_out_by_kind_with_examples(void **state)
 			    "\"kept_tokens\":30,\"new_tokens\":10,\"new_bytes\":8192,\"skips\":["
 			    "{\"reason\":\"binary\",\"files\":3,\"examples\":[\"a.png\",\"\\\"b\\\\n.png\\\"\"]},"
 			    "{\"reason\":\"ignored\",\"files\":1,\"examples\":[\"build/\"]}]}");
+	free(text);
+	text = api_report_format(&following, NULL, 0);
+	assert_non_null(strstr(text, "\"order_from\":\"old@3\",\"followed_documents\":2,\"skips\":[]}"));
 	free(text);
 }
 
@@ -371,7 +378,7 @@ static void bytes_that_are_not_utf8_become_replacement_characters(void **state)
 
 static void usage_reads_back_as_it_was_written(void **state)
 {
-	struct api_usage a = {10, 9, 8, 7, 6, 5, .25, .5, 2}, b;
+	struct api_usage a = {10, 9, 8, 7, 6, 5, 4, 3, 2, .25, .5, 2.5}, b;
 	json_t *json = api_usage_json(&a);
 
 	(void)state;
