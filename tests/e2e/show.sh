@@ -2,6 +2,7 @@
 # e2e: what the store holds is shown: a snapshot's facts, its files, and the text of a file whatever is on disk by now
 . "$(dirname "$0")/lib.sh"
 
+endless_model
 configure
 text "$T/source/a.txt" 12 1
 text "$T/source/sub/b.txt" 7 2
@@ -63,6 +64,19 @@ says out "snapshot  1, a former one"
 run 0 --json show words@1
 says out '{"type":"snapshot","v":1,"corpus":"words","id":1,"current":false,'
 [ "$(field own_tokens <"$T/out")" -gt 0 ] || fail "what the former snapshot alone needs"
+
+# An answer that does not end keeps nobody waiting.
+background answer ask words "what?" --max-tokens 1000000
+for _ in $(seq 100); do
+	[ -s "$T/answer" ] && break
+	sleep 0.1
+done
+[ -s "$T/answer" ] || fail "no answer has begun"
+run 0 show words@1 a.txt:1
+run 0 show words@1
+run 0 diff words
+kill -0 "$CLIENT" || fail "the answer ended before the store was looked at"
+kill_clients
 
 # And after a restart.
 run 0 check --read-data
