@@ -384,7 +384,10 @@ int cache_list(struct cache_reader *r, struct cache_corpus **out, size_t *n, str
 
 int cache_files(struct cache_reader *r, const char *corpus, int64_t id, struct cache_snapshot **out, struct err *err)
 {
-	return index_load_files(r->index, corpus, id, out, err);
+	int rc = index_begin_reading(r->index, err) || index_load_files(r->index, corpus, id, out, err) ? -1 : 0;
+
+	index_rollback(r->index);
+	return rc;
 }
 
 void cache_free_corpora(struct cache_corpus *corpora, size_t n)

@@ -24,8 +24,10 @@ int cache_list_snapshots(struct cache_reader *r, const char *corpus, struct cach
 
 void cache_free_history(struct cache_history *list, size_t n)
 {
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
 		free(list[i].source);
+		free(list[i].record_bytes);
+	}
 	free(list);
 }
 

@@ -26,6 +26,13 @@ struct cache_history {
 	int64_t n_tokens, n_documents, n_skipped;
 	int64_t own_tokens, own_bytes;  /* that no other snapshot needs: they come back when it alone goes */
 	int64_t missing_tokens;         /* evicted or damaged: computed again when they are needed */
+	int64_t used_s;                 /* it was asked last, or made */
+	int64_t bytes;                  /* of all its tokens, whoever else needs them */
+	/* How a token lies in it. */
+	int32_t n_groups;
+	uint32_t *record_bytes;         /* [n_groups] */
+	int32_t n_index_layers;
+	uint32_t index_key_bytes;       /* in one index layer */
 };
 
 /* All snapshots of a corpus, the newest first, to be freed with cache_free_history. ERR_NOT_FOUND names the nearest

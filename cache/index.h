@@ -41,6 +41,8 @@ int index_begin(struct index *x, struct err *err);
 /* On failure nothing of the transaction holds, except that after an I/O error (*unsure) nobody can say. */
 int index_commit(struct index *x, bool *unsure, struct err *err);
 void index_rollback(struct index *x);
+/* What is read from here to index_rollback is as of one moment, whatever others commit. */
+int index_begin_reading(struct index *x, struct err *err);
 
 int index_each_extent(struct index *x, void (*fn)(void *ctx, struct extent e), void *ctx, struct err *err);
 
@@ -80,6 +82,8 @@ int index_add_snapshot(struct index *x, const struct cache_snapshot *s, int64_t 
 
 /* All snapshots of a corpus, the newest first, and the tokens that nobody else names; free() them. ERR_NOT_FOUND. */
 int index_list_snapshots(struct index *x, const char *corpus, struct cache_history **out, size_t *n, struct err *err);
+/* The newest snapshot of the corpus that is older than this one: ERR_NOT_FOUND when there is none. */
+int index_snapshot_before(struct index *x, const char *corpus, int64_t id, int64_t *before, struct err *err);
 /* A former snapshot and the spans that nobody else names go. ERR_NOT_FOUND names those there are. */
 int index_forget(struct index *x, const char *corpus, int64_t id, struct err *err);
 /* It has a snapshot, current or not: 1, or 0. */

@@ -34,6 +34,22 @@ int index_no_such_snapshot(struct index *x, const char *corpus, int64_t id, stru
 	return err_set(err, ERR_NOT_FOUND, "corpus '%s' has no snapshot %" PRId64 ": there are %s", corpus, id, list);
 }
 
+int index_snapshot_before(struct index *x, const char *corpus, int64_t id, int64_t *before, struct err *err)
+{
+	int rc;
+
+	for (rc = sql_ask(x, EACH_SNAPSHOT, err, "t", corpus); rc > 0; rc = sql_next(x, EACH_SNAPSHOT, err)) {
+		*before = sql_integer(x, EACH_SNAPSHOT, 0);
+		if (*before >= id)
+			continue;
+		rc = sql_whole(x, EACH_SNAPSHOT, 14, "snapshot", *before, err);
+		sql_done(x, EACH_SNAPSHOT);
+		return rc;
+	}
+	return rc ? -1 : err_set(err, ERR_NOT_FOUND, "corpus '%s' has no snapshot before %" PRId64 ": there is nothing to "
+				 "compare it with until it is ingested again and has changed", corpus, id);
+}
+
 int index_forget(struct index *x, const char *corpus, int64_t id, struct err *err)
 {
 	int rc = sql_ask(x, FIND_SNAPSHOT, err, "ti", corpus, id);
@@ -101,7 +117,16 @@ static int read_snapshot(struct index *x, struct cache_history *h, struct err *e
 		return -1;
 	}
 	h->own_bytes = sql_tokens_bytes(x, EACH_SNAPSHOT, 11, h->own_tokens);
-	return 0;
+	h->bytes = sql_tokens_bytes(x, EACH_SNAPSHOT, 11, h->n_tokens);
+	h->used_s = sql_integer(x, EACH_SNAPSHOT, 16);
+	h->n_index_layers = (int32_t)sql_integer(x, EACH_SNAPSHOT, 11);
+	h->index_key_bytes = (uint32_t)sql_integer(x, EACH_SNAPSHOT, 12);
+	h->n_groups = sqlite3_column_bytes(x->statements[EACH_SNAPSHOT], 13) / (int)sizeof *h->record_bytes;
+	h->record_bytes = xmalloc((size_t)h->n_groups, sizeof *h->record_bytes);
+	if (!sql_blob(x, EACH_SNAPSHOT, 13, h->record_bytes, (size_t)h->n_groups * sizeof *h->record_bytes, err))
+		return 0;
+	sql_done(x, EACH_SNAPSHOT);
+	return -1;
 }
 
 int index_list_snapshots(struct index *x, const char *corpus, struct cache_history **out, size_t *n, struct err *err)

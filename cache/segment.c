@@ -24,7 +24,9 @@ enum { N_SEGMENTS_MOST = 999999 };
 enum {
 	DEPTH = 64,              /* where a virtual disk and an NVMe drive give no more small reads a second */
 	PIECE_BYTES = 1 << 20,   /* of a read that is larger, and of a write */
-	READING_MOST = 16 << 20, /* bytes in flight for segments_read_many */
+	/* Bytes in flight for segments_read_many: enough for a drive, and few, so that reads come back one after another and
+	 * are verified while others are under way; of many at once the last ones come together. */
+	READING_MOST = 4 << 20,
 	SMALL_READ = 64 << 10,   /* buffers have room for these, or are a huge page, which the kernel pins as one */
 	LARGE_READ = 2 << 20,
 };

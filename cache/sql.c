@@ -165,7 +165,7 @@ static const char *const queries[N_QUERIES] = {
 	[ANY_SNAPSHOT] = "SELECT id, tip, " SNAPSHOT_WHOLE " FROM snapshot WHERE corpus = ? LIMIT 1",
 	[EACH_SNAPSHOT] = "SELECT snapshot.id, tip, source, identity, created_s, n_tokens, revision, n_documents, n_skipped,"
 			  "  snapshot.layout, is_current, n_index_layers, index_key_bytes, record_bytes, " SNAPSHOT_WHOLE ", "
-			  LAYOUT_WHOLE " FROM snapshot LEFT JOIN layout ON layout.id = layout WHERE corpus = ?"
+			  LAYOUT_WHOLE ", used_s FROM snapshot LEFT JOIN layout ON layout.id = layout WHERE corpus = ?"
 			  " ORDER BY snapshot.id DESC",
 	[LINK] = "SELECT parent, n_tokens, refs, damaged, " SPAN_WHOLE " FROM span WHERE id = ?",
 	[ADD_DOCUMENT] = ADD("document", "snapshot, place, path, content_hash, first_token, n_tokens, line_tokens", DOCUMENT_ROW,
@@ -511,6 +511,11 @@ int index_begin(struct index *x, struct err *err)
 {
 	x->n_freed = x->n_ended = 0;
 	return sql_execute(x, "BEGIN IMMEDIATE", err);
+}
+
+int index_begin_reading(struct index *x, struct err *err)
+{
+	return sql_execute(x, "BEGIN", err);
 }
 
 int index_commit(struct index *x, bool *unsure, struct err *err)

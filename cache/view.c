@@ -20,7 +20,7 @@ enum {
 	/* A read costs a disk as much as some ten thousand bytes; but what lies between is not wanted, and a token's
 	 * reads are counted. */
 	GAP_MOST = 4096,
-	READ_MOST = 1 << 20,    /* of one read */
+	READ_MOST = 256 << 10,  /* of one read: what is verified while the next ones come */
 	ITEMS_MOST = 1 << 16,   /* at a time: of a million records, a few MB of numbers */
 };
 
@@ -53,8 +53,8 @@ struct cache_view {
 /* What is verified alone, and where its bytes go. */
 struct item {
 	int64_t at, bytes;      /* in the extent of its span's run */
-	int32_t span, token;    /* token in the span; 0 for keys */
-	uint8_t *out;
+	int32_t span, token;    /* token in the span: a record's, or the first whose key is wanted */
+	uint8_t *out;           /* of a record */
 	int64_t skip, n;        /* of the item's bytes those that are wanted */
 };
 
@@ -325,6 +325,10 @@ struct fetch {
 	struct segment_read *reads;
 	struct io_run *of;      /* the items of each read */
 	int32_t bad_span;       /* -1: none */
+	/* Of keys: who takes them, and the token whose fault it was that he did not. */
+	int (*take)(void *ctx, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err);
+	void *ctx;
+	int64_t bad_token;
 };
 
 static int32_t part_of(const struct run *r, const struct fetch *f)
@@ -372,23 +376,55 @@ static int wrong_item(struct fetch *f, const struct item *item, struct err *err)
 		       segment_name(x->segment, name), x->offset + item->at);
 }
 
+static int verify_item(struct fetch *f, const struct item *item, const uint8_t *bytes, struct err *err)
+{
+	const struct span *s = &f->v->spans[item->span];
+	const struct run *r = &f->v->runs[s->run];
+	const uint64_t *sums = r->sums + sums_before(r, part_of(r, f));
+	int64_t place = s->place - r->first;
+	bool record = f->kind == EXTENT_LATENTS;
+	uint64_t sum = record ? sums[place * CACHE_SPAN_TOKENS + item->token] : sums[place];
+
+	if (record_sum(&s->key, f->kind, (uint32_t)f->part, record ? (uint32_t)item->token : 0, bytes,
+		       (size_t)item->bytes) != sum)
+		return wrong_item(f, item, err);
+	return 0;
+}
+
+static bool follows(const struct item *a, const struct item *b)
+{
+	return b->span == a->span + 1 && b->at == a->at + a->bytes;
+}
+
+/* Items [k] .. [end - 1], verified, of the bytes from `at` on. */
+static int lend_keys(struct fetch *f, size_t k, size_t end, const uint8_t *bytes, int64_t at, struct err *err)
+{
+	for (size_t from = k; from < end; from = k) {
+		const struct item *i = &f->items[from];
+		int64_t n = 0;
+
+		do /* only the first one of a call has anything to skip, and only the last one ends early */
+			n += f->items[k].n * f->v->spans[f->items[k].span].n_tokens / f->items[k].bytes;
+		while (++k < end && follows(&f->items[k - 1], &f->items[k]));
+		if (f->take(f->ctx, (int64_t)i->span * CACHE_SPAN_TOKENS + i->token, n, bytes + (i->at + i->skip - at),
+			    &f->bad_token, err))
+			return -1;
+	}
+	return 0;
+}
+
 static int take_read(void *ctx, size_t i, const uint8_t *bytes, struct err *err)
 {
 	struct fetch *f = ctx;
+	size_t first = f->of[i].first, end = first + f->of[i].n;
 
-	for (size_t k = f->of[i].first; k < f->of[i].first + f->of[i].n; k++) {
-		const struct item *item = &f->items[k];
-		const struct span *s = &f->v->spans[item->span];
-		const struct run *r = &f->v->runs[s->run];
-		const uint64_t *sums = r->sums + sums_before(r, part_of(r, f));
-		const uint8_t *from = bytes + (item->at - f->reads[i].at);
-		int64_t place = s->place - r->first;
-		uint64_t sum = f->kind == EXTENT_LATENTS ? sums[place * CACHE_SPAN_TOKENS + item->token] : sums[place];
-
-		if (record_sum(&s->key, f->kind, (uint32_t)f->part, (uint32_t)item->token, from, (size_t)item->bytes) != sum)
-			return wrong_item(f, item, err);
-		memcpy(item->out, from + item->skip, (size_t)item->n);
-	}
+	for (size_t k = first; k < end; k++)
+		if (verify_item(f, &f->items[k], bytes + (f->items[k].at - f->reads[i].at), err))
+			return -1;
+	if (f->take)
+		return lend_keys(f, first, end, bytes, f->reads[i].at, err);
+	for (size_t k = first; k < end; k++)
+		memcpy(f->items[k].out, bytes + (f->items[k].at - f->reads[i].at), (size_t)f->items[k].n);
 	return 0;
 }
 
@@ -426,20 +462,23 @@ static int fetch_items(struct fetch *f, size_t n, int64_t gap_most, int64_t *bad
 	int rc;
 
 	f->bad_span = -1;
+	f->bad_token = -1;
 	sort_items(f, n);
 	f->of = xmalloc(n, sizeof *f->of);
 	f->reads = xmalloc(n, sizeof *f->reads);
 	n_reads = plan_reads(f, n, gap_most);
 	rc = read_many(f->v, f->reads, n_reads, take_read, f, &failed, err);
-	if (rc && f->bad_span < 0)
+	if (rc && f->bad_token >= 0)
+		f->bad_span = (int32_t)(f->bad_token / CACHE_SPAN_TOKENS);
+	else if (rc && f->bad_span < 0)
 		f->bad_span = f->items[f->of[failed].first].span;
 	free(f->of);
 	free(f->reads);
 	if (!rc)
 		return 0;
 	f->v->cache->damaged += err->code == ERR_DAMAGED;
-	if (bad && err->code == ERR_DAMAGED)
-		*bad = (int64_t)f->bad_span * CACHE_SPAN_TOKENS;
+	if (bad && (err->code == ERR_DAMAGED || f->bad_token >= 0))
+		*bad = f->bad_token >= 0 ? f->bad_token : (int64_t)f->bad_span * CACHE_SPAN_TOKENS;
 	return err_wrap(err, "span %s, %s %d", span_key_name(&f->v->spans[f->bad_span].key, name),
 			f->kind == EXTENT_LATENTS ? "latents of group" : "index keys of full layer", f->part);
 }
@@ -507,10 +546,12 @@ int cache_view_gather(struct cache_view *v, int32_t group, const int32_t *positi
 	return fetch_records(v, group, positions, 0, n, out, bad, err);
 }
 
-int cache_view_index_keys(struct cache_view *v, int32_t index_layer, int64_t first, int64_t n, uint8_t *out,
-			  int64_t *bad, struct err *err)
+int cache_view_take_index_keys(struct cache_view *v, int32_t index_layer, int64_t first, int64_t n,
+			       int (*take)(void *ctx, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad,
+					   struct err *err),
+			       void *ctx, int64_t *bad, struct err *err)
 {
-	struct fetch f = {.v = v, .kind = EXTENT_INDEX_KEYS, .part = index_layer};
+	struct fetch f = {.v = v, .kind = EXTENT_INDEX_KEYS, .part = index_layer, .take = take, .ctx = ctx};
 	size_t m = 0;
 	int rc = 0;
 
@@ -531,9 +572,8 @@ int cache_view_index_keys(struct cache_view *v, int32_t index_layer, int64_t fir
 		f.items[m] = (struct item){
 			.at = (int64_t)v->spans[span].place * CACHE_SPAN_TOKENS * bytes,
 			.bytes = v->spans[span].n_tokens * bytes,
-			.span = span, .out = out, .skip = token * bytes, .n = k * bytes
+			.span = span, .token = token, .skip = token * bytes, .n = k * bytes
 		};
-		out += k * bytes;
 		p += k;
 		v->stats.key_bytes += k * bytes;
 	}
@@ -541,6 +581,33 @@ int cache_view_index_keys(struct cache_view *v, int32_t index_layer, int64_t fir
 		rc = fetch_items(&f, m, 0, bad, err);
 	free(f.items);
 	return rc ? -1 : 0;
+}
+
+struct keys_out {
+	const struct cache_view *v;
+	int32_t index_layer;
+	int64_t first;
+	uint8_t *out;
+};
+
+static int copy_keys(void *ctx, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err)
+{
+	const struct keys_out *o = ctx;
+	const struct run *r = &o->v->runs[o->v->spans[at / CACHE_SPAN_TOKENS].run];
+	size_t bytes = (size_t)r->token_bytes[r->n_groups + o->index_layer];
+
+	(void)bad;
+	(void)err;
+	memcpy(o->out + (size_t)(at - o->first) * bytes, keys, (size_t)n * bytes);
+	return 0;
+}
+
+int cache_view_index_keys(struct cache_view *v, int32_t index_layer, int64_t first, int64_t n, uint8_t *out,
+			  int64_t *bad, struct err *err)
+{
+	struct keys_out o = {v, index_layer, first, out};
+
+	return cache_view_take_index_keys(v, index_layer, first, n, copy_keys, &o, bad, err);
 }
 
 const struct span_key *cache_view_key(const struct cache_view *v, int64_t position)

@@ -32,6 +32,13 @@ int cache_view_records(struct cache_view *v, int32_t group, int64_t first, int64
 /* Keys are verified span by span: those at both ends are read whole. */
 int cache_view_index_keys(struct cache_view *v, int32_t index_layer, int64_t first, int64_t n, uint8_t *out,
 			  int64_t *bad, struct err *err);
+/* The same without a copy of them: take is called for tokens at..at + n - 1 of these, each token once, in any order of parts,
+ * while the rest is on its way. keys are lent for the call, which must not use the store. Not 0, with err set and, where it is
+ * one token's fault, *bad, ends it: some parts have then been taken. */
+int cache_view_take_index_keys(struct cache_view *v, int32_t index_layer, int64_t first, int64_t n,
+			       int (*take)(void *ctx, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad,
+					   struct err *err),
+			       void *ctx, int64_t *bad, struct err *err);
 /* Records of n ascending positions of one group, coalesced reads, each verified. */
 int cache_view_gather(struct cache_view *v, int32_t group, const int32_t *positions, int64_t n, uint8_t *out,
 		      int64_t *bad, struct err *err);

@@ -55,7 +55,7 @@ static const struct key keys[] = {
 	{"model", "mla_norm_eps", FRACTION, AT(model.mla_norm_eps), 1e-12, 1, .zero = ""},
 	{"compute", "threads", COUNT, AT(compute.threads), 1, 1024, .zero = "auto"},
 	{"compute", "isa", CHOICE, AT(compute.isa), .choices = isas},
-	{"tiers", "host_experts", BYTES, AT(tiers.host_expert_bytes), 1 << 16, (double)(1LL << 46), .zero = "all"},
+	{"tiers", "host_experts", BYTES, AT(tiers.host_expert_bytes), 1 << 16, (double)(1LL << 46), .zero = "auto"},
 	{"context", "max_tokens", COUNT, AT(context.max_tokens), 1, 1 << 20, .zero = "auto"},
 	{"context", "latent_cache", BYTES, AT(context.latent_cache_bytes), 1, (double)(1LL << 50), .zero = "auto"},
 	{"store", "path", PATH, AT(store.path)},

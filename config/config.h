@@ -19,8 +19,9 @@
  *       threads: auto                  # auto: every processor this process may use; else 1 to 1024
  *       isa: auto                      # auto: the best instruction set this processor has; else scalar, avx2, avx512
  *                                      # or avx512bf16, refused at start where it is missing. Decides speed, no bit
- *     tiers: {host_experts: all}         # memory for routed experts; those that do not fit are read from the model's files
- *                                      # when they are chosen. Decides speed, no bit
+ *     tiers: {host_experts: auto}      # memory for routed experts; those that do not fit are read from the model's files
+ *                                      # when they are chosen. auto: what the other weights and a whole context leave of
+ *                                      # the memory that is available at the start. Decides speed, no bit
  *     context:
  *       max_tokens: auto               # auto: what the model was made for; else 1 to 1048576
  *       latent_cache: auto             # memory for latents of a corpus that questions attend to; the others stay in the
@@ -72,7 +73,7 @@ struct config {
 		char *isa;               /* "auto"; or an instruction set */
 	} compute;
 	struct {
-		int64_t host_expert_bytes; /* 0: all */
+		int64_t host_expert_bytes; /* 0: auto */
 	} tiers;
 	struct {
 		int64_t max_tokens;      /* 0: auto */

@@ -17,6 +17,9 @@ static const struct {
 	[API_CORPORA] = {"GET", "/api/v1/corpora"},
 	[API_FILES] = {"GET", "/api/v1/corpora/*/files"},
 	[API_SNAPSHOTS] = {"GET", "/api/v1/corpora/*/snapshots"},
+	[API_SNAPSHOT] = {"GET", "/api/v1/corpora/*"},
+	[API_TEXT] = {"POST", "/api/v1/corpora/*/text"},
+	[API_DIFF] = {"POST", "/api/v1/diff"},
 	[API_JOBS] = {"GET", "/api/v1/jobs"},
 	[API_JOB] = {"GET", "/api/v1/jobs/*"},
 	[API_JOB_EVENTS] = {"GET", "/api/v1/jobs/*/events"},
@@ -79,7 +82,7 @@ char *api_path(enum api_route route, const char *arg)
 		return xstrdup(path);
 	o = escaped = xmalloc(strlen(arg) + 1, 3);
 	for (const unsigned char *p = (const unsigned char *)arg; *p; p++)
-		if (strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~", *p))
+		if (strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~@", *p))
 			*o++ = (char)*p;
 		else
 			o += sprintf(o, "%%%02X", *p);
@@ -96,7 +99,7 @@ static int hex_digit(char c)
 }
 
 /* Match one path against one pattern; the part for '*' is not empty and has no '/'. */
-static bool path_matches(const char *pattern, const char *path, char arg[API_NAME_BYTES])
+static bool path_matches(const char *pattern, const char *path, char arg[API_SNAPSHOT_BYTES])
 {
 	const char *star = strchr(pattern, '*');
 	size_t before = star ? (size_t)(star - pattern) : 0, n = 0;
@@ -116,7 +119,7 @@ static bool path_matches(const char *pattern, const char *path, char arg[API_NAM
 			c = (char)(high << 4 | low);
 			path += 2;
 		}
-		if (n + 1 >= API_NAME_BYTES)
+		if (n + 1 >= API_SNAPSHOT_BYTES)
 			return false;
 		arg[n++] = c;
 	}
@@ -124,7 +127,7 @@ static bool path_matches(const char *pattern, const char *path, char arg[API_NAM
 	return n && !strcmp(star + 1, path);
 }
 
-int api_route_find(const char *method, const char *path, char arg[API_NAME_BYTES], const char **allow,
+int api_route_find(const char *method, const char *path, char arg[API_SNAPSHOT_BYTES], const char **allow,
 		   struct err *err)
 {
 	*allow = NULL;
@@ -187,6 +190,28 @@ int api_snapshot_id_parse(int64_t *id, const char *name, const char *text, struc
 		return err_set(err, ERR_USAGE, "%s: \"%.64s\" is not the id of a snapshot: `quire snapshots` lists them", name,
 			       text);
 	return 0;
+}
+
+int api_snapshot_parse(struct api_snapshot *out, const char *text, struct err *err)
+{
+	const char *at = strchr(text, '@');
+	size_t n = at ? (size_t)(at - text) : strlen(text);
+
+	out->id = 0;
+	snprintf(out->corpus, sizeof out->corpus, "%.*s", (int)(n < API_NAME_BYTES ? n : API_NAME_BYTES - 1), text);
+	if (n >= API_NAME_BYTES || !at)
+		return api_check_corpus_name(text, err);
+	if (api_check_corpus_name(out->corpus, err))
+		return -1;
+	return api_snapshot_id_parse(&out->id, text, at + 1, err);
+}
+
+void api_snapshot_format(char out[API_SNAPSHOT_BYTES], const struct api_snapshot *s)
+{
+	if (s->id)
+		snprintf(out, API_SNAPSHOT_BYTES, "%s@%lld", s->corpus, (long long)s->id);
+	else
+		snprintf(out, API_SNAPSHOT_BYTES, "%s", s->corpus);
 }
 
 /* Reading requests. */
@@ -264,6 +289,18 @@ static int read_corpus_name(char out[API_NAME_BYTES], const char *key, const jso
 
 	if (!failed)
 		memcpy(out, name, strlen(name) + 1);
+	free(name);
+	return failed ? -1 : 0;
+}
+
+static int read_snapshot_name(char out[API_SNAPSHOT_BYTES], const char *key, const json_t *value, struct err *err)
+{
+	char *name = NULL;
+	struct api_snapshot s;
+	int failed = read_string(&name, key, value, err) || api_snapshot_parse(&s, name, err);
+
+	if (!failed)
+		api_snapshot_format(out, &s);
 	free(name);
 	return failed ? -1 : 0;
 }
@@ -352,7 +389,7 @@ static int ingest_field(struct api_ingest *in, const char *key, const json_t *va
 	if (!strcmp(key, "full"))
 		return read_boolean(&in->full, key, value, err);
 	if (!strcmp(key, "order_from"))
-		return read_corpus_name(in->order_from, key, value, err);
+		return read_snapshot_name(in->order_from, key, value, err);
 	if (!strcmp(key, "dry_run"))
 		return read_boolean(&in->dry_run, key, value, err);
 	return unknown_field(key, "source, ref, exclude, include, full, order_from and dry_run", err);
@@ -549,7 +586,7 @@ json_t *api_job_json(const struct api_job *job)
 	return root;
 }
 
-static json_t *path_json(const char *path)
+json_t *api_path_json(const char *path)
 {
 	struct bytes quoted = {0};
 	json_t *text;
@@ -574,6 +611,10 @@ char *api_report_format(const struct ingest_counts *counts, const struct ingest_
 	json_object_set_new(root, "new_bytes", integer(counts->new_bytes));
 	if (*counts->commit)
 		json_object_set_new(root, "commit", json_string(counts->commit));
+	if (counts->order_from) {
+		json_object_set_new(root, "order_from", json_string(counts->order_from));
+		json_object_set_new(root, "followed_documents", integer(counts->n_followed_documents));
+	}
 	if (counts->history)
 		json_object_set_new(root, "history", api_text(counts->history, strlen(counts->history)));
 	for (size_t i = 0; i < n_kinds; i++) {
@@ -582,7 +623,7 @@ char *api_report_format(const struct ingest_counts *counts, const struct ingest_
 		json_object_set_new(o, "reason", json_string(kinds[i].kind));
 		json_object_set_new(o, "files", integer(kinds[i].n));
 		for (int e = 0; e < INGEST_EXAMPLES && kinds[i].examples[e]; e++)
-			json_array_append_new(examples, path_json(kinds[i].examples[e]));
+			json_array_append_new(examples, api_path_json(kinds[i].examples[e]));
 		json_object_set_new(o, "examples", examples);
 		json_array_append_new(skips, o);
 	}
@@ -702,6 +743,30 @@ static json_t *text_or_null(const char *s)
 	return s && *s ? api_text(s, strlen(s)) : json_null();
 }
 
+/* An expert that was read ahead and then not chosen was wasted. */
+static json_t *experts_json(const struct experts_stats *s)
+{
+	json_t *o = json_object();
+
+	json_object_set_new(o, "all", integer(s->n_experts));
+	json_object_set_new(o, "slots", integer(s->n_slots));
+	json_object_set_new(o, "slot_bytes", integer(s->slot_bytes));
+	json_object_set_new(o, "resident", integer(s->resident));
+	json_object_set_new(o, "taken", integer(s->taken));
+	json_object_set_new(o, "hits", integer(s->hits));
+	json_object_set_new(o, "late", integer(s->late));
+	json_object_set_new(o, "ahead", integer(s->ahead));
+	json_object_set_new(o, "useful", integer(s->useful));
+	json_object_set_new(o, "wasted", integer(s->ahead - s->useful));
+	json_object_set_new(o, "reads", integer(s->reads));
+	json_object_set_new(o, "read_bytes", integer(s->read_bytes));
+	json_object_set_new(o, "retried", integer(s->retried));
+	json_object_set_new(o, "trusted_first", integer(s->trusted_first));
+	json_object_set_new(o, "sums_shipped", json_boolean(s->sums_shipped));
+	json_object_set_new(o, "waited_s", json_real(s->waited_s));
+	return o;
+}
+
 json_t *api_status_json(const struct api_status *s)
 {
 	json_t *root = json_object(), *o;
@@ -731,6 +796,9 @@ json_t *api_status_json(const struct api_status *s)
 	json_object_set_new(o, "threads", integer(s->engine.n_threads));
 	json_object_set_new(o, "compute", text_or_null(s->engine.compute));
 	json_object_set_new(o, "latents", text_or_null(s->engine.latents));
+
+	if (s->experts.n_slots)
+		json_object_set_new(root, "experts", experts_json(&s->experts));
 
 	json_object_set_new(root, "store", o = json_object());
 	json_object_set_new(o, "path", text_or_null(s->store.dir));
@@ -783,60 +851,6 @@ json_t *api_corpus_json(const struct cache_corpus *c)
 	json_object_set_new(root, "documents", integer(c->n_documents));
 	json_object_set_new(root, "skipped", integer(c->n_skipped));
 	json_object_set_new(root, "bytes", integer(c->bytes));
-	return root;
-}
-
-json_t *api_snapshots_json(const struct cache_history *list, size_t n)
-{
-	json_t *root = json_object(), *snapshots = json_array();
-
-	for (size_t i = 0; i < n; i++) {
-		const struct cache_history *h = &list[i];
-		json_t *o = json_object();
-		char identity[17];
-
-		for (int b = 0; b < 8; b++)
-			sprintf(identity + 2 * b, "%02x", h->identity[b]);
-		json_object_set_new(o, "id", integer(h->id));
-		json_object_set_new(o, "current", json_boolean(h->is_current));
-		json_object_set_new(o, "source", text_or_null(h->source));
-		if (*h->revision)
-			json_object_set_new(o, "commit", json_string(h->revision));
-		json_object_set_new(o, "created_s", integer(h->created_s));
-		json_object_set_new(o, "identity", json_string(identity));
-		json_object_set_new(o, "tokens", integer(h->n_tokens));
-		json_object_set_new(o, "documents", integer(h->n_documents));
-		json_object_set_new(o, "skipped", integer(h->n_skipped));
-		json_object_set_new(o, "own_tokens", integer(h->own_tokens));
-		json_object_set_new(o, "own_bytes", integer(h->own_bytes));
-		json_object_set_new(o, "missing_tokens", integer(h->missing_tokens));
-		json_array_append_new(snapshots, o);
-	}
-	json_object_set_new(root, "snapshots", snapshots);
-	return root;
-}
-
-json_t *api_files_json(const struct cache_snapshot *s)
-{
-	json_t *root = json_object(), *documents = json_array(), *skipped = json_array();
-
-	for (int32_t i = 0; i < s->n_documents; i++) {
-		json_t *o = json_object();
-
-		json_object_set_new(o, "path", path_json(s->documents[i].path));
-		json_object_set_new(o, "tokens", integer(s->documents[i].n_tokens));
-		json_object_set_new(o, "lines", integer(s->documents[i].n_lines));
-		json_array_append_new(documents, o);
-	}
-	for (int32_t i = 0; i < s->n_skipped; i++) {
-		json_t *o = json_object();
-
-		json_object_set_new(o, "path", path_json(s->skipped[i].path));
-		json_object_set_new(o, "reason", api_text(s->skipped[i].reason, strlen(s->skipped[i].reason)));
-		json_array_append_new(skipped, o);
-	}
-	json_object_set_new(root, "documents", documents);
-	json_object_set_new(root, "skipped", skipped);
 	return root;
 }
 

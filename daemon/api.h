@@ -15,14 +15,15 @@
 #include <stdint.h>
 
 #include "cache/cache.h"
-#include "cache/history.h"
 #include "config/err.h"
+#include "engine/experts.h"
 #include "ingest/ingest.h"
 
 #define QUIRE_VERSION "0.1.0"
 
 enum {
 	API_NAME_BYTES = 128,      /* a corpus name with its NUL; as cache_corpus.name */
+	API_SNAPSHOT_BYTES = API_NAME_BYTES + 16, /* CORPUS@ID with its NUL */
 	API_BODY_BYTES = 1 << 20,  /* of a request */
 	API_MAX_GLOBS = 256,       /* exclude, and include */
 };
@@ -30,8 +31,12 @@ enum {
 enum api_route {
 	API_INGEST,     /* POST /api/v1/corpora/{name}/ingest: 202, Location, a job */
 	API_CORPORA,    /* GET  /api/v1/corpora */
-	API_FILES,      /* GET  /api/v1/corpora/{name}/files: what was read, and what was skipped and why */
+	API_FILES,      /* GET  /api/v1/corpora/{name}/files: what was read, and what was skipped and why; of a former
+			   snapshot where the name is CORPUS@ID */
 	API_SNAPSHOTS,  /* GET  /api/v1/corpora/{name}/snapshots: the current one and the former ones */
+	API_SNAPSHOT,   /* GET  /api/v1/corpora/{name}: what a snapshot is; {name} likewise */
+	API_TEXT,       /* POST /api/v1/corpora/{name}/text: a file of it as the model read it; {name} likewise */
+	API_DIFF,       /* POST /api/v1/diff: what is different between two snapshots (look.h) */
 	API_JOBS,       /* GET  /api/v1/jobs */
 	API_JOB,        /* GET  /api/v1/jobs/{id} */
 	API_JOB_EVENTS, /* GET  /api/v1/jobs/{id}/events: `job` at each change, until it has ended */
@@ -48,15 +53,25 @@ enum api_route {
 };
 
 const char *api_method(enum api_route route);
-/* The path of a route; arg is the {name} or {id} of those that have one. free() it. */
+/* The path of a route; arg is the {name} or {id} of those that have one. free() it. A '@' stands as it is. */
 char *api_path(enum api_route route, const char *arg);
 /* The route of a request, -1 with ERR_NOT_FOUND when there is none. arg receives the {name} or {id}, percent-decoded.
  * When only the method is wrong, ERR_USAGE, and *allow is the one that would do (NULL otherwise). */
-int api_route_find(const char *method, const char *path, char arg[API_NAME_BYTES], const char **allow,
+int api_route_find(const char *method, const char *path, char arg[API_SNAPSHOT_BYTES], const char **allow,
 		   struct err *err);
 
 /* Letters, digits, '.', '_' and '-', not beginning with '.' or '-', at most 127 bytes. */
 int api_check_corpus_name(const char *name, struct err *err);
+
+/* CORPUS@ID, or CORPUS: its current snapshot, whose id is 0 here. */
+struct api_snapshot {
+	char corpus[API_NAME_BYTES];
+	int64_t id;
+};
+
+/* ERR_USAGE names what is wrong with it. */
+int api_snapshot_parse(struct api_snapshot *out, const char *text, struct err *err);
+void api_snapshot_format(char out[API_SNAPSHOT_BYTES], const struct api_snapshot *s);
 
 /* The numbers of an ask: one table for the wire, the options of `quire ask` and its help. */
 enum api_number {
@@ -97,7 +112,7 @@ struct api_ingest {
 	char **exclude, **include; /* globs, NULL-terminated; NULL when there are none */
 	bool full;                 /* sort the documents anew */
 	bool dry_run;              /* count, and compute nothing */
-	char order_from[API_NAME_BYTES]; /* the corpus whose order is followed; "" is its own */
+	char order_from[API_SNAPSHOT_BYTES]; /* the CORPUS[@ID] whose order is followed; "": its own */
 };
 
 /* Requests. Parsing fills a zeroed struct; on error there is nothing to clear. Formatting gives a string to free(). */
@@ -148,8 +163,8 @@ int api_job_parse(struct api_job *job, const json_t *json, struct err *err);
 void api_job_clear(struct api_job *job);
 
 /* What an ingest is about to do: {"documents", "kept_documents", "skipped", "read_bytes", "tokens", "kept_tokens",
- * "new_tokens", "new_bytes", "commit" and "history" where there are, "skips": [{"reason", "files", "examples"}]}. free()
- * it. */
+ * "new_tokens", "new_bytes", "commit" and "history" where there are, "order_from" and "followed_documents" where the
+ * order is not its own, "skips": [{"reason", "files", "examples"}]}. free() it. */
 char *api_report_format(const struct ingest_counts *counts, const struct ingest_skip_kind *kinds, size_t n_kinds);
 
 /* The same report with "seconds", unless the speed is 0: not known. free() it. */
@@ -199,6 +214,7 @@ struct api_status {
 	const char *socket;
 	struct api_model_status model;
 	struct api_engine_status engine;
+	struct experts_stats experts;  /* n_slots 0: there is no tier, all experts are loaded */
 	struct {
 		const char *dir;
 		struct cache_stats stats;
@@ -214,14 +230,10 @@ struct api_status {
 
 json_t *api_status_json(const struct api_status *status);
 json_t *api_corpus_json(const struct cache_corpus *corpus);
-/* {"snapshots": [{"id", "current", "source", "commit", "created_s", "identity", "tokens", "documents", "skipped", "own_tokens",
- * "own_bytes", "missing_tokens"}]}, the newest first. */
-json_t *api_snapshots_json(const struct cache_history *list, size_t n);
 /* A whole number from 1 to 2^53. ERR_USAGE names `name`. */
 int api_snapshot_id_parse(int64_t *id, const char *name, const char *text, struct err *err);
-/* {"documents": [{"path", "tokens", "lines"}], "skipped": [{"path", "reason"}]}; a path with odd bytes is quoted as
- * in C, as the model reads it. */
-json_t *api_files_json(const struct cache_snapshot *snapshot);
+/* A path with odd bytes is quoted as in C, as the model reads it. */
+json_t *api_path_json(const char *path);
 
 /* {"error": ...}; free() the string. */
 char *api_error_format(const struct err *err);

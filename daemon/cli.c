@@ -36,14 +36,14 @@ static const struct {
 	[OPTION_EXCLUDE] = {"exclude", "GLOB", "leave these files out (may be given again)"},
 	[OPTION_INCLUDE] = {"include", "GLOB", "take these files whatever would leave them out (may be given again)"},
 	[OPTION_FULL] = {"full", NULL, "sort the documents anew, though less can be kept of what is computed"},
-	[OPTION_ORDER_FROM] = {"order-from", "NAME", "put the documents in the order of another corpus"},
+	[OPTION_ORDER_FROM] = {"order-from", "NAME[@ID]", "keep the order of another snapshot: its unchanged documents first, then the others"},
 	[OPTION_DRY_RUN] = {"dry-run", NULL, "count what would be read, skipped, kept and computed, and do none of it"},
 	[OPTION_DETACH] = {"detach", NULL, "print the job and leave it to the daemon"},
 	[OPTION_SKIPPED] = {"skipped", NULL, "what was left out, and why"},
 	[OPTION_READ_DATA] = {"read-data", "[=N%]", "compare every stored byte with its checksum, or those of N percent of the spans"},
 	[OPTION_CONTEXT] = {"context", "N", "tokens in the context (else all that the model takes)"},
 	[OPTION_MACHINE] = {"machine", "FILE", "a machine that FILE describes, in YAML (else this one, measured)"},
-	[OPTION_WEIGHTS] = {"weights", "FORMAT", "fp8, bf16, or int4 for routed experts (else fp8)"},
+	[OPTION_WEIGHTS] = {"weights", "FORMAT", "fp8, bf16, or int4 for routed experts (else fp8; int4 if packed)"},
 	[OPTION_THINK] = {"think", NULL, "let the model think before it answers"},
 	[OPTION_SNAPSHOT] = {"snapshot", "ID", "a former snapshot (`quire snapshots` lists them), not the current one"},
 	[OPTION_KEEP] = {"keep", "N", "forget all former snapshots but the newest N"},
@@ -179,17 +179,6 @@ static int run_corpora(struct cli *c)
 			printf("  %s snapshots", print_count(tokens, get_integer(corpus, "snapshots")));
 		putchar('\n');
 	}
-	json_decref(reply);
-	return 0;
-}
-
-static int run_files(struct cli *c)
-{
-	json_t *reply;
-
-	if (api_check_corpus_name(c->arguments[0], &c->err) || !(reply = cli_fetch(c, API_FILES, c->arguments[0], NULL)))
-		return -1;
-	show_files(reply, c->given[OPTION_SKIPPED], c->given[OPTION_JSON]);
 	json_decref(reply);
 	return 0;
 }
@@ -384,10 +373,14 @@ static const struct verb verbs[] = {
 	 BIT(OPTION_DETACH), cli_reindex},
 	{"ask", "NAME QUESTION", "answer a question about a corpus", 2, 2, NUMBERS | BIT(OPTION_THINK) | BIT(OPTION_SNAPSHOT), run_ask},
 	{"corpora", "", "what has been read", 0, 0, 0, run_corpora},
-	{"files", "NAME", "the files of a corpus in its order; with --skipped, those left out and why", 1, 1,
-	 BIT(OPTION_SKIPPED), run_files},
+	{"files", "NAME[@ID]", "the files of a corpus in its order; with --skipped, those left out and why", 1, 1,
+	 BIT(OPTION_SKIPPED) | BIT(OPTION_SNAPSHOT), cli_files},
+	{"show", "NAME[@ID] [PATH[:LINE[-LINE]]]", "what a snapshot is; or the text of a file as the model read it, from the "
+	 "store and with line numbers", 1, 2, BIT(OPTION_SNAPSHOT), cli_show},
 	{"snapshots", "NAME", "the current snapshot of a corpus and its former ones, and what each alone takes", 1, 1, 0,
 	 cli_snapshots},
+	{"diff", "NAME[@ID] [NAME[@ID]]", "what changed between two snapshots: the one before and the current one, @ID and the "
+	 "current one, or the two named", 1, 2, 0, cli_diff},
 	{"forget", "NAME", "forget former snapshots: --snapshot ID (may be given again), or --keep N; the current one stays", 1, 1,
 	 BIT(OPTION_SNAPSHOT) | BIT(OPTION_KEEP), cli_forget},
 	{"check", "[NAME]", "is the store whole? what is damaged, and the corpora that it touches (status 1)", 0, 1,

@@ -216,10 +216,11 @@ static int ingest(struct cli *c, const char *corpus)
 {
 	struct client *client = NULL;
 	struct api_job job = {0};
+	struct api_snapshot follow;
 	int status;
 
 	if (api_check_corpus_name(corpus, &c->err) ||
-	    (c->given[OPTION_ORDER_FROM] && api_check_corpus_name(cli_value(c, OPTION_ORDER_FROM), &c->err)) ||
+	    (c->given[OPTION_ORDER_FROM] && api_snapshot_parse(&follow, cli_value(c, OPTION_ORDER_FROM), &c->err)) ||
 	    cli_connect(c, &client))
 		return -1;
 	status = submit_ingest(c, client, corpus, &job);

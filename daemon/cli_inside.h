@@ -74,5 +74,8 @@ int cli_repair(struct cli *c);
 int cli_rm(struct cli *c);
 int cli_snapshots(struct cli *c);
 int cli_forget(struct cli *c);
+int cli_files(struct cli *c);
+int cli_diff(struct cli *c);
+int cli_show(struct cli *c);
 
 #endif

@@ -197,7 +197,7 @@ static void print_plan(const struct plan *p, const struct plan_model *m, const s
 static int read_options(struct cli *c, const struct plan_model *m, struct plan_options *opt)
 {
 	const char *context = cli_value(c, OPTION_CONTEXT), *weights = cli_value(c, OPTION_WEIGHTS);
-	int i = weights ? plan_weights_from_name(weights) : PLAN_FP8;
+	int i = weights ? plan_weights_from_name(weights) : m->int4_experts ? PLAN_INT4 : PLAN_FP8;
 
 	*opt = (struct plan_options){.latents = LATENTS_FP8, .latent_cache_bytes = LATENT_CACHE};
 	if (i < 0)

@@ -24,6 +24,7 @@
 #include "daemon/http.h"
 #include "daemon/jobs.h"
 #include "daemon/listen.h"
+#include "daemon/look.h"
 #include "daemon/message.h"
 #include "daemon/waiter.h"
 #include "daemon/worker.h"
@@ -44,6 +45,7 @@ struct loop {
 	struct worker *worker;
 	struct queue *from_engine;
 	struct cache_reader *reader;
+	const struct tokenizer *tokenizer; /* the engine's, as long as it is not told to stop; NULL: no model */
 	int epoll_fd, signal_fd, timer_fd, listen_fd;
 
 	struct waiter *waiters;
@@ -303,31 +305,22 @@ static void get_corpora(struct loop *l, struct exchange *x)
 	exchange_reply(x, 200, api_dump(root), NULL, NULL);
 }
 
-static void get_files(struct loop *l, struct exchange *x, const char *corpus)
+/* What is read of the store for people, though the engine has much to do. */
+static void look(struct loop *l, struct exchange *x, enum api_route route, const char *arg)
 {
-	struct cache_snapshot *s;
+	struct look model = {.tokenizer = l->tokenizer, .identity = l->status.model.identity,
+			     .latents = l->status.engine.latents};
+	json_t *reply;
 	struct err err;
+	size_t bytes;
+	const char *body = exchange_body(x, &bytes);
 
-	if (open_reader(l, &err) || cache_files(l->reader, corpus, 0, &s, &err)) {
+	if (!l->tokenizer && !no_model(l, &model.no_tokenizer))
+		err_set(&model.no_tokenizer, ERR_UNAVAILABLE, "the model is being loaded");
+	if (open_reader(l, &err) || look_reply(&reply, &model, l->reader, route, arg, body, bytes, &err))
 		exchange_error(x, 0, &err);
-		return;
-	}
-	exchange_reply(x, 200, api_dump(api_files_json(s)), NULL, NULL);
-	cache_free_snapshot(s);
-}
-
-static void get_snapshots(struct loop *l, struct exchange *x, const char *corpus)
-{
-	struct cache_history *list;
-	struct err err;
-	size_t n;
-
-	if (open_reader(l, &err) || cache_list_snapshots(l->reader, corpus, &list, &n, &err)) {
-		exchange_error(x, 0, &err);
-		return;
-	}
-	exchange_reply(x, 200, api_dump(api_snapshots_json(list, n)), NULL, NULL);
-	cache_free_history(list, n);
+	else
+		exchange_reply(x, 200, api_dump(reply), NULL, NULL);
 }
 
 static void get_jobs(struct loop *l, struct exchange *x)
@@ -493,7 +486,7 @@ static void get_readyz(struct loop *l, struct exchange *x)
 static void on_request(void *ctx, struct exchange *x)
 {
 	struct loop *l = ctx;
-	char arg[API_NAME_BYTES];
+	char arg[API_SNAPSHOT_BYTES];
 	const char *allow;
 	struct err err;
 	int route = api_route_find(exchange_method(x), exchange_path(x), arg, &allow, &err);
@@ -511,10 +504,11 @@ static void on_request(void *ctx, struct exchange *x)
 		get_corpora(l, x);
 		break;
 	case API_FILES:
-		get_files(l, x, arg);
-		break;
 	case API_SNAPSHOTS:
-		get_snapshots(l, x, arg);
+	case API_SNAPSHOT:
+	case API_TEXT:
+	case API_DIFF:
+		look(l, x, (enum api_route)route, arg);
 		break;
 	case API_JOBS:
 		get_jobs(l, x);
@@ -627,6 +621,7 @@ static void on_model(struct loop *l, const struct message *m)
 	l->status.model = m->model.model;
 	l->status.model.path = path;
 	l->status.engine = m->model.engine;
+	l->tokenizer = m->model.tokenizer;
 	if (m->model.model.state == MODEL_READY) {
 		snprintf(bytes, sizeof bytes, "%lld", (long long)m->model.model.loaded_bytes);
 		log_info("the model is loaded architecture=%s context=%lld bytes=%s seconds=%.1f isa=%s threads=%d",
@@ -649,6 +644,9 @@ static void on_message(struct loop *l, struct message *m)
 	switch (m->kind) {
 	case MESSAGE_STORE:
 		l->status.store.stats = m->store;
+		break;
+	case MESSAGE_EXPERTS:
+		l->status.experts = m->experts;
 		break;
 	case MESSAGE_MODEL:
 		on_model(l, m);

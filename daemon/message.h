@@ -24,6 +24,8 @@
 #include "config/err.h"
 #include "daemon/api.h"
 #include "daemon/upkeep.h"
+#include "engine/experts.h"
+#include "engine/tokenizer.h"
 #include "ingest/ingest.h"
 
 enum message_kind {
@@ -31,6 +33,7 @@ enum message_kind {
 	MESSAGE_INGEST,
 	MESSAGE_PREPARE,
 	MESSAGE_PREPARED,
+	MESSAGE_EXPERTS,  /* the numbers of the tier of experts have changed */
 	MESSAGE_STORE,    /* the store is open, or its numbers have changed; with err: it does not open */
 	MESSAGE_MODEL,
 	MESSAGE_PHASE,
@@ -71,9 +74,12 @@ struct message {
 		char *report;                  /* COUNTED: as api_job.report; UPKEEP_PROGRESS, UPKEPT: JSON */
 		struct upkeep upkeep;
 		struct cache_stats store;
+		struct experts_stats experts;
 		struct {
 			struct api_model_status model;
 			struct api_engine_status engine;
+			const struct tokenizer *tokenizer; /* MODEL_READY: does not change, and is there until the
+							      engine's queue is closed */
 		} model;
 		struct {
 			enum ask_phase phase;

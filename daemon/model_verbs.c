@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,8 @@
 #include "engine/engine.h"
 #include "engine/experts.h"
 #include "engine/model_info.h"
+#include "engine/pack.h"
+#include "engine/rates.h"
 #include "engine/synth.h"
 #include "engine/tokenizer.h"
 #include "offload/trace.h"
@@ -33,7 +36,9 @@ static const char usage[] =
 	"                        those that do not fit are read when they are chosen\n"
 	"       quire model verify DIR [--host-experts SIZE]: read every routed expert; its checksum is noted in the store's\n"
 	"                        directory, or compared with the one that is there\n"
-	"       quire model synth OUT --moe-layers K --dense-layers D [--format fp8|bf16] [--seed S] [--threads N]\n"
+	"       quire model pack DIR OUT [--format int4-g64] [--threads N]: routed experts to int4, with their checksums, into\n"
+	"                        a new directory that is read like DIR\n"
+	"       quire model synth OUT --moe-layers K --dense-layers D [--format fp8|bf16|int4] [--seed S] [--threads N]\n"
 	"                        [--schedule glm52|full] [--hidden N] [--heads N] [--q-lora N] [--kv-lora N] [--nope N]\n"
 	"                        [--rope N] [--v N] [--dense-dim N] [--expert-dim N] [--experts N]\n"
 	"                        [--experts-per-token N] [--index-heads N] [--index-dim N] [--index-topk N] [--vocab N]\n"
@@ -41,7 +46,7 @@ static const char usage[] =
 
 /* Every option of every verb; `known` in parse says whose it is. */
 struct options {
-	const char *dir, *ids, *logits, *topk, *text, *isa, *trace;
+	const char *dir, *out, *ids, *logits, *topk, *text, *isa, *trace;
 	int64_t chunk, prompt, decode, depth, threads, repeat, host_expert_bytes;
 	enum compute_profile compute;
 	enum latent_format latents;
@@ -49,7 +54,7 @@ struct options {
 	struct synth_options synth;
 };
 
-enum { EVAL = 1, TOKENIZE = 2, BENCH = 4, INFO = 8, SYNTH = 16, VERIFY = 32 };
+enum { EVAL = 1, TOKENIZE = 2, BENCH = 4, INFO = 8, SYNTH = 16, VERIFY = 32, PACK = 64 };
 
 /* Dimensions of a synthetic checkpoint; what their values may be together, the reader of config.json says. */
 static const struct dimension {
@@ -100,7 +105,7 @@ static int parse_synth_option(struct synth_options *s, const char *name, const c
 	if (!strcmp(name, "format")) {
 		i = synth_format_from_name(value);
 		if (i < 0)
-			return err_set(err, ERR_USAGE, "--format: '%s' is neither fp8 nor bf16", value);
+			return err_set(err, ERR_USAGE, "--format: '%s' is none of fp8, bf16, int4", value);
 		s->format = (enum synth_format)i;
 	} else if (!strcmp(name, "schedule")) {
 		i = synth_schedule_from_name(value);
@@ -124,10 +129,12 @@ static int parse_synth_option(struct synth_options *s, const char *name, const c
 	return 0;
 }
 
-static int parse_option(struct options *o, const char *name, const char *value, struct err *err)
+static int parse_option(struct options *o, int verb, const char *name, const char *value, struct err *err)
 {
 	int i;
 
+	if (verb == PACK && !strcmp(name, "format"))
+		return strcmp(value, "int4-g64") ? err_set(err, ERR_USAGE, "--format: '%s' is not int4-g64, the one there is", value) : 0;
 	if (!strcmp(name, "ids"))
 		o->ids = value;
 	else if (!strcmp(name, "logits"))
@@ -183,7 +190,7 @@ static int parse(struct options *o, int verb, int argc, char **argv, struct err 
 		{EVAL, {"topk", required_argument, NULL, 0}},
 		{EVAL, {"record-trace", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"chunk", required_argument, NULL, 0}},
-		{EVAL | BENCH | SYNTH, {"threads", required_argument, NULL, 0}},
+		{EVAL | BENCH | SYNTH | PACK, {"threads", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"compute", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"latents", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"isa", required_argument, NULL, 0}},
@@ -195,7 +202,7 @@ static int parse(struct options *o, int verb, int argc, char **argv, struct err 
 		{BENCH, {"depth", required_argument, NULL, 0}},
 		{BENCH, {"repeat", required_argument, NULL, 0}},
 		{BENCH | INFO, {"json", no_argument, NULL, 0}},
-		{SYNTH, {"format", required_argument, NULL, 0}},
+		{SYNTH | PACK, {"format", required_argument, NULL, 0}},
 		{SYNTH, {"schedule", required_argument, NULL, 0}},
 		{SYNTH, {"seed", required_argument, NULL, 0}},
 		{SYNTH, {"max-positions", required_argument, NULL, 0}},
@@ -216,13 +223,16 @@ static int parse(struct options *o, int verb, int argc, char **argv, struct err 
 			return err_set(err, ERR_USAGE, "%s needs a value", argv[optind - 1]);
 		if (c)
 			return err_set(err, ERR_USAGE, "model %s: unknown option '%s'", argv[0], argv[optind - 1]);
-		if (parse_option(o, options[index].name, optarg, err))
+		if (parse_option(o, verb, options[index].name, optarg, err))
 			return -1;
 	}
-	if (optind != argc - 1)
+	if (verb == PACK && optind != argc - 2)
+		return err_set(err, ERR_USAGE, "model pack: two directories, please: the model's, and one that is made");
+	if (verb != PACK && optind != argc - 1)
 		return err_set(err, ERR_USAGE, "model %s: %s", argv[0],
 			       optind == argc ? "the model's directory is missing" : "one directory, please");
 	o->dir = argv[optind];
+	o->out = argv[optind + 1]; /* NULL at the end */
 	return 0;
 }
 
@@ -577,16 +587,21 @@ out:
 	return status;
 }
 
-/* ---- verify ---- */
+/* ---- verify and pack ---- */
 
-static void print_verified(void *ctx, int64_t done, int64_t of)
+struct progress {
+	const char *verb;
+	int64_t told;
+};
+
+static void print_progress(void *ctx, int64_t done, int64_t of)
 {
-	int64_t *told = ctx;
+	struct progress *p = ctx;
 
-	if (done * 20 / of == *told && done != of)
+	if (done * 20 / of == p->told && done != of)
 		return;
-	*told = done * 20 / of;
-	fprintf(stderr, "verify    %3lld %%  %lld of %lld experts\n", (long long)(100 * done / of), (long long)done, (long long)of);
+	p->told = done * 20 / of;
+	fprintf(stderr, "%-9s %3lld %%  %lld of %lld experts\n", p->verb, (long long)(100 * done / of), (long long)done, (long long)of);
 }
 
 static int verify(const struct options *o, struct err *err)
@@ -596,8 +611,8 @@ static int verify(const struct options *o, struct err *err)
 	struct experts_stats stats;
 	struct config config;
 	struct model *m = NULL;
+	struct progress progress = {"verify", 0};
 	char *sums;
-	int64_t told = 0;
 	double start = now();
 	int failed;
 
@@ -607,16 +622,43 @@ static int verify(const struct options *o, struct err *err)
 	failed = file_make_directories(config.store.path, err) || model_open(&m, o->dir, &opt, err);
 	if (!failed && !m->experts)
 		failed = err_set(err, ERR_USAGE, "%s has no routed experts", o->dir);
-	failed = failed || experts_verify(m->experts, print_verified, &told, err);
+	failed = failed || experts_verify(m->experts, print_progress, &progress, err);
 	if (!failed) {
 		experts_stats(m->experts, &stats);
-		printf("%lld experts are as they should be, %.1f GB read in %.1f s; their checksums are in %s\n",
-		       (long long)stats.n_experts, (double)stats.read_bytes / 1e9, now() - start, sums);
+		printf("%lld experts are as they should be, %.1f GB read in %.1f s; their checksums %s %s\n",
+		       (long long)stats.n_experts, (double)stats.read_bytes / 1e9, now() - start,
+		       stats.sums_shipped ? "came with" : "are in", stats.sums_shipped ? o->dir : sums);
 	}
 	model_close(m);
 	free(sums);
 	config_free(&config);
 	return failed ? -1 : 0;
+}
+
+static int pack(const struct options *o, struct err *err)
+{
+	struct progress progress = {"pack", 0};
+	const struct pack_options opt = {.n_threads = (int)o->threads, .report = print_progress, .ctx = &progress};
+	struct pack_report r;
+	struct err why;
+	double disk = 0;
+	int measured;
+
+	signal(SIGXFSZ, SIG_IGN); /* a limit on files is then an error of the write */
+	if (model_pack(o->dir, o->out, &opt, &r, err))
+		return -1;
+	measured = !rates_disk(o->dir, &disk, &why);
+	printf("%s: %lld experts, %.3f GB to %.3f GB of int4, %.3f GB of other tensors copied, in %.1f s\n", o->out,
+	       (long long)r.n_experts, (double)r.read_bytes / 1e9, (double)r.packed_bytes / 1e9, (double)r.copied_bytes / 1e9, r.seconds);
+	printf("experts      %12.2f GB/s       read, packed by %d threads, and %.2f GB/s written and synced\n",
+	       (double)r.read_bytes / r.expert_seconds / 1e9, r.n_threads, (double)r.packed_bytes / r.expert_seconds / 1e9);
+	if (measured)
+		printf("disk         %12.2f GB/s       reads of %s past the page cache and nothing else\n", disk / 1e9, o->dir);
+	else
+		printf("disk          not measured       %s\n", why.text);
+	printf("error        %12.4f            of all weights, root mean square over root mean square; %.4f in layer %d, the largest\n",
+	       r.error, r.worst_error, r.worst_layer);
+	return 0;
 }
 
 /* ---- synth ---- */
@@ -659,10 +701,12 @@ int model_verb(int argc, char **argv)
 		status = parse(&o, INFO, argc, argv, &err) || model_info_print(stdout, o.dir, o.json, &err);
 	else if (!strcmp(argv[0], "verify"))
 		status = parse(&o, VERIFY, argc, argv, &err) || verify(&o, &err);
+	else if (!strcmp(argv[0], "pack"))
+		status = parse(&o, PACK, argc, argv, &err) || pack(&o, &err);
 	else if (!strcmp(argv[0], "synth"))
 		status = parse(&o, SYNTH, argc, argv, &err) || synth(&o, &err);
 	else
-		status = err_set(&err, ERR_USAGE, "model: no verb '%s'; there are info, eval, tokenize, bench, verify and synth",
+		status = err_set(&err, ERR_USAGE, "model: no verb '%s'; there are info, eval, tokenize, bench, verify, pack and synth",
 				 argv[0]);
 	if (!status && (fflush(stdout) || ferror(stdout)))
 		status = err_errno(&err, errno, "write standard output");

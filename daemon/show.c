@@ -50,6 +50,176 @@ void show_files(const json_t *reply, bool skipped, bool json)
 	}
 }
 
+/* 3 groups of 2,624 bytes a token, 1 of 1,312 */
+static void show_records(const json_t *records)
+{
+	char n[PRINT_BYTES], bytes[PRINT_BYTES];
+	size_t i = 0, same;
+
+	for (; i < json_array_size(records); i += same) {
+		int64_t size = json_integer_value(json_array_get(records, i));
+
+		for (same = 1; json_integer_value(json_array_get(records, i + same)) == size; same++)
+			;
+		printf("%s%s%s of %s bytes%s", i ? ", " : "", print_count(n, (int64_t)same),
+		       i ? "" : same == 1 ? " group" : " groups", print_count(bytes, size), i ? "" : " a token");
+	}
+}
+
+void show_snapshot(const json_t *reply)
+{
+	char a[PRINT_BYTES], b[PRINT_BYTES];
+	bool ours = json_is_true(json_object_get(reply, "same_model"));
+	int64_t id = get_integer(reply, "id");
+
+	printf("corpus    %s\nsnapshot  %lld, %s\nsource    ", get_string(reply, "corpus"), (long long)id,
+	       json_is_true(json_object_get(reply, "current")) ? "the current one" : "a former one");
+	print_line(stdout, get_string(reply, "source"));
+	if (json_is_string(json_object_get(reply, "commit")))
+		printf("\ncommit    %s", get_string(reply, "commit"));
+	printf("\nmade      %s, last used %s\n", print_time(a, get_integer(reply, "created_s")),
+	       print_time(b, get_integer(reply, "used_s")));
+	printf("identity  %s%s\n", get_string(reply, "identity"),
+	       ours ? " (the daemon's model)"
+		    : json_object_get(reply, "same_model") ? " (not the daemon's model: it cannot be asked)" : "");
+	printf("tokens    %s in %s spans\n", print_count(a, get_integer(reply, "tokens")),
+	       print_count(b, get_integer(reply, "spans")));
+	printf("order     %s files, ", print_count(a, get_integer(reply, "documents")));
+	print_line(stdout, get_string(reply, "first"));
+	fputs(" first and ", stdout);
+	print_line(stdout, get_string(reply, "last"));
+	printf(" last; %s left out\n", print_count(a, get_integer(reply, "skipped")));
+	printf("rows      %s%s", ours ? get_string(reply, "latents") : "", ours ? ": " : "");
+	show_records(json_object_get(reply, "record_bytes"));
+	printf("; index keys in %s layers, %s bytes each\n", print_count(a, get_integer(reply, "index_layers")),
+	       print_count(b, get_integer(reply, "index_key_bytes")));
+	printf("bytes     %s", print_size(a, get_integer(reply, "bytes")));
+	printf(", of which %s (%s tokens) no other snapshot needs\n", print_size(a, get_integer(reply, "own_bytes")),
+	       print_count(b, get_integer(reply, "own_tokens")));
+	if (get_integer(reply, "missing_tokens"))
+		printf("missing   %s tokens, computed again when it is asked\n",
+		       print_count(a, get_integer(reply, "missing_tokens")));
+}
+
+void show_text(json_t *reply, bool json)
+{
+	json_t *held = json_incref(json_object_get(reply, "text")), *o;
+	const char *text = json_string_value(held), *end = text ? text + json_string_length(held) : NULL;
+	int64_t line = get_integer(reply, "first_line"), last = get_integer(reply, "last_line");
+	int width = snprintf(NULL, 0, "%lld", (long long)last);
+
+	if (json) {
+		json_object_del(reply, "text");
+		print_json(stdout, "document", json_incref(reply));
+	}
+	for (; text < end; line++) {
+		const char *feed = memchr(text, '\n', (size_t)(end - text));
+		size_t bytes = (size_t)((feed ? feed : end) - text);
+
+		if (json) {
+			o = json_object();
+			json_object_set_new(o, "line", json_integer(line));
+			json_object_set_new(o, "text", json_stringn(text, bytes));
+			print_json(stdout, "line", o);
+		} else {
+			printf("%*lld  ", width < 4 ? 4 : width, (long long)line);
+			print_text(stdout, text, bytes);
+			putchar('\n');
+		}
+		text += bytes + (feed != NULL);
+	}
+	json_decref(held);
+}
+
+static void show_compared(const char *word, const json_t *s)
+{
+	const char *commit = json_string_value(json_object_get(s, "commit"));
+	char tokens[PRINT_BYTES], documents[PRINT_BYTES], when[PRINT_BYTES];
+
+	printf("%-8s %s@%lld  %s  %s tokens  %s documents", word, get_string(s, "corpus"), (long long)get_integer(s, "id"),
+	       print_time(when, get_integer(s, "created_s")), print_count(tokens, get_integer(s, "tokens")),
+	       print_count(documents, get_integer(s, "documents")));
+	if (commit)
+		printf("  commit %.12s", commit);
+	puts(json_is_true(json_object_get(s, "current")) ? "  current" : "");
+}
+
+static void show_change(const json_t *file)
+{
+	char from[PRINT_BYTES], to[PRINT_BYTES], tokens[2 * PRINT_BYTES + 8], places[2 * PRINT_BYTES + 16] = "";
+	const char *change = get_string(file, "change");
+	bool before = json_is_integer(json_object_get(file, "from_place"));
+	bool after = json_is_integer(json_object_get(file, "to_place"));
+
+	print_count(from, get_integer(file, "from_tokens"));
+	print_count(to, get_integer(file, "to_tokens"));
+	if (before && after && strcmp(from, to))
+		snprintf(tokens, sizeof tokens, "%s -> %s", from, to);
+	else
+		snprintf(tokens, sizeof tokens, "%s", after ? to : from);
+	if (!strcmp(change, "moved"))
+		snprintf(places, sizeof places, "  place %s -> %s", print_count(from, get_integer(file, "from_place")),
+			 print_count(to, get_integer(file, "to_place")));
+	printf("%-8s %20s tokens  ", change, tokens);
+	print_line(stdout, get_string(file, "path"));
+	puts(places);
+}
+
+static void show_shared(const json_t *reply)
+{
+	const json_t *parting = json_object_get(reply, "parting"), *from = json_object_get(reply, "from");
+	const json_t *to = json_object_get(reply, "to");
+	int64_t spans = get_integer(reply, "shared_spans");
+	char tokens[PRINT_BYTES], a[PRINT_BYTES], b[PRINT_BYTES], n[PRINT_BYTES];
+
+	if (!json_is_true(json_object_get(reply, "same_identity"))) {
+		printf("shared   nothing: made by two models or with two settings (identities %s and %s)\n",
+		       get_string(from, "identity"), get_string(to, "identity"));
+		return;
+	}
+	printf("shared   the first %s tokens", print_count(tokens, get_integer(reply, "shared_tokens")));
+	if (spans)
+		printf("; spans 0 to %s of %s and %s are one in the store", print_count(n, spans - 1),
+		       print_count(a, get_integer(from, "spans")), print_count(b, get_integer(to, "spans")));
+	else
+		fputs("; no span is one in the store", stdout);
+	if (parting) {
+		fputs("; then ", stdout);
+		print_line(stdout, get_string(parting, "path"));
+		if (get_integer(parting, "line"))
+			printf(" line %s", print_count(n, get_integer(parting, "line")));
+	}
+	putchar('\n');
+}
+
+void show_diff(json_t *reply, bool json)
+{
+	json_t *files = json_incref(json_object_get(reply, "files")), *file;
+	size_t i;
+
+	if (json) {
+		json_object_del(reply, "files");
+		print_json(stdout, "diff", json_incref(reply));
+	} else {
+		show_compared("from", json_object_get(reply, "from"));
+		show_compared("to", json_object_get(reply, "to"));
+	}
+	json_array_foreach(files, i, file) {
+		if (json)
+			print_json(stdout, "change", json_incref(file));
+		else
+			show_change(file);
+	}
+	json_decref(files);
+	if (json)
+		return;
+	printf("files    %lld removed, %lld added, %lld changed, %lld moved, %lld as they were\n",
+	       (long long)get_integer(reply, "removed"), (long long)get_integer(reply, "added"),
+	       (long long)get_integer(reply, "changed"), (long long)get_integer(reply, "moved"),
+	       (long long)get_integer(reply, "same"));
+	show_shared(reply);
+}
+
 static void show_skips(const json_t *skips)
 {
 	char count[PRINT_BYTES];
@@ -84,6 +254,9 @@ void show_report(const struct api_job *job)
 		printf("about %s s\n", print_count(a, (int64_t)(json_number_value(json_object_get(r, "seconds")) + 0.5)));
 	else
 		puts("time unknown until something has been computed");
+	if (json_is_string(json_object_get(r, "order_from")))
+		printf("%-11s %9s documents as in %s, then %s others\n", "order", print_count(a, get_integer(r, "followed_documents")),
+		       get_string(r, "order_from"), print_count(b, documents - get_integer(r, "followed_documents")));
 	show_skips(json_object_get(r, "skips"));
 	if (json_is_string(json_object_get(r, "commit")))
 		printf("commit      %s\n", get_string(r, "commit"));
@@ -125,6 +298,28 @@ static void print_model_status(const json_t *m)
 	}
 }
 
+/* Without a tier there is nothing to say. */
+static void print_experts(const json_t *x)
+{
+	char a[PRINT_BYTES], b[PRINT_BYTES], d[PRINT_BYTES];
+	int64_t taken = get_integer(x, "taken");
+
+	if (!x)
+		return;
+	printf("experts  %s of %s in memory, %s", print_count(a, get_integer(x, "resident")), print_count(b, get_integer(x, "all")),
+	       print_size(d, get_integer(x, "slots") * get_integer(x, "slot_bytes")));
+	if (taken)
+		printf("; %s used, %.0f %% of them there when they were chosen, %s read", print_count(a, taken),
+		       100.0 * (double)get_integer(x, "hits") / (double)taken, print_size(d, get_integer(x, "read_bytes")));
+	if (get_integer(x, "ahead"))
+		printf(", %s ahead and %s of those in vain", print_count(a, get_integer(x, "ahead")),
+		       print_count(b, get_integer(x, "wasted")));
+	putchar('\n');
+	if (!json_is_true(json_object_get(x, "sums_shipped")) && get_integer(x, "trusted_first"))
+		printf("         %s are trusted from their first read on: `quire model verify`\n",
+		       print_count(a, get_integer(x, "trusted_first")));
+}
+
 void show_status(const json_t *reply)
 {
 	char a[PRINT_BYTES], b[PRINT_BYTES], d[PRINT_BYTES], e[PRINT_BYTES];
@@ -139,6 +334,7 @@ void show_status(const json_t *reply)
 	if (json_is_string(json_object_get(o, "isa")))
 		printf("engine   cpu, %s, %lld threads, compute %s, latents %s\n", get_string(o, "isa"),
 		       (long long)get_integer(o, "threads"), get_string(o, "compute"), get_string(o, "latents"));
+	print_experts(json_object_get(reply, "experts"));
 	o = json_object_get(reply, "store");
 	fputs("store    ", stdout);
 	print_line(stdout, get_string(o, "path"));

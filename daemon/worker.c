@@ -17,6 +17,7 @@
 #include "config/mem.h"
 #include "daemon/machine.h"
 #include "daemon/message.h"
+#include "daemon/placing.h"
 #include "daemon/upkeep.h"
 #include "engine/engine.h"
 #include "engine/experts.h"
@@ -77,12 +78,24 @@ static void tell(struct worker *w, struct message *m)
 		message_free(m);
 }
 
-static void tell_store(struct worker *w)
+static void tell_experts(struct worker *w)
+{
+	struct message *m;
+
+	if (!w->model || !w->model->experts)
+		return;
+	m = message_new(MESSAGE_EXPERTS, 0);
+	experts_stats(w->model->experts, &m->experts);
+	tell(w, m);
+}
+
+static void tell_numbers(struct worker *w)
 {
 	struct message *m = message_new(MESSAGE_STORE, 0);
 
 	cache_stats(w->cache, &m->store);
 	tell(w, m);
+	tell_experts(w);
 }
 
 /* The ingest thread. */
@@ -175,7 +188,7 @@ static void end_job(struct worker *w, const struct err *err)
 	w->ingest = NULL;
 	message_free(w->job);
 	w->job = NULL;
-	tell_store(w);
+	tell_numbers(w);
 	tell(w, m);
 }
 
@@ -194,6 +207,7 @@ static int begin_job(struct worker *w, struct message *job, struct err *err)
 {
 	const struct api_ingest *request = &job->ingest.request;
 	struct cache_snapshot *previous = NULL, *order_from = NULL;
+	struct api_snapshot follow;
 	struct message *m;
 	char *source;
 
@@ -212,7 +226,9 @@ static int begin_job(struct worker *w, struct message *job, struct err *err)
 		return -1;
 	}
 	free(source);
-	if (*request->order_from && cache_load_snapshot(w->cache, request->order_from, &order_from, err)) {
+	if (*request->order_from &&
+	    (api_snapshot_parse(&follow, request->order_from, err) ||
+	     cache_load_snapshot_of(w->cache, follow.corpus, follow.id, &order_from, err))) {
 		cache_free_snapshot(previous);
 		return err_wrap(err, "the order to follow");
 	}
@@ -591,7 +607,7 @@ static void take_ask(struct worker *w, struct message *ask)
 	if (end->err.code && end->err.code != ERR_CANCELLED)
 		err_wrap(&end->err, "cannot answer");
 	message_free(ask);
-	tell_store(w);
+	tell_numbers(w);
 	tell(w, end);
 }
 
@@ -611,7 +627,7 @@ static void end_upkeep(struct worker *w, struct message *u, json_t *report, cons
 		w->upkeep = NULL;
 	}
 	message_free(u);
-	tell_store(w);
+	tell_numbers(w);
 	tell(w, m);
 }
 
@@ -786,16 +802,18 @@ static int open_model(struct worker *w, struct message *m, struct err *err)
 	struct model_options model_options = {.mla_norm_eps = (float)c->model.mla_norm_eps};
 	struct experts_options experts;
 	uint8_t identity[MODEL_ID_BYTES];
-	int64_t began = clock_now_ns();
+	int64_t began = clock_now_ns(), expert_bytes;
 	char *path, *sums = NULL;
 	int failed;
 
 	if (worker_engine_options(&engine_options, &w->latents, c, err) || engine_open(&w->engine, &engine_options, err))
 		return -1;
 	model_options.n_threads = engine_n_threads(w->engine);
-	if (c->tiers.host_expert_bytes) {
+	if (placing_make(&expert_bytes, c, w->latents, "", err))
+		return -1;
+	if (expert_bytes) {
 		sums = xasprintf("%s/expert-sums", c->store.path);
-		experts = (struct experts_options){.bytes = c->tiers.host_expert_bytes, .sums_path = sums};
+		experts = (struct experts_options){.bytes = expert_bytes, .sums_path = sums};
 		model_options.experts = &experts;
 	}
 	snprintf(m->model.engine.isa, sizeof m->model.engine.isa, "%s", engine_isa(w->engine));
@@ -847,8 +865,10 @@ static void begin(struct worker *w)
 		m->model.model.state = MODEL_FAILED;
 	} else {
 		m->model.model.state = MODEL_READY;
+		m->model.tokenizer = w->tokenizer;
 	}
 	tell(w, m);
+	tell_experts(w);
 }
 
 static void take(struct worker *w, struct message *m)

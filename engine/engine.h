@@ -121,11 +121,13 @@ void session_import_commit(struct session *s, int64_t n);
  */
 struct latent_source {
 	void *ctx;
-	/* What session_import_index_keys and session_import_records take: of tokens first .. first + n - 1, or of n
-	 * ascending positions. On failure *bad, which is -1 before, is a position whose latents cannot be had; where it is
-	 * still -1, whatever wanted them fails with this error. */
-	int (*index_keys)(void *ctx, int32_t index_layer, int64_t first, int64_t n, uint8_t *out, int64_t *bad,
-			  struct err *err);
+	/* What session_import_index_keys and session_import_records take: of tokens first .. first + n - 1, which are given to
+	 * `take` in parts, in any order, so that a source may read while the session takes; or of n ascending positions. On
+	 * failure *bad, which is -1 before, is a position whose latents cannot be had; where it is still -1, whatever wanted
+	 * them fails with this error. take fails in the same way, and then so does index_keys. */
+	int (*index_keys)(void *ctx, int32_t index_layer, int64_t first, int64_t n,
+			  int (*take)(void *taker, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err),
+			  void *taker, int64_t *bad, struct err *err);
 	int (*records)(void *ctx, int32_t group, const int32_t *positions, int64_t n, uint8_t *out, int64_t *bad,
 		       struct err *err);
 	/* Told once that the session has given up the latents of these tokens, and why. May be NULL. */

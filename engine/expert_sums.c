@@ -11,6 +11,7 @@
 #include "config/file.h"
 #include "config/log.h"
 #include "config/mem.h"
+#include "engine/model.h"
 
 enum { UNKNOWN, FIRST_READ, VERIFIED };
 static const char magic[16] = "quire-sums 1\n";
@@ -25,47 +26,69 @@ struct expert_sums {
 	uint8_t fingerprint[32];
 	size_t n;
 	struct record *records;
-	bool changed;
+	bool changed, shipped;
 };
 
-static void read_file(struct expert_sums *s)
+static int read_file(struct expert_sums *s, const char *path, struct err *err)
 {
 	size_t wanted = sizeof magic + sizeof s->fingerprint + s->n * sizeof *s->records + sizeof(uint64_t), bytes;
-	struct err err;
 	uint64_t sum;
 	char *text;
+	int rc = 0;
 
-	if (access(s->path, F_OK))
-		return;
-	if (file_read(&text, &bytes, s->path, wanted, &err)) {
-		log_warn("checksums of experts are noted anew: %s", err.text);
-		return;
-	}
+	if (file_read(&text, &bytes, path, wanted, err))
+		return -1;
 	if (bytes == wanted)
 		memcpy(&sum, text + bytes - sizeof sum, sizeof sum);
 	if (bytes != wanted || sum != XXH3_64bits(text, bytes - sizeof sum) || memcmp(text, magic, sizeof magic))
-		log_warn("checksums of experts are noted anew: %s is damaged", s->path);
+		rc = err_set(err, ERR_DAMAGED, "%s is damaged", path);
 	else if (memcmp(text + sizeof magic, s->fingerprint, sizeof s->fingerprint))
-		log_warn("checksums of experts are noted anew: %s is of another model", s->path);
+		rc = err_set(err, ERR_MISMATCH, "%s is of another model", path);
 	else
 		memcpy(s->records, text + sizeof magic + sizeof s->fingerprint, s->n * sizeof *s->records);
 	free(text);
+	return rc;
 }
 
-int expert_sums_open(struct expert_sums **out, const char *path, const uint8_t *fingerprint, size_t n, struct err *err)
+static int read_shipped(struct expert_sums *s, const char *dir, struct err *err)
+{
+	char *path = xasprintf("%s/" EXPERT_SUMS_NAME, dir);
+	int rc = 0;
+
+	s->shipped = !faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) || errno != ENOENT;
+	if (s->shipped && read_file(s, path, err))
+		rc = err_wrap(err, "checksums of packed experts (fetch or pack the model again; without the file each expert "
+			      "is trusted from its first read on)");
+	free(path);
+	return rc;
+}
+
+int expert_sums_open(struct expert_sums **out, const char *dir, const char *path, const uint8_t *fingerprint, size_t n,
+		     struct err *err)
 {
 	struct expert_sums *s = xcalloc(1, sizeof *s);
+	struct err why;
 
-	(void)err;
 	s->n = n;
 	s->records = xcalloc(n, sizeof *s->records);
-	if (path) {
-		s->path = xstrdup(path);
+	if (dir && read_shipped(s, dir, err)) {
+		expert_sums_close(s, NULL);
+		return -1;
+	}
+	if (fingerprint)
 		memcpy(s->fingerprint, fingerprint, sizeof s->fingerprint);
-		read_file(s);
+	if (path && !s->shipped) {
+		s->path = xstrdup(path);
+		if (!access(path, F_OK) && read_file(s, path, &why))
+			log_warn("checksums of experts are noted anew: %s", why.text);
 	}
 	*out = s;
 	return 0;
+}
+
+bool expert_sums_shipped(const struct expert_sums *s)
+{
+	return s->shipped;
 }
 
 /* Beside it first, synced, then in its place. */
@@ -73,7 +96,7 @@ static int write_file(const struct expert_sums *s, struct err *err)
 {
 	size_t bytes = sizeof magic + sizeof s->fingerprint + s->n * sizeof *s->records;
 	char *text = xmalloc(bytes + sizeof(uint64_t), 1), *beside = xasprintf("%s.new", s->path);
-	int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600), rc = 0;
+	int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666), rc = 0;
 	uint64_t sum;
 	ssize_t n = 0;
 
@@ -105,6 +128,24 @@ int expert_sums_close(struct expert_sums *s, struct err *err)
 	free(s->records);
 	free(s);
 	return rc;
+}
+
+uint64_t expert_sum_int4(const struct expert *e)
+{
+	const struct weight *all[] = {&e->gate, &e->up, &e->down};
+	XXH3_state_t *hash = XXH3_createState();
+	uint64_t sum;
+
+	XXH3_64bits_reset(hash);
+	for (int i = 0; i < 3; i++) {
+		const struct weight *w = all[i];
+
+		XXH3_64bits_update(hash, w->data, (size_t)w->rows * weight_row_bytes(w));
+		XXH3_64bits_update(hash, w->group_scale, (size_t)w->rows * (size_t)weight_groups(w) * sizeof *w->group_scale);
+	}
+	sum = XXH3_64bits_digest(hash);
+	XXH3_freeState(hash);
+	return sum;
 }
 
 bool expert_sums_known(const struct expert_sums *s, size_t i)

@@ -16,6 +16,7 @@
 enum {
 	GAP = 64 << 10,      /* bytes read in vain rather than begin another read */
 	FIX_ALIGN = 64,
+	AHEAD_MOST = 2,      /* experts read ahead at a time: so many keep a drive busy, and one that is wrong is soon over */
 	NONE = -1,
 };
 
@@ -31,6 +32,7 @@ struct slot {
 	struct err err;              /* of a read */
 	bool wanted;                 /* by the pass under way: it stays */
 	bool ahead;                  /* read ahead, and not wanted yet */
+	bool cancelled;              /* it was, and then it was not going to be wanted: what still comes of it may be anything */
 	int tries;
 };
 
@@ -51,7 +53,8 @@ struct experts {
 	struct trace_entry *entries; /* [n_experts] */
 	struct expert_sums *sums;
 	int32_t ahead_layer, *ahead; /* [n_chosen] the prediction under way */
-	int32_t n_ahead;
+	int32_t n_ahead, next_ahead; /* next_ahead: the first that nothing has been done about */
+	int32_t n_awaited, n_guessed; /* experts that are being read since they are wanted; since they may be */
 	bool no_prediction;
 	struct experts_stats stats;
 };
@@ -121,7 +124,7 @@ static void plan_reading(struct reading *r, const struct experts *x, const struc
 	}
 	for (int i = 0; i < place->n_parts; i++) {
 		r->fixed_at[i] = r->part_at[i];
-		if (r->part_at[i] % dtype_bytes(place->parts[i].dtype)) {
+		if (r->part_at[i] % dtype_unit_bytes(place->parts[i].dtype)) {
 			r->fixed_at[i] = at;
 			at = round_up(at + place->parts[i].bytes, FIX_ALIGN);
 		}
@@ -144,9 +147,9 @@ static int open_files(struct experts *x, struct err *err)
 	return 0;
 }
 
-static int take_slots(struct experts *x, int64_t bytes, struct err *err)
+static int take_slots(struct experts *x, int64_t bytes, int32_t n_slots, struct err *err)
 {
-	int64_t n, least = x->n_chosen + 1;
+	int64_t n, least = n_slots ? n_slots : x->n_chosen + 1;
 
 	for (size_t i = 0; i < (size_t)x->n_layers * (size_t)x->n_experts; i++) {
 		struct reading r;
@@ -157,7 +160,7 @@ static int take_slots(struct experts *x, int64_t bytes, struct err *err)
 		x->slot_bytes = r.bytes > x->slot_bytes ? r.bytes : x->slot_bytes;
 		x->stats.n_experts++;
 	}
-	n = x->slot_bytes ? bytes / (int64_t)x->slot_bytes : 0;
+	n = n_slots ? n_slots : x->slot_bytes ? bytes / (int64_t)x->slot_bytes : 0;
 	if (n < least)
 		return err_set(err, ERR_TOO_LARGE, "%lld bytes for experts are room for %lld; a token uses %d at a time, and one more must "
 			       "fit: %lld bytes at least", (long long)bytes, (long long)n, x->n_chosen,
@@ -195,8 +198,8 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 		x->slot_of[i] = NONE;
 	x->policy = policy_new(n_layers, n_experts, n_chosen);
 	x->entries = xmalloc((size_t)n_experts, sizeof *x->entries);
-	if (io_new(&x->io, &io, err) || open_files(x, err) || take_slots(x, opt->bytes, err) ||
-	    expert_sums_open(&x->sums, opt->sums_path, opt->fingerprint, n, err)) {
+	if (io_new(&x->io, &io, err) || open_files(x, err) || take_slots(x, opt->bytes, opt->n_slots, err) ||
+	    expert_sums_open(&x->sums, files->dir, opt->sums_path, opt->fingerprint, n, err)) {
 		experts_close(x);
 		return -1;
 	}
@@ -297,14 +300,15 @@ static void begin_reading(struct experts *x, struct slot *s, int32_t layer, int3
 	s->expert = expert;
 	s->n_requests = s->n_pending = r.n;
 	s->err.code = ERR_NONE;
+	s->cancelled = false;
 	for (int i = 0; i < r.n; i++) {
 		s->requests[i] = (struct io_request){.op = IO_READ, .class = class, .file = &x->direct[r.runs[i].shard],
 						     .offset = r.runs[i].range.offset, .bytes = r.runs[i].range.bytes,
 						     .at_least = r.runs[i].least, .buffer = s->memory + r.runs[i].at, .tag = s};
 		requests[i] = &s->requests[i];
-		x->stats.read_bytes += (int64_t)r.runs[i].range.bytes;
 	}
 	x->stats.reads++;
+	*(s->ahead ? &x->n_guessed : &x->n_awaited) += 1;
 	x->slot_of[index_of(x, layer, expert)] = (int32_t)(s - x->slots);
 	io_submit(x->io, requests, (size_t)r.n);
 }
@@ -334,14 +338,15 @@ static int look_at(struct experts *x, struct slot *s, struct err *err)
 	if (rc)
 		return -1;
 	if (!expert_sums_match(x->sums, index_of(x, s->layer, s->expert), sum))
-		return err_set(err, ERR_DAMAGED, "%s: the bytes read are not those that were read before (checksum %016" PRIx64
-			       "); the disk or the file is damaged: `quire model verify`", x->direct[place->parts[0].shard].path, sum);
+		return err_set(err, ERR_DAMAGED, "%s: the bytes read are not those that were %s (checksum %016" PRIx64 "); the disk or "
+			       "the file is damaged: `quire model verify`", x->direct[place->parts[0].shard].path,
+			       expert_sums_shipped(x->sums) ? "packed" : "read before", sum);
 	for (int i = 0; i < place->n_parts && !expert_sums_known(x->sums, index_of(x, s->layer, s->expert)); i++) {
 		const struct expert_part *part = &place->parts[i];
 
-		if (weight_any_not_finite(s->memory + r.fixed_at[i], part->bytes / dtype_bytes(part->dtype), part->dtype))
-			return err_set(err, ERR_FORMAT, "%s: it holds a NaN or infinity; the file is damaged, fetch it again",
-				       x->direct[part->shard].path);
+		if (weight_any_not_finite(s->memory + r.fixed_at[i], part->bytes / dtype_unit_bytes(part->dtype), part->dtype))
+			return err_set(err, ERR_FORMAT, "%s: tensor %s holds a NaN or infinity; the file is damaged, fetch it again",
+				       x->direct[part->shard].path, part->tensor->name);
 	}
 	expert_sums_note(x->sums, index_of(x, s->layer, s->expert), sum);
 	s->state = SLOT_WARM;
@@ -362,10 +367,42 @@ static void take_back(struct experts *x, struct io_request *r)
 		s->err = err;
 	if (--s->n_pending)
 		return;
+	*(s->ahead ? &x->n_guessed : &x->n_awaited) -= 1;
 	if (s->err.code == ERR_NONE && !look_at(x, s, &s->err))
 		return;
-	if (!s->wanted) /* nobody waits for it: who wants it later tries again */
+	if (s->cancelled && s->wanted) /* since then */
+		begin_reading(x, s, s->layer, s->expert, IO_CLASS_EXPERT);
+	else if (!s->wanted) /* nobody waits for it: who wants it later tries again */
 		empty(x, s);
+}
+
+/* What was read ahead is wanted now, or is not going to be. */
+static void no_guess(struct experts *x, struct slot *s, bool wanted)
+{
+	x->stats.useful += wanted;
+	if (s->n_pending) {
+		x->n_guessed--;
+		x->n_awaited++;
+	}
+	s->ahead = false;
+}
+
+/* The drive has nothing to do that is waited for: on with the prediction. */
+static void go_ahead(struct experts *x)
+{
+	for (; x->ahead_layer != NONE && !x->n_awaited && x->n_guessed < AHEAD_MOST && x->next_ahead < x->n_ahead; x->next_ahead++) {
+		int32_t expert = x->ahead[x->next_ahead];
+		struct slot *s;
+
+		if (x->slot_of[index_of(x, x->ahead_layer, expert)] != NONE)
+			continue;
+		s = find_slot(x, policy_guess(x->policy, x->ahead_layer, expert, x->next_ahead));
+		if (!s)
+			continue;
+		s->ahead = true;
+		x->stats.ahead++;
+		begin_reading(x, s, x->ahead_layer, expert, IO_CLASS_PREFETCH);
+	}
 }
 
 static void poll(struct experts *x)
@@ -374,6 +411,13 @@ static void poll(struct experts *x)
 
 	while ((r = io_poll(x->io)))
 		take_back(x, r);
+	go_ahead(x);
+}
+
+static void wait_for_one(struct experts *x)
+{
+	take_back(x, io_wait(x->io, -1));
+	go_ahead(x);
 }
 
 /* ---- what a pass asks for ----------------------------------------------------------------------------------------- */
@@ -381,6 +425,11 @@ static void poll(struct experts *x)
 int32_t experts_slots(const struct experts *x)
 {
 	return x->n_slots;
+}
+
+const struct expert_place *experts_place(const struct experts *x, int32_t layer, int32_t expert)
+{
+	return &x->places[index_of(x, layer, expert)];
 }
 
 void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
@@ -395,8 +444,8 @@ void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t 
 		if (s) {
 			x->stats.hits += s->state == SLOT_WARM && !s->ahead;
 			x->stats.late += s->state == SLOT_READING;
-			x->stats.useful += s->ahead;
-			s->ahead = false;
+			if (s->ahead)
+				no_guess(x, s, true);
 			hold(x, s, true);
 			for (int k = 0; k < s->n_requests && s->state == SLOT_READING; k++)
 				io_raise(x->io, &s->requests[k], IO_CLASS_EXPERT);
@@ -430,7 +479,7 @@ int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *e
 	s = &x->slots[x->slot_of[index_of(x, layer, expert)]];
 	for (s->tries = 0; s->state == SLOT_READING;) {
 		while (s->n_pending)
-			take_back(x, io_wait(x->io, -1));
+			wait_for_one(x);
 		if (s->state == SLOT_WARM)
 			break;
 		/* One more time: a transfer may have gone wrong where the disk has not. */
@@ -448,11 +497,36 @@ int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *e
 	return 0;
 }
 
+int experts_take_any(struct experts *x, int32_t layer, const int32_t *ids, int32_t n, int32_t *which, struct err *err)
+{
+	int64_t began = clock_now_ns();
+
+	experts_want(x, layer, ids, n);
+	for (bool coming = true; coming; ) {
+		coming = false;
+		for (*which = 0; *which < n; ++*which) {
+			int32_t at = x->slot_of[index_of(x, layer, ids[*which])];
+			struct slot *s = at == NONE ? NULL : &x->slots[at];
+
+			if (s && (s->state == SLOT_WARM || !s->n_pending)) { /* it is there, or has failed */
+				x->stats.waited_s += clock_seconds_since(began);
+				return experts_take(x, layer, ids[*which], err);
+			}
+			coming |= s != NULL;
+		}
+		if (coming)
+			wait_for_one(x);
+	}
+	*which = 0; /* not one of them has a slot yet */
+	return experts_take(x, layer, ids[0], err);
+}
+
 void experts_done(struct experts *x, int32_t layer, int32_t expert, bool spent)
 {
 	struct slot *s = &x->slots[x->slot_of[index_of(x, layer, expert)]];
 
 	hold(x, s, false);
+	poll(x);
 	if (!spent)
 		return;
 	/* Slots that are free again by themselves, or taken, leave the pile when it is full. */
@@ -468,6 +542,7 @@ void experts_forget(struct experts *x)
 	for (int32_t i = 0; i < x->n_slots; i++)
 		if (x->slots[i].wanted)
 			hold(x, &x->slots[i], false);
+	x->ahead_layer = NONE;
 	for (int32_t i = 0; i < x->n_slots; i++)
 		if (x->slots[i].state == SLOT_READING && !x->slots[i].n_pending)
 			empty(x, &x->slots[i]);
@@ -502,8 +577,9 @@ void experts_observe(struct experts *x, int32_t layer, const float *scores, cons
 			right |= chosen[k] == x->ahead[i];
 		if (!s || right || !s->ahead)
 			continue;
-		s->ahead = false;
-		for (int k = 0; k < s->n_requests && s->state == SLOT_READING; k++)
+		no_guess(x, s, false);
+		s->cancelled = s->state == SLOT_READING;
+		for (int k = 0; k < s->n_requests && s->cancelled; k++)
 			io_cancel(x->io, &s->requests[k]);
 		hold(x, s, false);
 	}
@@ -514,22 +590,11 @@ void experts_ahead(struct experts *x, int32_t layer, const int32_t *ids, int32_t
 {
 	if (x->no_prediction)
 		return;
-	poll(x);
 	x->ahead_layer = layer;
 	x->n_ahead = n < x->n_chosen ? n : x->n_chosen;
+	x->next_ahead = 0;
 	memcpy(x->ahead, ids, (size_t)x->n_ahead * sizeof *ids);
-	for (int32_t i = 0; i < x->n_ahead; i++) {
-		struct slot *s;
-
-		if (x->slot_of[index_of(x, layer, ids[i])] != NONE)
-			continue;
-		s = find_slot(x, policy_guess(x->policy, layer, ids[i], i));
-		if (!s)
-			continue;
-		s->ahead = true;
-		x->stats.ahead++;
-		begin_reading(x, s, layer, ids[i], IO_CLASS_PREFETCH);
-	}
+	poll(x);
 }
 
 /* ---- the rest ----------------------------------------------------------------------------------------------------- */
@@ -542,8 +607,10 @@ void experts_stats(const struct experts *x, struct experts_stats *out)
 	out->n_slots = x->n_slots;
 	out->slot_bytes = (int64_t)x->slot_bytes;
 	out->trusted_first = expert_sums_trusted_first(x->sums);
+	out->sums_shipped = expert_sums_shipped(x->sums);
 	io_stats(x->io, &io);
 	out->backend = io.backend;
+	out->read_bytes = io.of[IO_CLASS_EXPERT].moved + io.of[IO_CLASS_PREFETCH].moved;
 }
 
 int experts_verify(struct experts *x, void (*report)(void *ctx, int64_t done, int64_t of), void *ctx, struct err *err)

@@ -8,8 +8,8 @@
  *
  * An expert is three matrices and their scales, wherever they lie; neighbours in a file are one read, past the page cache,
  * aligned around what is wanted. Each read is looked at once: the first time for NaN and infinity, and its XXH3 is noted (so it
- * is trusted from its first read on); later the sum decides. A sum that differs is read once more, then it is an error that
- * names layer, expert and file. Numbers never depend on what is in which slot.
+ * is trusted from its first read on); later, and always where sums came with the files, the sum decides. A sum that differs is
+ * read once more, then it is an error that names layer, expert and file. Numbers never depend on what is in which slot.
  *
  * Which expert goes: one that a sweep has just used, since a sweep comes round to it last; else the one that is worth least
  * (offload/policy.h). Engine thread.
@@ -29,6 +29,7 @@ struct expert_part {
 	size_t shard;          /* of the checkpoint */
 	uint64_t offset, bytes; /* in the file */
 	enum dtype dtype;
+	const struct tensor *tensor;
 	const void **where;    /* set while the expert is in memory */
 };
 
@@ -41,8 +42,9 @@ struct expert_place {
 
 struct experts_options {
 	int64_t bytes;            /* of all slots */
+	int32_t n_slots;          /* unless 0: so many, whatever a token uses; for who takes one at a time */
 	const char *sums_path;    /* where sums are kept; NULL: in memory, until the end */
-	const uint8_t *fingerprint; /* [32] of the model that the sums belong to */
+	const uint8_t *fingerprint; /* [32] of the model that the sums belong to, which the model fills in */
 	bool no_prediction;
 	const struct io_backend *backend; /* tests: as struct io_options */
 	void *backend_state;
@@ -58,11 +60,15 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 void experts_close(struct experts *x);
 
 int32_t experts_slots(const struct experts *x);
+/* Where one lies; n_parts 0: the layer has none. */
+const struct expert_place *experts_place(const struct experts *x, int32_t layer, int32_t expert);
 
 /* These will be taken, in this order: reads begin for what is not there, as far as slots go. */
 void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t n);
 /* Wait until it is there; then its matrices can be used until experts_done. -1: it cannot be read, or is not what it was. */
 int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *err);
+/* The same for one of n >= 1, whichever is there first: ids[*which]. The others stay wanted. */
+int experts_take_any(struct experts *x, int32_t layer, const int32_t *ids, int32_t n, int32_t *which, struct err *err);
 /* spent: it is not needed again before most others. */
 void experts_done(struct experts *x, int32_t layer, int32_t expert, bool spent);
 /* All that was wanted and not taken is let go: a forward pass ended early. */
@@ -70,8 +76,9 @@ void experts_forget(struct experts *x);
 
 /* A router's scores of one token, higher is better, and its choice: what experts are worth is learned from them. */
 void experts_observe(struct experts *x, int32_t layer, const float *scores, const int32_t *chosen);
-/* What the next layer's router would choose now, best guess first: read ahead what is worth it. What was read ahead before and
- * is not among `chosen` of experts_observe is let go there. */
+/* What the next layer's router would choose now, best guess first: what is worth it is read ahead, in moments when nothing that
+ * is waited for is being read, and a few at a time, so that a wrong guess costs next to nothing. What was read ahead and is
+ * not among `chosen` of experts_observe is let go there. */
 void experts_ahead(struct experts *x, int32_t layer, const int32_t *ids, int32_t n);
 
 struct experts_stats {
@@ -79,10 +86,11 @@ struct experts_stats {
 	int64_t n_experts;                /* all there are */
 	int64_t resident;
 	int64_t taken, hits, late;        /* hits: resident when wanted; late: on their way then */
-	int64_t ahead, useful;            /* read ahead, and of those wanted next */
-	int64_t reads, read_bytes;        /* of experts; of the files */
+	int64_t ahead, useful;            /* reads begun ahead, and of those wanted next */
+	int64_t reads, read_bytes;        /* of experts, begun; bytes that came of the files, of reads that were given up too */
 	int64_t retried;                  /* read again since the sum was wrong */
 	int64_t trusted_first;            /* experts whose sum is of their first read */
+	bool sums_shipped;                /* sums came with the model's files */
 	double waited_s;
 	const char *backend;
 };

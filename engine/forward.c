@@ -198,6 +198,66 @@ static int expert_tile(struct chunk *k, int64_t row, int64_t n, struct err *err)
 	return 0;
 }
 
+/* An expert is taken up once for all of its tokens, in however many tiles they come. */
+static void count_expert(struct chunk *k, int64_t n, bool first)
+{
+	int64_t at = (int64_t)k->layer * k->s->model->config.n_experts + k->expert;
+
+	if (!k->expert_reads)
+		return;
+	k->expert_reads[at] += first;
+	k->expert_tokens[at] += n;
+}
+
+/* Who waits for experts waits least when those that are there are computed first. What each gives is kept, and added in the
+ * order of ids when all are done: the sums are those of PART_EXPERTS. */
+static void begin_few(struct chunk *k)
+{
+	const struct model_config *c = &k->s->model->config;
+
+	k->few = arena_alloc(k->s->arena, (size_t)(k->n * c->experts_per_token), sizeof *k->few);
+	k->few_out = arena_alloc(k->s->arena, (size_t)(k->n * c->experts_per_token) * (size_t)c->hidden, sizeof *k->few_out);
+	k->n_few = 0;
+	for (int32_t e = 0; e < c->n_experts; e++)
+		if (k->start[e + 1] > k->start[e])
+			k->few[k->n_few++] = e;
+}
+
+static void add_few(struct chunk *k)
+{
+	struct pass p = tile_of(k, k->parts, 0, 0);
+
+	for (int32_t e = 0; e < p.c->n_experts; e++) {
+		int32_t at = k->start[e], n = k->start[e + 1] - at;
+
+		if (n)
+			p.ops->add_scaled(p.dev, k->h, k->few_out + (int64_t)at * p.c->hidden, k->tokens + at, k->token_weights + at, n,
+					  p.c->hidden);
+	}
+}
+
+/* One of them, whichever is there. */
+static int few_tile(struct chunk *k, struct err *err)
+{
+	struct pass p = tile_of(k, k->parts, 0, 0);
+	int32_t *left = k->few + k->row, n_left = k->n_few - (int32_t)k->row, which;
+	int64_t at, n;
+
+	if (experts_take_any(p.m->experts, k->layer, left, n_left, &which, err))
+		return -1;
+	k->expert = left[which];
+	left[which] = left[0];
+	at = k->start[k->expert];
+	n = k->start[k->expert + 1] - at;
+	count_expert(k, n, true);
+	arena_reset(p.scratch);
+	mlp_products(&p, &p.m->layers[k->layer].experts[k->expert], k->few_out + at * p.c->hidden, k->u, k->tokens + at, n);
+	experts_done(p.m->experts, k->layer, k->expert, false);
+	if (n_left == 1)
+		add_few(k);
+	return 0;
+}
+
 /* h += mlp(u), dense, or the shared expert. */
 static void mlp_tile(struct chunk *k, int64_t row, int64_t n)
 {
@@ -219,6 +279,8 @@ static int64_t part_rows(const struct chunk *k)
 	switch (k->part) {
 	case PART_EXPERTS:
 		return k->start[k->expert + 1] - k->start[k->expert];
+	case PART_FEW:
+		return k->n_few;
 	case PART_MLP:
 		return k->s->model->layers[k->layer].mlp.gate.data ? k->n : 0; /* no shared expert, perhaps */
 	default:
@@ -236,8 +298,10 @@ static int next_part(struct chunk *k)
 		k->at_part = 0;
 		if (k->part == PART_ATTENTION && !c->layer_is_dense[k->layer]) {
 			experts_assign(k);
-			k->part = PART_EXPERTS;
+			k->part = k->s->model->experts && k->n <= CHUNK_FEW && !k->take_up ? PART_FEW : PART_EXPERTS;
 			k->expert = 0;
+			if (k->part == PART_FEW)
+				begin_few(k);
 		} else if (k->part == PART_EXPERTS && k->expert + 1 < c->n_experts) {
 			k->expert++;
 		} else if (k->part != PART_MLP) {
@@ -266,21 +330,11 @@ void pace_learn(struct pace *p, int64_t rows, int64_t ns)
 		p->rows = 2 * p->rows < p->most ? 2 * p->rows : p->most;
 }
 
-/* An expert is taken up once for all of its tokens, in however many tiles they come. */
-static void count_expert(struct chunk *k, int64_t n)
-{
-	int64_t at = (int64_t)k->layer * k->s->model->config.n_experts + k->expert;
-
-	if (!k->expert_reads)
-		return;
-	k->expert_reads[at] += !k->row;
-	k->expert_tokens[at] += n;
-}
-
 int chunk_step(struct chunk *k, struct err *err)
 {
 	struct pace *pace = pace_of(k);
-	int64_t left = part_rows(k) - k->row, n = left < pace->rows ? left : pace->rows, from = clock_now_ns();
+	int64_t left = part_rows(k) - k->row, most = k->part == PART_FEW ? 1 : pace->rows, n = left < most ? left : most;
+	int64_t from = clock_now_ns();
 	int rc = 0;
 
 	switch (k->part) {
@@ -292,10 +346,13 @@ int chunk_step(struct chunk *k, struct err *err)
 		rc = attention_tile(k, k->row, n, err);
 		break;
 	case PART_EXPERTS:
-		count_expert(k, n);
+		count_expert(k, n, !k->row);
 		if (k->take_up && !k->row && k->take_up(k->take_up_ctx, k->layer, k->expert, err))
 			return -1;
 		rc = expert_tile(k, k->row, n, err);
+		break;
+	case PART_FEW:
+		rc = few_tile(k, err);
 		break;
 	case PART_MLP:
 		mlp_tile(k, k->row, n);
@@ -303,7 +360,8 @@ int chunk_step(struct chunk *k, struct err *err)
 	}
 	if (rc || device_check(&k->s->engine->device, err)) /* here, so that it cannot be taken for somebody else's */
 		return -1;
-	pace_learn(pace, n, clock_now_ns() - from);
+	if (k->part != PART_FEW) /* whose time is the disk's */
+		pace_learn(pace, n, clock_now_ns() - from);
 	k->row += n;
 	return n < left ? 1 : next_part(k);
 }

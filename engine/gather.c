@@ -9,7 +9,8 @@
 enum {
 	SPAN = CACHE_SPAN_TOKENS,
 	PIECE = 1024,      /* records fetched at a time: enough for a drive to be busy with, a few MB */
-	LOAD_PART = 4096,  /* tokens whose index keys come at a time */
+	LOAD_PART = 4096,  /* tokens whose index keys are asked for at a time where something is lost */
+	LOAD_BYTES = 16 << 20, /* of records at a time, when all of them come */
 	NOWHERE = -1, OWN = -2,
 };
 
@@ -263,6 +264,14 @@ void gather_truncate(struct gather *g, int64_t n)
  * What comes at once
  */
 
+/* The source's error leaves no trace where what it could not give is computed again. */
+static int fail(struct err *err, const struct err *why)
+{
+	if (err)
+		*err = *why;
+	return -1;
+}
+
 /* Tokens from `first` on, before `end` and at most `most`, none of them in a lost span; 0: the first one is. */
 static int64_t whole_run(const struct gather *g, int64_t first, int64_t end, int64_t most)
 {
@@ -274,57 +283,82 @@ static int64_t whole_run(const struct gather *g, int64_t first, int64_t end, int
 	return (at < end ? at : end) - first;
 }
 
-/* Index keys of a layer (group < 0) or records of a group, all tokens. */
-static int load_part(struct gather *g, int32_t group, int32_t index_layer, uint8_t *buffer, int32_t *positions,
-		     struct err *err)
-{
-	for (int64_t at = 0, n; at < g->n; at += n) {
-		int64_t bad = -1;
-		struct err why = {0};
-		int rc;
+struct key_taker {
+	struct session *s;
+	int32_t index_layer;
+};
 
-		n = whole_run(g, at, g->n, group < 0 ? LOAD_PART : PIECE);
+static int take_keys(void *ctx, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err)
+{
+	const struct key_taker *t = ctx;
+
+	return session_place_index_keys(t->s, t->index_layer, at, n, keys, bad, err);
+}
+
+static int load_keys(struct gather *g, int32_t index_layer, struct err *err)
+{
+	struct key_taker taker = {g->s, index_layer};
+	int64_t most = g->n, n;
+
+	for (int64_t at = 0; at < g->n; at += n) {
+		struct err why = {0};
+		int64_t bad = -1;
+
+		n = whole_run(g, at, g->n, most);
 		if (!n) {
 			n = span_end(g, at / SPAN) - at;
 			continue;
 		}
-		for (int64_t i = 0; group >= 0 && i < n; i++)
-			positions[i] = (int32_t)(at + i);
-		rc = group < 0 ? g->source.index_keys(g->source.ctx, index_layer, at, n, buffer, &bad, &why)
-			       : g->source.records(g->source.ctx, group, positions, n, buffer, &bad, &why);
-		if (!rc)
-			rc = group < 0 ? session_place_index_keys(g->s, index_layer, at, n, buffer, &bad, &why)
-				       : session_place_records(g->s, group, at, n, buffer, &bad, &why);
-		if (!rc)
+		if (!g->source.index_keys(g->source.ctx, index_layer, at, n, take_keys, &taker, &bad, &why))
 			continue;
-		if (!lose(g, bad, &why)) {
-			if (err)
-				*err = why;
-			return -1;
-		}
-		n = 0; /* the same again, without what was lost */
+		if (!lose(g, bad, &why))
+			return fail(err, &why);
+		most = LOAD_PART; /* what is read again for a lost span is bounded */
+		n = 0;
 	}
 	return 0;
+}
+
+/* Records of a group, all tokens. */
+static int load_records(struct gather *g, int32_t group, struct err *err)
+{
+	size_t bytes = layout_record_bytes(g->s->layout, group);
+	int64_t most = LOAD_BYTES / (int64_t)bytes + 1, n;
+	int32_t *positions = xmalloc((size_t)most, sizeof *positions);
+	uint8_t *buffer = xmalloc((size_t)most, bytes);
+	int rc = 0;
+
+	for (int64_t at = 0; !rc && at < g->n; at += n) {
+		struct err why = {0};
+		int64_t bad = -1;
+
+		n = whole_run(g, at, g->n, most);
+		if (!n) {
+			n = span_end(g, at / SPAN) - at;
+			continue;
+		}
+		for (int64_t i = 0; i < n; i++)
+			positions[i] = (int32_t)(at + i);
+		if (!g->source.records(g->source.ctx, group, positions, n, buffer, &bad, &why) &&
+		    !session_place_records(g->s, group, at, n, buffer, &bad, &why))
+			continue;
+		rc = lose(g, bad, &why) ? 0 : fail(err, &why);
+		n = 0; /* the same again, without what was lost */
+	}
+	free(buffer);
+	free(positions);
+	return rc;
 }
 
 int gather_load(struct gather *g, struct err *err)
 {
 	const struct layout *l = g->s->layout;
-	size_t bytes = LOAD_PART * l->index_key_bytes;
-	int32_t *positions = xmalloc(PIECE, sizeof *positions);
-	uint8_t *buffer;
 	int rc = 0;
 
-	for (int32_t i = 0; i < l->n_groups; i++)
-		if (PIECE * layout_record_bytes(l, i) > bytes)
-			bytes = PIECE * layout_record_bytes(l, i);
-	buffer = xmalloc(bytes, 1);
 	for (int32_t i = 0; !rc && i < l->n_index_layers; i++)
-		rc = load_part(g, -1, i, buffer, positions, err);
+		rc = load_keys(g, i, err);
 	for (int32_t i = 0; !rc && !g->groups && i < l->n_groups; i++)
-		rc = load_part(g, i, -1, buffer, positions, err);
-	free(buffer);
-	free(positions);
+		rc = load_records(g, i, err);
 	return rc;
 }
 
@@ -429,9 +463,7 @@ static int fetch(struct gather *g, struct arrival *a, int32_t group, const int32
 	return 0;
 failed:
 	lose(g, bad, &why);
-	if (err)
-		*err = why;
-	return -1;
+	return fail(err, &why);
 }
 
 /* Mark what a selection wants of the source, its positions behind the n that `added` has; how many it has then. */

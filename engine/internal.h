@@ -106,9 +106,13 @@ struct chunk {
 	struct pace pace[N_PACES];
 	/* Where it stands: */
 	int32_t layer;
-	enum { PART_ATTENTION, PART_EXPERTS, PART_MLP } part;
+	enum { PART_ATTENTION, PART_EXPERTS, PART_FEW, PART_MLP } part;
 	int32_t expert;
 	int64_t row;                  /* of the part: a token, or one of the expert's tokens */
+	/* Few tokens with a tier of experts, PART_FEW: the experts that are not computed yet, n_few - row of them, in any order, and
+	 * what those gave that are, [n, experts_per_token, hidden] by expert. */
+	int32_t *few, n_few;
+	float *few_out;
 	/* Set before each layer by whoever wants what it stores: as in struct pass, of token 0. */
 	uint8_t *records, *index_keys;
 	size_t record_bytes;
@@ -117,6 +121,9 @@ struct chunk {
 	int (*take_up)(void *ctx, int32_t layer, int32_t expert, struct err *err); /* sweep_options has it */
 	void *take_up_ctx;
 };
+
+/* Tokens of a pass from which a tier of experts learns, for which it reads ahead, and whose experts are computed as they come. */
+enum { CHUNK_FEW = 8 };
 
 /* A chunk of n tokens takes n x sweep_token_bytes(token) (latents not among them) and fixed_bytes. */
 enum { CHUNK_ARRAYS = 11, CHUNK_ALIGN = 64 };
@@ -154,6 +161,8 @@ void experts_assign(struct chunk *k);
  * depend on its tokens is used. rows NULL: row i; weights NULL: 1. */
 void mlp_forward(struct pass *p, const struct expert *e, float *h, const void *u, const int32_t *rows,
 		 const float *weights, int64_t n);
+/* The products alone: out[i] = mlp(u[rows[i]]). */
+void mlp_products(struct pass *p, const struct expert *e, float *out, const void *u, const int32_t *rows, int64_t n);
 /* u[i] as a chunk keeps it: rounded to bf16 where the profile does. to: [n, hidden]. */
 void mlp_input_keep(struct pass *p, void *to);
 

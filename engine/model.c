@@ -7,7 +7,8 @@
  * infinity on the way while it is in the processor's cache.
  *
  * What a tensor is decides how it is read, never a list in config.json: FP8 is what is stored as F8_E4M3 and has
- * block scales beside it (NAME_scale_inv).
+ * block scales beside it (NAME_scale_inv); a routed expert's matrix is int4 where NAME_packed is there instead of NAME
+ * (docs/experts.md).
  */
 #include "engine/model.h"
 
@@ -22,6 +23,7 @@
 #include "config/mem.h"
 #include "config/pages.h"
 #include "engine/checkpoint.h"
+#include "engine/expert_sums.h"
 #include "engine/experts.h"
 #include "engine/fingerprint.h"
 
@@ -81,7 +83,7 @@ static void add_slot(struct builder *b, const void **where, size_t offset)
 /* Give t a place; its offset in *offset. */
 static int add_load(struct builder *b, size_t *offset, const struct tensor *t, enum dtype dtype, bool widen)
 {
-	uint64_t bytes = widen ? t->bytes / dtype_bytes(dtype) * sizeof(float) : t->bytes, end;
+	uint64_t bytes = widen ? t->bytes / dtype_unit_bytes(dtype) * sizeof(float) : t->bytes, end;
 
 	if (__builtin_add_overflow(b->bytes, bytes, &end) || end > SIZE_MAX / 2)
 		return err_set(b->err, ERR_TOO_LARGE, "%s: its weights are more than any memory holds", b->files->dir);
@@ -104,7 +106,7 @@ static void add_part(struct builder *b, const struct tensor *t, uint64_t offset,
 	while (&b->files->shards[shard].file != t->file)
 		shard++;
 	assert(b->place->n_parts < EXPERT_PARTS);
-	b->place->parts[b->place->n_parts++] = (struct expert_part){shard, t->offset + offset, bytes, dtype, where};
+	b->place->parts[b->place->n_parts++] = (struct expert_part){shard, t->offset + offset, bytes, dtype, t, where};
 }
 
 /* The tensor called name, counted under *kind; NULL if there is none. */
@@ -133,7 +135,7 @@ static int missing(const struct builder *b, const char *name, const char *what)
 
 static int find_dtype(struct builder *b, enum dtype *dtype, const struct tensor *t)
 {
-	for (int i = 0; i < N_DTYPES; i++) {
+	for (int i = 0; i < DTYPE_INT4; i++) { /* which no file has under that name */
 		if (!strcmp(dtype_name((enum dtype)i), t->dtype)) {
 			*dtype = (enum dtype)i;
 			return 0;
@@ -202,14 +204,53 @@ static int place_tensor(struct builder *b, const struct tensor *t, enum dtype dt
 	return 0;
 }
 
+/* Part of an int4 matrix: its dtype by the file's word for it, rows x cols. */
+static int place_int4_part(struct builder *b, const struct tensor *t, const char *dtype, int32_t rows, int32_t cols,
+			   const char *what, enum dtype as, const void **where)
+{
+	if (check_shape(b, t, 0, rows, cols, what))
+		return -1;
+	if (strcmp(t->dtype, dtype))
+		return err_set(b->err, ERR_FORMAT, "%s: tensor %s has dtype %s; int4 is read as I32 of eight codes each and BF16 "
+			       "scales", t->file->path, t->name, t->dtype);
+	return place_tensor(b, t, as, where);
+}
+
+/* A routed expert's matrix `name` of rows x cols as `quire model pack` writes it: NAME_packed and NAME_scale. */
+static int place_int4(struct builder *b, struct weight *w, uint64_t *kind, const char *name, int32_t rows, int32_t cols)
+{
+	char packed[NAME_BYTES], scale[NAME_BYTES];
+	const struct tensor *t, *scales;
+
+	text(packed, "%s_packed", name);
+	text(scale, "%s_scale", name);
+	t = take(b, kind, packed);
+	scales = take(b, kind, scale);
+	if (!scales)
+		return missing(b, scale, "one bf16 scale for 64 inputs of a row");
+	if (has(b, name))
+		return err_set(b->err, ERR_FORMAT, "%s: there are both %s and %s; remove the one that is not meant",
+			       b->files->dir, name, packed);
+	if (cols % INT4_GROUP)
+		return err_set(b->err, ERR_FORMAT, "%s: tensor %s: config.json makes its rows %d inputs long, which is no "
+			       "multiple of the %d that share a scale", t->file->path, packed, cols, INT4_GROUP);
+	*w = (struct weight){.dtype = DTYPE_INT4, .rows = rows, .cols = cols};
+	return place_int4_part(b, t, "I32", rows, cols / 8, "eight int4 codes each", DTYPE_INT4, &w->data) ||
+	       place_int4_part(b, scales, "BF16", rows, cols / INT4_GROUP, "one scale for 64 inputs", DTYPE_BF16,
+			       (const void **)&w->group_scale);
+}
+
 /* Matrix `name` of rows x cols into w; prefix ends in a dot or is empty. */
 static int place_matrix(struct builder *b, struct weight *w, uint64_t *kind, const char *prefix, const char *suffix,
 			int32_t rows, int32_t cols, const char *what)
 {
-	char name[NAME_BYTES], scale[NAME_BYTES];
+	char name[NAME_BYTES], packed[NAME_BYTES], scale[NAME_BYTES];
 	const struct tensor *t, *scales;
 
 	text(name, "%s%s", prefix, suffix);
+	text(packed, "%s_packed", name);
+	if (kind == &b->m->bytes.routed && has(b, packed))
+		return place_int4(b, w, kind, name, rows, cols);
 	t = take(b, kind, name);
 	if (!t)
 		return missing(b, name, what);
@@ -409,10 +450,12 @@ static int place_experts(struct builder *b, struct layer *l, const char *prefix)
 	}
 	at_expert(b, l, -1);
 	/* One expert too many would otherwise pass as a tensor that nobody knows. */
-	text(name, "%smlp.experts.%d.gate_proj.weight", prefix, c->n_experts);
-	if (has(b, name))
-		return err_set(b->err, ERR_FORMAT, "%s: there is a tensor %s, but config.json has n_routed_experts %d; the "
-			       "two do not belong together", b->files->dir, name, c->n_experts);
+	for (int i = 0; i < 2; i++) {
+		text(name, "%smlp.experts.%d.gate_proj.weight%s", prefix, c->n_experts, i ? "_packed" : "");
+		if (has(b, name))
+			return err_set(b->err, ERR_FORMAT, "%s: there is a tensor %s, but config.json has n_routed_experts %d; the "
+				       "two do not belong together", b->files->dir, name, c->n_experts);
+	}
 	return 0;
 }
 
@@ -598,7 +641,7 @@ static void widen(float *out, const void *data, size_t n, enum dtype dtype)
 static int read_tensor(const struct load *l, char *memory, struct err *err)
 {
 	const struct tensor *t = l->tensor;
-	size_t size = dtype_bytes(l->dtype), out_size = l->widen ? sizeof(float) : size;
+	size_t size = dtype_unit_bytes(l->dtype), out_size = l->widen ? sizeof(float) : size;
 	char *piece = l->widen ? xmalloc(PIECE, 1) : NULL, *out = memory + l->offset;
 	int failed = 0;
 
@@ -671,6 +714,30 @@ static int read_all(struct builder *b, char *memory, int n_threads)
 	return failed;
 }
 
+/* Packed experts that were loaded are those that were packed, if their checksums came with them. A tier looks for itself,
+ * at each read. */
+static int check_sums(struct builder *b)
+{
+	const struct model_config *c = &b->m->config;
+	size_t n = (size_t)c->n_layers * (size_t)c->n_experts;
+	struct expert_sums *sums;
+	int failed = 0;
+
+	if (expert_sums_open(&sums, b->files->dir, NULL, NULL, n, b->err))
+		return -1;
+	for (size_t i = 0; i < n && !failed && expert_sums_shipped(sums); i++) {
+		size_t layer = i / (size_t)c->n_experts, id = i % (size_t)c->n_experts;
+		const struct expert *e = b->m->layers[layer].experts ? &b->m->layers[layer].experts[id] : NULL;
+
+		if (e && e->gate.dtype == DTYPE_INT4 && !expert_sums_match(sums, i, expert_sum_int4(e)))
+			failed = err_set(b->err, ERR_DAMAGED, "%s: layer %zu, expert %zu: the bytes read are not those that were "
+					 "packed; the disk or the file is damaged: fetch or pack the model again", b->files->dir,
+					 layer, id);
+	}
+	expert_sums_close(sums, NULL);
+	return failed;
+}
+
 static int load_all(struct builder *b, int n_threads)
 {
 	char *memory;
@@ -682,7 +749,7 @@ static int load_all(struct builder *b, int n_threads)
 	for (size_t i = 0; i < b->n_slots; i++)
 		*b->slots[i].where = memory + b->slots[i].offset;
 	return read_all(b, memory, n_threads) || fingerprint_model(b->m->fingerprint, &b->m->config, b->files, b->err) ||
-	       checkpoint_check_unchanged(b->files, b->err);
+	       checkpoint_check_unchanged(b->files, b->err) || (b->m->config.n_experts && !b->places && check_sums(b));
 }
 
 /* ---- opening and closing --------------------------------------------------------------------------------------- */
@@ -699,17 +766,22 @@ static int open_experts(struct builder *b, const struct experts_options *opt)
 	return experts_open(&b->m->experts, b->files, places, c->n_layers, c->n_experts, c->experts_per_token, &own, b->err);
 }
 
-static int build(struct model *m, const struct checkpoint *files, bool load, const struct model_options *opt, struct err *err)
+enum extent { HEADERS, EXPERTS_ALONE, EVERYTHING };
+
+static int build(struct model *m, const struct checkpoint *files, enum extent extent, const struct model_options *opt,
+		 struct err *err)
 {
 	struct builder b = {.m = m, .files = files, .err = err, .used = xcalloc(files->n_tensors, sizeof *b.used)};
-	bool tiered = load && opt && opt->experts && m->config.n_experts;
+	bool tiered = extent != HEADERS && opt && opt->experts && m->config.n_experts;
 	int failed;
 
 	if (tiered)
 		b.places = xcalloc((size_t)m->config.n_layers * (size_t)m->config.n_experts, sizeof *b.places);
 	failed = place_all(&b) || account_for_rest(&b);
 	m->loaded_bytes = b.bytes;
-	failed = failed || (load && load_all(&b, opt ? opt->n_threads : 1)) || (tiered && open_experts(&b, opt->experts));
+	failed = failed || (extent == EVERYTHING && load_all(&b, opt ? opt->n_threads : 1)) ||
+		 (extent == EXPERTS_ALONE && fingerprint_model(m->fingerprint, &m->config, files, err)) ||
+		 (tiered && open_experts(&b, opt->experts));
 	free(b.places);
 	if (m->config.tied_head)
 		m->head = m->embedding;
@@ -720,7 +792,8 @@ static int build(struct model *m, const struct checkpoint *files, bool load, con
 	return failed ? -1 : 0;
 }
 
-static int open_model(struct model **out, const char *dir, const struct model_options *opt, bool load, struct err *err)
+static int open_model(struct model **out, const char *dir, const struct model_options *opt, enum extent extent,
+		      struct err *err)
 {
 	struct model *m = xcalloc(1, sizeof *m);
 	struct checkpoint *files = NULL;
@@ -728,7 +801,7 @@ static int open_model(struct model **out, const char *dir, const struct model_op
 
 	m->dir = xstrdup(dir);
 	failed = model_config_load(&m->config, dir, opt, err) || checkpoint_open(&files, dir, err) ||
-		 build(m, files, load, opt, err);
+		 build(m, files, extent, opt, err);
 	if (m->experts)
 		m->files = files;
 	else
@@ -743,12 +816,17 @@ static int open_model(struct model **out, const char *dir, const struct model_op
 
 int model_open(struct model **out, const char *dir, const struct model_options *opt, struct err *err)
 {
-	return open_model(out, dir, opt, true, err);
+	return open_model(out, dir, opt, EVERYTHING, err);
 }
 
 int model_open_headers(struct model **out, const char *dir, const struct model_options *opt, struct err *err)
 {
-	return open_model(out, dir, opt, false, err);
+	return open_model(out, dir, opt, HEADERS, err);
+}
+
+int model_open_experts(struct model **out, const char *dir, const struct model_options *opt, struct err *err)
+{
+	return open_model(out, dir, opt, EXPERTS_ALONE, err);
 }
 
 void model_close(struct model *m)

@@ -143,6 +143,10 @@ int model_open(struct model **out, const char *dir, const struct model_options *
  * dtype and shape. No weight is read: every data is NULL, and there is no fingerprint. */
 int model_open_headers(struct model **out, const char *dir, const struct model_options *opt, struct err *err);
 
+/* For who reads routed experts one after another and nothing else: the headers, and the tier of opt->experts over the
+ * files, so that experts_take gives an expert's matrices. Has a fingerprint. */
+int model_open_experts(struct model **out, const char *dir, const struct model_options *opt, struct err *err);
+
 /* Takes NULL. */
 void model_close(struct model *m);
 

@@ -220,6 +220,19 @@ static int read_fixed(const struct reader *r)
 	return 0;
 }
 
+/* What `quire model pack` writes: routed experts in int4, and under `rest` how the source was quantized. */
+static int read_packed(const struct reader *r, const json_t *q)
+{
+	const json_t *bits = member(q, "bits"), *group = member(q, "group_size");
+	char text[64];
+
+	if (!is_number(bits, 4))
+		return refuse(r, "quantization_config.bits is %s; int4-g64 has 4", spelled(text, bits));
+	if (!is_number(group, INT4_GROUP))
+		return refuse(r, "quantization_config.group_size is %s; int4-g64 has 64", spelled(text, group));
+	return 0;
+}
+
 /* modules_to_not_convert is not read: published lists name tensors that do not exist, and the tensors say what they
  * are. A block of another size would be read wrongly, though. */
 static int read_quantization(const struct reader *r)
@@ -232,11 +245,21 @@ static int read_quantization(const struct reader *r)
 	if (!json_is_object(q))
 		return refuse(r, "quantization_config is %s, an object is expected", json_kind(q));
 	method = member(q, "quant_method");
+	if (json_is_string(method) && !strcmp(json_string_value(method), "int4-g64")) {
+		if (read_packed(r, q))
+			return -1;
+		q = member(q, "rest");
+		if (!q)
+			return 0;
+		if (!json_is_object(q))
+			return refuse(r, "quantization_config.rest is %s, an object is expected", json_kind(q));
+		method = member(q, "quant_method");
+	}
 	format = member(q, "fmt");
 	block = member(q, "weight_block_size");
 	if (!json_is_string(method) || strcmp(json_string_value(method), "fp8"))
-		return refuse(r, "quantization_config.quant_method is %s; only \"fp8\" and unquantized files are read",
-			      spelled(text, method));
+		return refuse(r, "quantization_config.quant_method is %s; only \"fp8\", \"int4-g64\" and unquantized files "
+			      "are read", spelled(text, method));
 	if (format && (!json_is_string(format) || strcmp(json_string_value(format), "e4m3")))
 		return refuse(r, "quantization_config.fmt is %s; only \"e4m3\" is read", spelled(text, format));
 	if (block && strcmp(spelled(text, block), "[128,128]"))

@@ -13,8 +13,6 @@
 #include "engine/experts.h"
 #include "engine/numeric.h"
 
-enum { FEW = 8 /* tokens of a pass from which the tier of experts learns, and reads ahead for */ };
-
 static int by_id(const void *a, const void *b)
 {
 	int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
@@ -96,7 +94,7 @@ int router_forward(struct pass *p, int32_t layer, int32_t *experts, float *weigh
 	p->ops->matmul(p->dev, logits, c->n_experts, p->u, c->hidden, &l->router, p->n, COMPUTE_F32);
 	p->ops->router_topk(p->dev, experts, weights, logits, l->router_bias, p->n, c->n_experts,
 			    c->experts_per_token, c->n_groups, c->topk_groups, c->normalize_topk, c->routed_scale);
-	if (p->m->experts && p->n <= FEW)
+	if (p->m->experts && p->n <= CHUNK_FEW)
 		tell_experts(p, layer, experts, logits);
 	return p->tap && p->tap->router ? show_choices(p, layer, experts, logits, err) : 0;
 }
@@ -179,19 +177,25 @@ static const float *input(struct pass *p, const void *u, const int32_t *rows, in
 	return x;
 }
 
-void mlp_forward(struct pass *p, const struct expert *e, float *h, const void *u, const int32_t *rows,
-		 const float *weights, int64_t n)
+void mlp_products(struct pass *p, const struct expert *e, float *out, const void *u, const int32_t *rows, int64_t n)
 {
 	enum compute_profile profile = p->s->engine->compute;
 	int32_t hidden = p->c->hidden, dim = e->gate.rows;
 	const float *x = input(p, u, rows, n);
 	float *gate = arena_alloc(p->scratch, (size_t)n * (size_t)dim, sizeof *gate);
 	float *up = arena_alloc(p->scratch, (size_t)n * (size_t)dim, sizeof *up);
-	float *out = arena_alloc(p->scratch, (size_t)n * (size_t)hidden, sizeof *out);
 
 	p->ops->matmul(p->dev, gate, dim, x, hidden, &e->gate, n, profile);
 	p->ops->matmul(p->dev, up, dim, x, hidden, &e->up, n, profile);
 	p->ops->swiglu(p->dev, gate, up, n, dim);
 	p->ops->matmul(p->dev, out, hidden, gate, dim, &e->down, n, profile);
-	p->ops->add_scaled(p->dev, h, out, rows, weights, n, hidden);
+}
+
+void mlp_forward(struct pass *p, const struct expert *e, float *h, const void *u, const int32_t *rows,
+		 const float *weights, int64_t n)
+{
+	float *out = arena_alloc(p->scratch, (size_t)n * (size_t)p->c->hidden, sizeof *out);
+
+	mlp_products(p, e, out, u, rows, n);
+	p->ops->add_scaled(p->dev, h, out, rows, weights, n, p->c->hidden);
 }

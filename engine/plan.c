@@ -19,7 +19,7 @@ static const char *const tier_names[N_PLAN_TIERS] = {"gpu", "host", "disk"};
 static const double expert_size[N_PLAN_WEIGHTS] = {1 + 4.0 / (128 * 128), 2, 4.25 / 8};
 static const double matrix_size[N_PLAN_WEIGHTS] = {1 + 4.0 / (128 * 128), 2, 1 + 4.0 / (128 * 128)};
 
-enum { WORK_BYTES = 1 << 30 };
+enum { WORK_MOST = 1 << 30, WORK_LEAST = 64 << 20 };
 
 const char *plan_weights_name(enum plan_weights w)
 {
@@ -223,11 +223,19 @@ static void count_bytes(struct plan *p, const struct plan_model *m, const struct
 				    : (uint64_t)p->context * p->latent_bytes_per_token;
 }
 
+/* Scratch memory, buffers, threads: an eighth of the model, within reason. */
+static double work_bytes(const struct plan *p)
+{
+	double bytes = ((double)p->common_bytes + (double)p->routed_bytes) / 8;
+
+	return bytes < WORK_LEAST ? WORK_LEAST : bytes > WORK_MOST ? WORK_MOST : bytes;
+}
+
 /* What every token uses and the context go to the fastest tier; experts fill what is left, fastest first. */
 static void place(struct plan *p, const struct plan_machine *k)
 {
 	double room[N_PLAN_TIERS] = {(double)k->n_gpus * .9 * (double)k->gpu_bytes, (double)k->host_bytes, (double)k->disk_bytes};
-	double need = (double)p->common_bytes + (double)p->context_bytes + WORK_BYTES, left = (double)p->routed_bytes;
+	double need = (double)p->common_bytes + (double)p->context_bytes + work_bytes(p), left = (double)p->routed_bytes;
 	enum plan_tier first = k->n_gpus ? PLAN_GPU : PLAN_HOST;
 	char a[UNITS_TEXT_BYTES + 8], b[UNITS_TEXT_BYTES + 8];
 

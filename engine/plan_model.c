@@ -385,6 +385,7 @@ static int count(struct plan_model *m, const char *name, const json_t *root, str
 
 int plan_model_parse(struct plan_model *m, const char *name, const char *text, size_t bytes, struct err *err)
 {
+	const char *method;
 	json_t *root;
 	int rc;
 
@@ -392,6 +393,8 @@ int plan_model_parse(struct plan_model *m, const char *name, const char *text, s
 		return -1;
 	rc = json_is_object(root) ? count(m, name, root, err)
 				  : err_set(err, ERR_FORMAT, "%s: %s is outermost, an object is expected", name, json_kind(root));
+	method = json_string_value(json_object_get(json_object_get(root, "quantization_config"), "quant_method"));
+	m->int4_experts = !rc && method && !strcmp(method, "int4-g64");
 	json_decref(root);
 	return rc;
 }

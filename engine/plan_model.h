@@ -35,6 +35,7 @@ const char *plan_component_name(enum plan_component c);
 struct plan_model {
 	char architecture[48];      /* model_type, of the text part */
 	bool known;                 /* false: counted from headers alone, `total` is all there is */
+	bool int4_experts;          /* it says that `quire model pack` wrote it */
 	bool runs;                  /* the engine has this architecture, and config is how it reads the file */
 	struct model_config config;
 	int64_t hidden, n_layers, n_moe_layers, n_experts, experts_per_token, max_positions;

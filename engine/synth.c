@@ -51,7 +51,7 @@ static int from_name(const char *name, const char *const *names, int n)
 
 int synth_format_from_name(const char *name)
 {
-	static const char *const names[N_SYNTH_FORMATS] = {"fp8", "bf16"};
+	static const char *const names[N_SYNTH_FORMATS] = {"fp8", "bf16", "int4"};
 
 	return from_name(name, names, N_SYNTH_FORMATS);
 }
@@ -65,7 +65,7 @@ int synth_schedule_from_name(const char *name)
 
 /* ---- which codes a matrix is made of ----------------------------------------------------------------------------- */
 
-enum { FIRST_CODE = 0x38, N_CODES = 64, N_BF16 = 512 };
+enum { FIRST_CODE = 0x38, N_CODES = 64, N_BF16 = 512, N_GROUP_SCALES = 64 };
 
 static double codes_deviation(void)
 {
@@ -76,18 +76,28 @@ static double codes_deviation(void)
 	return sqrt(sum / N_CODES);
 }
 
-/* The first of N_BF16 codes, four octaves, whose values have deviation std; it grows with the code. */
-static uint16_t bf16_codes_of(double std)
+/* Of whole numbers from -7 to 7, 0 twice as often as another. */
+static double int4_deviation(void)
 {
-	int low = 0x0080, high = 0x7f80 - N_BF16;
+	double sum = 0;
+
+	for (int i = 0; i < 8; i++)
+		sum += i * i;
+	return sqrt(sum / 8);
+}
+
+/* The first of n bf16 codes whose values have root mean square std; it grows with the code. */
+static uint16_t bf16_codes_of(double std, int n)
+{
+	int low = 0x0080, high = 0x7f80 - n;
 
 	while (low < high) {
 		int middle = (low + high) / 2;
 		double sum = 0;
 
-		for (int i = 0; i < N_BF16; i++)
+		for (int i = 0; i < n; i++)
 			sum += (double)bf16_to_f32((uint16_t)(middle + i)) * (double)bf16_to_f32((uint16_t)(middle + i));
-		if (sqrt(sum / N_BF16) < std)
+		if (sqrt(sum / n) < std)
 			low = middle + 1;
 		else
 			high = middle;
@@ -100,7 +110,9 @@ static uint16_t bf16_codes_of(double std)
 enum content {
 	CODES,      /* E4M3, of either sign, magnitudes spread evenly over their logarithms from 1 to 240 */
 	SCALES,     /* F32, such that CODES times them have deviation `std` */
-	MATRIX,     /* BF16, likewise of four octaves, of deviation `std`; a vector, too */
+	MATRIX,     /* BF16, likewise of N_BF16 codes, four octaves, of deviation `std`; a vector, too */
+	INT4_CODES, /* eight int4 codes each, from 1 to 15 */
+	INT4_SCALES, /* BF16, within an octave, such that INT4_CODES times them have deviation `std` */
 	NEAR_ONE,   /* BF16, from .875 to 1.24 */
 	NEAR_ZERO,  /* F32, from -std to std */
 	N_CONTENTS
@@ -110,8 +122,8 @@ static const struct {
 	const char *dtype;
 	size_t bytes;
 } contents[N_CONTENTS] = {
-	[CODES] = {"F8_E4M3", 1}, [SCALES] = {"F32", 4}, [MATRIX] = {"BF16", 2}, [NEAR_ONE] = {"BF16", 2},
-	[NEAR_ZERO] = {"F32", 4},
+	[CODES] = {"F8_E4M3", 1}, [SCALES] = {"F32", 4}, [MATRIX] = {"BF16", 2}, [INT4_CODES] = {"I32", 4},
+	[INT4_SCALES] = {"BF16", 2}, [NEAR_ONE] = {"BF16", 2}, [NEAR_ZERO] = {"F32", 4},
 };
 
 struct synth_tensor {
@@ -119,7 +131,7 @@ struct synth_tensor {
 	enum content content;
 	int64_t rows, cols;  /* rows 0: a vector */
 	double std;
-	uint16_t first_code;    /* MATRIX */
+	uint16_t first_code;    /* MATRIX, INT4_SCALES */
 	uint64_t bytes, offset; /* offset: in its shard's data */
 	int shard;
 };
@@ -145,7 +157,9 @@ static void add(struct plan *p, enum content content, int64_t rows, int64_t cols
 	*t = (struct synth_tensor){.content = content, .rows = rows, .cols = cols, .std = std};
 	snprintf(t->name, sizeof t->name, "%s", name);
 	if (content == MATRIX)
-		t->first_code = bf16_codes_of(std);
+		t->first_code = bf16_codes_of(std, N_BF16);
+	if (content == INT4_SCALES)
+		t->first_code = bf16_codes_of(std / int4_deviation(), N_GROUP_SCALES);
 	t->bytes = (uint64_t)(rows ? rows : 1) * (uint64_t)cols * contents[content].bytes;
 	if (before) {
 		t->shard = before->shard;
@@ -176,7 +190,23 @@ static void add_projection(struct plan *p, const char *prefix, const char *suffi
 	add(p, SCALES, (rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK, (cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK, std, name);
 }
 
-/* What stays BF16 or F32 in either format. */
+/* A routed expert's, which is int4 where that is asked for. */
+static void add_routed_projection(struct plan *p, const char *prefix, const char *suffix, int64_t rows, int64_t cols)
+{
+	double std = 1 / sqrt((double)cols);
+	char name[NAME_BYTES];
+
+	if (p->opt->format != SYNTH_INT4) {
+		add_projection(p, prefix, suffix, rows, cols);
+		return;
+	}
+	snprintf(name, sizeof name, "%s%s.weight_packed", prefix, suffix);
+	add(p, INT4_CODES, rows, cols / 8, std, name);
+	snprintf(name, sizeof name, "%s%s.weight_scale", prefix, suffix);
+	add(p, INT4_SCALES, rows, cols / INT4_GROUP, std, name);
+}
+
+/* What stays BF16 or F32 in every format. */
 static void add_other(struct plan *p, const char *prefix, const char *suffix, enum content content, int64_t rows,
 		      int64_t cols, double std)
 {
@@ -191,6 +221,13 @@ static void add_mlp(struct plan *p, const char *prefix, int64_t dim)
 	add_projection(p, prefix, "gate_proj", dim, p->opt->hidden);
 	add_projection(p, prefix, "up_proj", dim, p->opt->hidden);
 	add_projection(p, prefix, "down_proj", p->opt->hidden, dim);
+}
+
+static void add_routed_expert(struct plan *p, const char *prefix)
+{
+	add_routed_projection(p, prefix, "gate_proj", p->opt->expert_dim, p->opt->hidden);
+	add_routed_projection(p, prefix, "up_proj", p->opt->expert_dim, p->opt->hidden);
+	add_routed_projection(p, prefix, "down_proj", p->opt->hidden, p->opt->expert_dim);
 }
 
 static void add_attention(struct plan *p, const char *prefix, bool full)
@@ -233,7 +270,7 @@ static void add_layer(struct plan *p, const struct model_config *c, int layer)
 	add_other(p, part, "gate.e_score_correction_bias", NEAR_ZERO, 0, o->n_experts, 0.05);
 	for (int e = 0; e < o->n_experts; e++) {
 		snprintf(part, sizeof part, "%smlp.experts.%d.", prefix, e);
-		add_mlp(p, part, o->expert_dim);
+		add_routed_expert(p, part);
 	}
 	snprintf(part, sizeof part, "%smlp.shared_experts.", prefix);
 	add_mlp(p, part, o->expert_dim);
@@ -254,6 +291,9 @@ static int make_plan(struct plan *p, const struct synth_options *opt, struct err
 	    (int64_t)opt->n_dense_layers + opt->n_moe_layers > MODEL_MAX_LAYERS)
 		return err_set(err, ERR_USAGE, "%d dense and %d MoE layers: their number must lie between 1 and %d",
 			       opt->n_dense_layers, opt->n_moe_layers, MODEL_MAX_LAYERS);
+	if (opt->format == SYNTH_INT4 && (opt->hidden % INT4_GROUP || opt->expert_dim % INT4_GROUP))
+		return err_set(err, ERR_USAGE, "hidden size %d, expert dimension %d: int4 has a scale for each %d inputs of a row, and "
+			       "both must be multiples", opt->hidden, opt->expert_dim, INT4_GROUP);
 	config = synth_config_json(opt);
 	failed = model_config_parse(&c, "config.json", config, strlen(config), NULL, err);
 	free(config);
@@ -283,7 +323,8 @@ int synth_measure(struct synth_report *report, const struct synth_options *opt, 
 
 /* ---- values ---------------------------------------------------------------------------------------------------- */
 
-/* Eight bytes or four halves at a time: no sum below leaves its part of the word. */
+/* Sixteen nibbles, eight bytes or four halves at a time: no sum below leaves its part of the word. */
+#define EACH_NIBBLE 0x1111111111111111u
 #define EACH_BYTE 0x0101010101010101u
 #define EACH_HALF 0x0001000100010001u
 
@@ -322,6 +363,17 @@ static void fill(const struct synth_tensor *t, uint64_t seed, uint64_t first, ui
 
 			out[i] = (x & 0x8000 * EACH_HALF) | ((x & (N_BF16 - 1) * EACH_HALF) + base);
 		}
+		return;
+	case INT4_CODES: /* 8 + or - the lower three bits, as the highest says */
+		for (size_t i = 0; i < n; i++) {
+			uint64_t x = noise_word(key, first + i), less = (x >> 3 & EACH_NIBBLE) * 15, by = x & 7 * EACH_NIBBLE;
+
+			out[i] = ((8 * EACH_NIBBLE - by) & less) | ((8 * EACH_NIBBLE + by) & ~less);
+		}
+		return;
+	case INT4_SCALES:
+		for (size_t i = 0; i < n; i++)
+			out[i] = (noise_word(key, first + i) & (N_GROUP_SCALES - 1) * EACH_HALF) + base;
 		return;
 	case NEAR_ONE:
 		for (size_t i = 0; i < n; i++)

@@ -17,6 +17,7 @@
 enum synth_format {
 	SYNTH_FP8,  /* projections E4M3 with 128 x 128 block scales, as the official build; the rest BF16 and F32 */
 	SYNTH_BF16,
+	SYNTH_INT4, /* routed experts as `quire model pack` writes them (docs/experts.md), but without checksums; the rest as FP8 */
 	N_SYNTH_FORMATS
 };
 
@@ -46,7 +47,7 @@ enum { SYNTH_LEAST_VOCAB = 320 };
 /* GLM-5.2's dimensions in FP8, seed 1, shards of 4 GB; no layers yet. */
 extern const struct synth_options synth_glm52;
 
-/* "fp8", "bf16"; "glm52", "full". -1 for anything else. */
+/* "fp8", "bf16", "int4"; "glm52", "full". -1 for anything else. */
 int synth_format_from_name(const char *name);
 int synth_schedule_from_name(const char *name);
 
@@ -56,7 +57,7 @@ struct synth_report {
 };
 
 /* Bytes that synth_write would put into shards, and their number. Fails (ERR_USAGE) on dimensions that make no model,
- * with the sentence of who reads config.json. */
+ * with the sentence of who reads config.json, and on inputs of int4 experts that are no multiple of 64. */
 int synth_measure(struct synth_report *report, const struct synth_options *opt, struct err *err);
 
 /*

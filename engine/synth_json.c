@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "config/mem.h"
+#include "engine/pack.h"
 
 /* In the published order: <|endoftext|> is the first, at PUBLISHED_ADDED where the vocabulary reaches that far. */
 static const char *const added[] = {
@@ -120,6 +121,8 @@ char *synth_config_json(const struct synth_options *opt)
 				 "rms_norm_eps", 1e-5, "attention_bias", 0, "tie_word_embeddings", 0, "rope_interleave", 1,
 				 "indexer_rope_interleave", 1, "rope_parameters", "rope_theta", 8000000, "rope_type",
 				 "default");
+	json_t *fp8 = json_pack("{s:s, s:s, s:s, s:[i, i]}", "quant_method", "fp8", "fmt", "e4m3", "activation_scheme", "dynamic",
+				"weight_block_size", 128, 128);
 
 	put_dimensions(root, opt);
 	json_object_set_new(root, "mlp_layer_types", layer_words(opt, false));
@@ -133,9 +136,11 @@ char *synth_config_json(const struct synth_options *opt)
 							    first + OBSERVATION));
 	json_object_set_new(root, "pad_token_id", json_integer(first + END_OF_TEXT));
 	if (opt->format == SYNTH_FP8)
-		json_object_set_new(root, "quantization_config",
-				    json_pack("{s:s, s:s, s:s, s:[i, i]}", "quant_method", "fp8", "fmt", "e4m3",
-					      "activation_scheme", "dynamic", "weight_block_size", 128, 128));
+		json_object_set_new(root, "quantization_config", fp8);
+	else if (opt->format == SYNTH_INT4)
+		json_object_set_new(root, "quantization_config", pack_quantization(fp8));
+	else
+		json_decref(fp8);
 	return text_of(root);
 }
 

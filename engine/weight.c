@@ -19,6 +19,11 @@ size_t dtype_bytes(enum dtype dtype)
 	return dtypes[dtype].bytes;
 }
 
+size_t dtype_unit_bytes(enum dtype dtype)
+{
+	return dtype == DTYPE_INT4 ? 1 : dtypes[dtype].bytes;
+}
+
 const char *dtype_name(enum dtype dtype)
 {
 	return dtypes[dtype].name;
@@ -70,6 +75,8 @@ bool weight_any_not_finite(const void *data, size_t n, enum dtype dtype)
 	uint8_t bad8 = 0;
 
 	switch (dtype) {
+	case DTYPE_INT4:
+		return false;
 	case DTYPE_F32:
 		for (size_t i = 0; i < n; i++)
 			bad |= (f32[i] & 0x7f800000u) == 0x7f800000u;

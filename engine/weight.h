@@ -46,9 +46,11 @@ static inline int32_t weight_groups(const struct weight *w)
 
 /* Bytes of one element (not INT4), and the name safetensors uses ("BF16"). */
 size_t dtype_bytes(enum dtype dtype);
+/* Bytes of the least that can be read alone, and how it is aligned: an element; of INT4 a byte, which is two of them. */
+size_t dtype_unit_bytes(enum dtype dtype);
 const char *dtype_name(enum dtype dtype);
 
-/* Whether any of n values is a NaN or infinite (not INT4). */
+/* Whether any of n values is a NaN or infinite. No INT4 code is, and `data` is not looked at. */
 bool weight_any_not_finite(const void *data, size_t n, enum dtype dtype);
 
 /* Rows first .. first + n - 1 of w. */

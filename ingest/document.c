@@ -1,5 +1,6 @@
 #include "ingest/document.h"
 
+#include <sodium.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -62,4 +63,35 @@ size_t document_render(struct bytes *out, const char *path, const char *text, si
 	if (bytes && text[bytes - 1] != '\n')
 		bytes_append(out, "\n", 1);
 	return header_bytes;
+}
+
+static bool has_hash(const struct cache_document *d, const char *text, size_t bytes)
+{
+	uint8_t hash[sizeof d->content_hash];
+
+	crypto_generichash(hash, sizeof hash, (const unsigned char *)text, bytes, NULL, 0);
+	return !memcmp(hash, d->content_hash, sizeof hash);
+}
+
+int document_recover(struct bytes *out, const struct tokenizer *t, const struct cache_document *d, const int32_t *ids,
+		     struct err *err)
+{
+	struct bytes rendered = {0}, header = {0};
+	size_t skip = document_render(&header, d->path, "", 0), n;
+	bool right;
+
+	tokenizer_decode(t, &rendered, ids + d->first_token, (size_t)d->n_tokens, 0);
+	right = rendered.n >= skip && !memcmp(rendered.data, header.data, skip);
+	n = right ? rendered.n - skip : 0;
+	if (right && !has_hash(d, rendered.data + skip, n)) {
+		/* It may have lacked the line feed at its end. */
+		right = n && rendered.data[skip + n - 1] == '\n' && has_hash(d, rendered.data + skip, n - 1);
+		n -= right;
+	}
+	if (right)
+		bytes_append(out, rendered.data + skip, n);
+	bytes_free(&rendered);
+	bytes_free(&header);
+	return right ? 0 : err_set(err, ERR_MISMATCH, "%s: this model's tokenizer does not make of its tokens the text that was "
+				   "read", d->path);
 }

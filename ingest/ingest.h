@@ -73,6 +73,8 @@ struct ingest_counts {
 	int64_t new_bytes;              /* that these will take in the store */
 	/* What is read, or what is checked out where it is read: 40 hex digits, "" where there is no repository. */
 	char commit[41];
+	const char *order_from;         /* CORPUS@ID whose order is followed; NULL: its own; valid until ingest_free */
+	int64_t n_followed_documents;   /* that stand in it, before all others */
 	const char *history;            /* why the numbers of changes are not all; NULL; valid until ingest_free */
 };
 

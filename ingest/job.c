@@ -45,6 +45,8 @@ struct ingest {
 	struct cache_document *documents;
 	int32_t n_documents;
 	int32_t n_kept_documents;       /* at the beginning, as they were */
+	char *order_from;               /* CORPUS@ID; NULL: its own order */
+	size_t n_followed_documents;    /* as they were, in the order that is followed */
 	struct ingest_progress progress;
 
 	/* The engine thread's. */
@@ -182,7 +184,7 @@ static int too_large(const struct ingest *in, const struct draft *drafts, size_t
 }
 
 /* Put the drafts in order: after the snapshot to follow, or anew. Returns how many at the beginning stay. */
-static size_t sort_drafts(struct draft *drafts, size_t n, const struct cache_snapshot *follow)
+static size_t sort_drafts(struct draft *drafts, size_t n, const struct cache_snapshot *follow, size_t *n_followed)
 {
 	struct order_document *documents = xmalloc(n, sizeof *documents);
 	size_t *order = xmalloc(n, sizeof *order);
@@ -193,7 +195,7 @@ static size_t sort_drafts(struct draft *drafts, size_t n, const struct cache_sna
 		documents[i] = (struct order_document){drafts[i].document.path, drafts[i].document.content_hash,
 							drafts[i].n_changes};
 	n_kept = order_documents(order, documents, n, follow ? follow->documents : NULL,
-				 follow ? (size_t)follow->n_documents : 0);
+				 follow ? (size_t)follow->n_documents : 0, n_followed);
 	for (size_t i = 0; i < n; i++)
 		sorted[i] = drafts[order[i]];
 	memcpy(drafts, sorted, n * sizeof *drafts);
@@ -275,7 +277,8 @@ static int prepare(struct ingest *in, const struct ingest_options *opt, const st
 		rc = too_large(in, drafts, n, opt->max_tokens, err);
 	if (!rc) {
 		in->n_kept_documents = (int32_t)sort_drafts(drafts, n, opt->order_from ? opt->order_from
-								       : opt->full ? NULL : previous);
+								       : opt->full ? NULL : previous,
+							    &in->n_followed_documents);
 		join_documents(in, drafts, n);
 	}
 	for (size_t i = 0; i < n; i++)
@@ -295,6 +298,8 @@ int ingest_prepare(struct ingest **out, const struct ingest_options *opt, const 
 	in->always_checkpoint = opt->always_checkpoint;
 	in->corpus = xstrdup(opt->corpus);
 	in->source = opt->ref ? xasprintf("%s@%s", opt->source, opt->ref) : xstrdup(opt->source);
+	if (opt->order_from)
+		in->order_from = xasprintf("%s@%" PRId64, opt->order_from->corpus, opt->order_from->id);
 	if (prepare(in, opt, t, cancel, report, ctx, err)) {
 		ingest_free(in);
 		return -1;
@@ -337,6 +342,7 @@ void ingest_free(struct ingest *in)
 	arena_free(in->arena);
 	free(in->corpus);
 	free(in->source);
+	free(in->order_from);
 	free(in->keys);
 	free(in->missing);
 	free(in);
@@ -416,6 +422,8 @@ void ingest_count(const struct ingest *in, struct ingest_counts *counts)
 		.n_skipped = in->progress.n_skipped, .read_bytes = in->progress.read_bytes,
 		.n_tokens = (int64_t)in->ids.n,
 	};
+	counts->order_from = in->order_from;
+	counts->n_followed_documents = (int64_t)in->n_followed_documents;
 	counts->history = in->no_history ? in->no_history : in->history_note;
 	memcpy(counts->commit, in->commit, sizeof counts->commit);
 	/* In the chunks in which they will be written. */

@@ -51,7 +51,7 @@ static void find_former(struct place *places, size_t n, const struct cache_docum
 }
 
 size_t order_documents(size_t *order, const struct order_document *documents, size_t n,
-		       const struct cache_document *former, size_t n_former)
+		       const struct cache_document *former, size_t n_former, size_t *n_followed)
 {
 	struct place *places = xmalloc(n, sizeof *places);
 	size_t n_kept = 0;
@@ -64,6 +64,11 @@ size_t order_documents(size_t *order, const struct order_document *documents, si
 		qsort(places, n, sizeof *places, by_place);
 	while (n_kept < n && places[n_kept].former == n_kept)
 		n_kept++;
+	for (size_t i = 0; n_followed && i <= n; i++) {
+		*n_followed = i;
+		if (i == n || places[i].former == SIZE_MAX)
+			break;
+	}
 	for (size_t i = 0; i < n; i++)
 		order[i] = (size_t)(places[i].document - documents);
 	free(places);

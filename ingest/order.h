@@ -26,9 +26,10 @@ struct order_document {
 
 /* order[n] receives the documents' indices, the first one first. `former`, in its order, is the snapshot to follow;
  * n_former 0: the first time, or sorted anew. Returns how many documents at the beginning stand where nothing before
- * them, nor they, changed: their tokens are kept. The result depends on nothing but the arguments' values; the order in
- * which `documents` come does not matter. */
+ * them, nor they, changed: their tokens are kept. *n_followed (may be NULL): how many stand in the former order, and
+ * before all others. The result depends on nothing but the arguments' values; the order in which `documents` come does
+ * not matter. */
 size_t order_documents(size_t *order, const struct order_document *documents, size_t n,
-		       const struct cache_document *former, size_t n_former);
+		       const struct cache_document *former, size_t n_former, size_t *n_followed);
 
 #endif

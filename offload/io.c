@@ -365,11 +365,14 @@ static void complete(struct io *io, const struct io_completion *c)
 	if (!c->id || number >= io->depth || io->slots[number].id != c->id) {
 		io->stats.n_strange++;
 		refuse_everything(io);
-	} else if (goes_on(io, &io->slots[number], c->result)) {
-		start(io, number);
-	} else {
-		end_piece(io, number);
+		return;
 	}
+	if (c->result > 0)
+		io->stats.of[io->slots[number].r->class].moved += c->result;
+	if (goes_on(io, &io->slots[number], c->result))
+		start(io, number);
+	else
+		end_piece(io, number);
 }
 
 /* Give the backend work, and take what it has done; wait for something up to timeout_ms. */

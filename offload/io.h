@@ -174,6 +174,7 @@ struct io_class_stats {
 	int64_t n_requests, n_pending;   /* submitted; of these not done yet */
 	int64_t n_failed, n_cancelled;
 	int64_t bytes;                   /* asked for by the requests that went well */
+	int64_t moved;                   /* bytes that pieces brought, whatever became of their requests */
 	int64_t n_retries;               /* pieces that were interrupted or put off, and tried again */
 	int64_t n_continued;             /* pieces that came back short, whose rest was asked for */
 };

@@ -26,7 +26,7 @@ static void every_route_is_found_by_the_path_it_makes(void **state)
 {
 	(void)state;
 	for (int i = 0; i < N_API_ROUTES; i++) {
-		char arg[API_NAME_BYTES], *path = api_path((enum api_route)i, "linux-6.9");
+		char arg[API_SNAPSHOT_BYTES], *path = api_path((enum api_route)i, "linux-6.9");
 		const char *allow;
 		struct err err;
 
@@ -50,7 +50,7 @@ static void a_path_that_is_not_there_and_a_wrong_method_are_told_apart(void **st
 					      "/api/v1/corpora/%00/ingest",
 					      "/api/v1/corpora/%4/ingest",
 					      "/API/v1/status"};
-	char arg[API_NAME_BYTES];
+	char arg[API_SNAPSHOT_BYTES];
 	const char *allow;
 	struct err err;
 
@@ -67,7 +67,7 @@ static void a_path_that_is_not_there_and_a_wrong_method_are_told_apart(void **st
 
 static void a_name_in_a_path_is_decoded_once(void **state)
 {
-	char arg[API_NAME_BYTES], *path = api_path(API_INGEST, "50%25/x");
+	char arg[API_SNAPSHOT_BYTES], *path = api_path(API_INGEST, "50%25/x");
 	const char *allow;
 	struct err err;
 
@@ -97,6 +97,44 @@ static void corpus_names_are_plain_words(void **state)
 	assert_int_equal(api_check_corpus_name(longest, &err), -1);
 	longest[API_NAME_BYTES - 1] = '\0';
 	assert_int_equal(api_check_corpus_name(longest, &err), 0);
+}
+
+static void a_snapshot_is_named_by_its_corpus_and_its_id(void **state)
+{
+	char longest[API_NAME_BYTES + 20], out[API_SNAPSHOT_BYTES], arg[API_SNAPSHOT_BYTES], *path;
+	static const char *const bad[] = {"", "@3", "a@", "a@b", "a@0", "a@-1", "a@1.5", "a@1@2", "a b@1", "a@9999999999999999"};
+	const char *allow;
+	struct api_snapshot s;
+	struct err err;
+
+	(void)state;
+	assert_int_equal(api_snapshot_parse(&s, "linux-6.9", &err), 0);
+	assert_string_equal(s.corpus, "linux-6.9");
+	assert_int_equal(s.id, 0);
+	api_snapshot_format(out, &s);
+	assert_string_equal(out, "linux-6.9");
+	assert_int_equal(api_snapshot_parse(&s, "a@12", &err), 0);
+	assert_string_equal(s.corpus, "a");
+	assert_int_equal(s.id, 12);
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+		assert_int_equal(api_snapshot_parse(&s, bad[i], &err), -1);
+		assert_int_equal(err.code, ERR_USAGE);
+	}
+
+	/* The longest name there can be goes through a path and back; one letter more is no name. */
+	memset(longest, 'x', sizeof longest);
+	strcpy(longest + API_NAME_BYTES - 1, "@999999999999999");
+	assert_int_equal(api_snapshot_parse(&s, longest, &err), 0);
+	assert_int_equal(s.id, 999999999999999);
+	api_snapshot_format(out, &s);
+	assert_string_equal(out, longest);
+	path = api_path(API_FILES, longest);
+	assert_int_equal(api_route_find("GET", path, arg, &allow, &err), API_FILES);
+	assert_string_equal(arg, longest);
+	free(path);
+	memset(longest, 'x', sizeof longest);
+	strcpy(longest + API_NAME_BYTES, "@1");
+	assert_int_equal(api_snapshot_parse(&s, longest, &err), -1);
 }
 
 static void an_ask_reads_back_as_it_was_written(void **state)
@@ -185,7 +223,7 @@ static void an_ingest_reads_back_and_compares_equal(void **state)
 {
 	char *exclude[] = {"*.o", "build/**", NULL};
 	struct api_ingest a = {.corpus = "linux", .source = "/src/linux", .exclude = exclude, .ref = "v1", .full = true,
-			      .dry_run = true, .order_from = "old"}, b, copy;
+			      .dry_run = true, .order_from = "old@3"}, b, copy;
 	struct err err;
 	char *body = api_ingest_format(&a), *source;
 
@@ -221,6 +259,9 @@ static void a_bad_ingest_is_refused_by_the_name_of_its_field(void **state)
 		{"x", "{\"source\":\"/a\",\"dry_run\":\"yes\"}", "dry_run: true or false"},
 		{"x", "{\"source\":\"/a\",\"full\":1}", "full: true or false"},
 		{"x", "{\"source\":\"/a\",\"order_from\":\"a/b\"}", "cannot name a corpus"},
+		{"x", "{\"source\":\"/a\",\"order_from\":\"a@b\"}", "a@b"},
+		{"x", "{\"source\":\"/a\",\"order_from\":\"a@0\"}", "a@0"},
+		{"x", "{\"source\":\"/a\",\"order_from\":3}", "order_from"},
 		{"x", "{\"source\":\"/a\",\"as\":\"y\"}", "as"},
 	};
 	struct api_ingest in;
@@ -240,6 +281,7 @@ static void a_report_says_what_is_left_out_by_kind_with_examples(void **state)
 {
 	const struct ingest_counts counts = {.n_documents = 5, .n_kept_documents = 3, .n_skipped = 4, .read_bytes = 99,
 					     .n_tokens = 40, .kept_tokens = 30, .new_tokens = 10, .new_bytes = 8192};
+	const struct ingest_counts following = {.n_documents = 5, .order_from = "old@3", .n_followed_documents = 2};
 	const struct ingest_skip_kind kinds[] = {{"binary", 3, {"a.png", "b\n.png", NULL}}, {"ignored", 1, {"build/"}}};
 	char *text = api_report_format(&counts, kinds, 2);
 
@@ -248,6 +290,9 @@ static void a_report_says_what_is_left_out_by_kind_with_examples(void **state)
 			    "\"kept_tokens\":30,\"new_tokens\":10,\"new_bytes\":8192,\"skips\":["
 			    "{\"reason\":\"binary\",\"files\":3,\"examples\":[\"a.png\",\"\\\"b\\\\n.png\\\"\"]},"
 			    "{\"reason\":\"ignored\",\"files\":1,\"examples\":[\"build/\"]}]}");
+	free(text);
+	text = api_report_format(&following, NULL, 0);
+	assert_non_null(strstr(text, "\"order_from\":\"old@3\",\"followed_documents\":2,\"skips\":[]}"));
 	free(text);
 }
 
@@ -333,7 +378,7 @@ static void bytes_that_are_not_utf8_become_replacement_characters(void **state)
 
 static void usage_reads_back_as_it_was_written(void **state)
 {
-	struct api_usage a = {10, 9, 8, 7, 6, 5, .25, .5, 2}, b;
+	struct api_usage a = {10, 9, 8, 7, 6, 5, 4, 3, 2, .25, .5, 2.5}, b;
 	json_t *json = api_usage_json(&a);
 
 	(void)state;
@@ -349,6 +394,7 @@ int main(void)
 		cmocka_unit_test(a_path_that_is_not_there_and_a_wrong_method_are_told_apart),
 		cmocka_unit_test(a_name_in_a_path_is_decoded_once),
 		cmocka_unit_test(corpus_names_are_plain_words),
+		cmocka_unit_test(a_snapshot_is_named_by_its_corpus_and_its_id),
 		cmocka_unit_test(an_ask_reads_back_as_it_was_written),
 		cmocka_unit_test(a_bad_ask_is_refused_by_the_name_of_its_field),
 		cmocka_unit_test(json_that_is_nested_too_deep_is_refused),

@@ -68,7 +68,7 @@ static struct said quire(const char *first, ...)
 
 static void help_lists_every_verb_and_explains_each(void **state)
 {
-	static const char *const verbs[] = {"ingest", "reindex", "ask",   "corpora", "jobs",    "cancel", "status", "check", "repair", "rm", "snapshots", "forget",
+	static const char *const verbs[] = {"ingest", "reindex", "ask",   "corpora", "jobs",    "cancel", "status", "check", "repair", "rm", "snapshots", "forget", "diff", "files", "show",
 					    "plan", "doctor", "serve", "model",   "version", "help"};
 	struct said all = quire("help", NULL);
 
@@ -116,6 +116,7 @@ static void misuse_is_status_2_and_names_what_was_wrong(void **state)
 		{{"ask", "linux", "why?", "--as", "x"}, "--as"},
 		{{"ingest", "/tmp"}, "--as"},
 		{{"ingest", "/tmp", "--as", "-x"}, "-x"},
+		{{"ingest", "/tmp", "--as", "x", "--order-from", "y@z"}, "y@z"},
 		{{"jobs", "first"}, "first"},
 		{{"cancel"}, "JOB"},
 		{{"rm"}, "NAME"},
@@ -124,6 +125,14 @@ static void misuse_is_status_2_and_names_what_was_wrong(void **state)
 		{{"check", "--read-data=101%"}, "101%"},
 		{{"check", "--seed", "x"}, "--seed"},
 		{{"repair", "--read-data"}, "--read-data"},
+		{{"show"}, "NAME[@ID] [PATH"},
+		{{"show", "a@0"}, "a@0"},
+		{{"show", "a", "b", "c"}, "NAME[@ID] [PATH"},
+		{{"files", "a@1", "--snapshot", "2"}, "one is enough"},
+		{{"files", "a", "--snapshot", "x"}, "--snapshot"},
+		{{"diff"}, "NAME[@ID] [NAME[@ID]]"},
+		{{"diff", "a@b"}, "a@b"},
+		{{"diff", "a", "b c"}, "b c"},
 		{{"help", "frobnicate"}, "frobnicate"},
 	};
 

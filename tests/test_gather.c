@@ -14,7 +14,7 @@
 #include "config/mem.h"
 #include "tests/support/golden.h"
 
-enum { SPAN = 64 };
+enum { SPAN = 64, KEYS_PART = 100 };
 
 /* What a store would have: the first n tokens of some ids, as one session computed them. */
 struct stored {
@@ -102,7 +102,10 @@ static int refuse(const struct stored *st, int64_t position, int64_t *bad, struc
 	return err_set(err, st->code, "the store has nothing good for %lld", (long long)position);
 }
 
-static int give_keys(void *ctx, int32_t index_layer, int64_t first, int64_t n, uint8_t *out, int64_t *bad, struct err *err)
+/* In parts, the last one first. */
+static int give_keys(void *ctx, int32_t index_layer, int64_t first, int64_t n,
+		     int (*take)(void *taker, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err),
+		     void *taker, int64_t *bad, struct err *err)
 {
 	struct stored *st = ctx;
 	size_t bytes = st->layout->index_key_bytes;
@@ -110,7 +113,11 @@ static int give_keys(void *ctx, int32_t index_layer, int64_t first, int64_t n, u
 	assert_true(n >= 1 && first >= 0 && first + n <= st->n);
 	if (st->bad_key_token >= first && st->bad_key_token < first + n)
 		return refuse(st, st->bad_key_token, bad, err);
-	memcpy(out, st->keys[index_layer] + (size_t)first * bytes, (size_t)n * bytes);
+	for (int64_t end = n, at; end; end = at) {
+		at = end > KEYS_PART ? end - KEYS_PART : 0;
+		if (take(taker, first + at, end - at, st->keys[index_layer] + (size_t)(first + at) * bytes, bad, err))
+			return -1;
+	}
 	st->n_keys += n;
 	return 0;
 }

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cache/history.h"
 #include "config/mem.h"
 #include "engine/recall.h"
 #include "engine/sweep.h"
@@ -466,6 +467,67 @@ static void the_order_can_be_made_anew_or_taken_from_another_snapshot(void **sta
 	cache_close(c);
 }
 
+/* A copy of a corpus in which one file is another and one is new, read in the order of a former snapshot. */
+static void the_order_that_is_followed_is_told_before_anything_is_computed(void **state)
+{
+	const struct place *p = *state;
+	struct cache *c = tiny_store(p->store);
+	struct cache_snapshot *first, *second, *copy;
+	struct ingest_options opt = tiny_options(p, NULL);
+	struct ingest_counts counts;
+	struct ingest *in;
+	struct err err;
+
+	cache_keep_snapshots(c, 3);
+	place_lines(p, "a.c", "alpha", 20);
+	place_lines(p, "b.c", "beta", 20);
+	place_lines(p, "c.c", "gamma", 20);
+	first = tiny_ingest(c, &opt);
+	place_lines(p, "a.c", "alpha", 21);
+	opt = tiny_options(p, first);
+	second = tiny_ingest(c, &opt);
+	assert_order(second, "b.c c.c a.c");
+	place_lines(p, "a.c", "alpha", 20);
+	place_lines(p, "c.c", "delta", 5);
+	place_lines(p, "aa.c", "new", 5);
+	opt = tiny_options(p, NULL);
+	opt.corpus = "copy";
+	opt.order_from = first;
+
+	if (ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err) ||
+	    ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err))
+		fail_msg("%s", err.text);
+	ingest_count(in, &counts);
+	assert_string_equal(counts.order_from, "code@1");
+	assert_int_equal(counts.n_documents, 4);
+	assert_int_equal(counts.n_followed_documents, 2);
+	assert_int_equal(counts.n_kept_documents, 2);
+	/* What the former snapshot has of them is in the store. */
+	assert_true(counts.kept_tokens >= (first->documents[2].first_token - 64));
+	ingest_free(in);
+	if (cache_load_snapshot(c, "copy", &copy, &err) != -1)
+		fail_msg("counting has made a corpus");
+
+	opt.order_from = NULL;
+	if (ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err) ||
+	    ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err))
+		fail_msg("%s", err.text);
+	ingest_count(in, &counts);
+	assert_null(counts.order_from);
+	assert_int_equal(counts.n_followed_documents, 0);
+	ingest_free(in);
+
+	opt.order_from = first;
+	cache_free_snapshot(tiny_ingest(c, &opt));
+	assert_int_equal(cache_load_snapshot(c, "copy", &copy, &err), 0);
+	assert_order(copy, "a.c b.c aa.c c.c");
+	assert_memory_equal(copy->ids, first->ids, (size_t)first->documents[2].first_token * sizeof *copy->ids);
+	cache_free_snapshot(first);
+	cache_free_snapshot(second);
+	cache_free_snapshot(copy);
+	cache_close(c);
+}
+
 static void in_a_repository_what_rarely_changes_stands_first_and_a_ref_is_a_source(void **state)
 {
 	const struct place *p = *state;
@@ -669,6 +731,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			after_a_change_only_what_follows_it_is_computed_and_equals_a_cold_ingest, place_set_up, place_tear_down),
 		cmocka_unit_test_setup_teardown(the_order_can_be_made_anew_or_taken_from_another_snapshot, place_set_up,
+						place_tear_down),
+		cmocka_unit_test_setup_teardown(the_order_that_is_followed_is_told_before_anything_is_computed, place_set_up,
 						place_tear_down),
 		cmocka_unit_test_setup_teardown(
 			in_a_repository_what_rarely_changes_stands_first_and_a_ref_is_a_source, place_set_up, place_tear_down),

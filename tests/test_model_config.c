@@ -298,6 +298,13 @@ static void what_we_do_not_compute_is_refused_by_key_and_value(void **state)
 		 "quantization_config.quant_method is \"compressed-tensors\""},
 		{"deepseek-v3", "quantization_config.fmt", "\"e5m2\"", "quantization_config.fmt is \"e5m2\""},
 		{"deepseek-v3", "quantization_config.weight_block_size", "[64,64]", "weight_block_size is [64,64]"},
+		{"deepseek-v3", "quantization_config.quant_method", "\"int4-g64\"", "quantization_config.bits is absent; int4-g64 has 4"},
+		{"deepseek-v3", "quantization_config", "{\"quant_method\":\"int4-g64\",\"bits\":4,\"group_size\":32}",
+		 "quantization_config.group_size is 32; int4-g64 has 64"},
+		{"deepseek-v3", "quantization_config", "{\"quant_method\":\"int4-g64\",\"bits\":4,\"group_size\":64,\"rest\":[]}",
+		 "quantization_config.rest is an array"},
+		{"deepseek-v3", "quantization_config", "{\"quant_method\":\"int4-g64\",\"bits\":4,\"group_size\":64,\"rest\":"
+		 "{\"quant_method\":\"fp8\",\"weight_block_size\":[64,64]}}", "weight_block_size is [64,64]"},
 		{"deepseek-v3", "layer_types", "[\"sliding_attention\"]", "layer_types[0] is \"sliding_attention\""},
 		{"deepseek-v3.2", "index_topk_freq", "4", "layer 2 has no indexer"},
 		{"deepseek-v3.2", "q_lora_rank", "null", "q_lora_rank is absent"},

@@ -23,7 +23,7 @@ struct doc {
 
 /* What a snapshot holds, in its order. */
 struct listed {
-	size_t n, n_kept;
+	size_t n, n_kept, n_followed;
 	char paths[MOST][16];
 	struct cache_document documents[MOST];
 };
@@ -47,7 +47,8 @@ static struct listed *list(const struct doc *docs, size_t n, const struct listed
 		in[i] = (struct order_document){docs[i].path, hashes[i], docs[i].n_changes};
 	}
 	l->n = n;
-	l->n_kept = order_documents(order, in, n, former ? former->documents : NULL, former ? former->n : 0);
+	l->n_kept = order_documents(order, in, n, former ? former->documents : NULL, former ? former->n : 0,
+				    &l->n_followed);
 	for (size_t i = 0; i < n; i++) {
 		const struct doc *d = &docs[order[i]];
 
@@ -90,7 +91,9 @@ static void afterwards_the_changed_and_the_new_come_last_by_number_of_changes(vo
 	(void)state;
 	assert_order(first, "a b c d e");
 	assert_order(second, "a c e g f b");
+	assert_int_equal(first->n_followed, 0);
 	assert_int_equal(second->n_kept, 1);
+	assert_int_equal(second->n_followed, 3);
 	free(first);
 	free(second);
 }
@@ -179,6 +182,7 @@ static void assert_is_what_the_rule_says(const struct listed *now, const struct 
 		kept += kept == i; /* nothing before it is missing */
 	}
 	assert_int_equal(now->n_kept, kept);
+	assert_int_equal(now->n_followed, at);
 	for (; at < n; at++) {
 		const struct doc *least = NULL;
 

@@ -16,6 +16,7 @@
 #include "config/mem.h"
 #include "engine/model.h"
 #include "engine/plan.h"
+#include "engine/synth.h"
 #include "tests/support/safetensors_writer.h"
 #include "tests/support/temp_dir.h"
 
@@ -229,6 +230,50 @@ static void gpus_are_counted_by_nine_tenths_of_their_memory(void **state)
 	assert_int_equal(plan_gpus(&p, 141000000000), 6);
 }
 
+/* A plan for int4 is of the bytes that are written: to the byte for experts, for the rest but for halves of FP8 blocks and the
+ * indexer's weights_proj, which is bf16. */
+static void int4_is_planned_by_what_is_written(void **state)
+{
+	struct plan_options opt = {.weights = PLAN_INT4};
+	struct synth_options o = synth_glm52;
+	struct synth_report report;
+	char *config, *dir = temp_dir_new(), *a = temp_path(dir, "a");
+	struct plan_model m;
+	struct plan p;
+	struct model *written = NULL;
+	struct err err = {0};
+
+	(void)state;
+	o.format = SYNTH_INT4;
+	o.n_dense_layers = 3;
+	o.n_moe_layers = 75;
+	config = synth_config_json(&o);
+	if (plan_model_parse(&m, "config.json", config, strlen(config), &err) || synth_measure(&report, &o, &err))
+		fail_msg("%s", err.text);
+	assert_true(m.int4_experts);
+	plan_make(&p, &m, &one_h200, &opt);
+	assert_int_equal(p.expert_bytes, 20054016);
+	assert_int_equal(p.routed_bytes, 75 * 256 * 20054016ull);
+	assert_near((double)(p.common_bytes + p.routed_bytes), (double)report.bytes, 1e-4, "all bytes");
+	free(config);
+
+	o.n_dense_layers = o.n_moe_layers = 1;
+	o.hidden = o.dense_dim = 256;
+	o.q_lora = o.kv_lora = o.expert_dim = o.index_dim = 128;
+	o.n_experts = 12;
+	o.vocab = 500;
+	o.n_threads = 1;
+	if (synth_write(a, &o, NULL, &err) || plan_model_load(&m, a, &err) || model_open_headers(&written, a, NULL, &err))
+		fail_msg("%s", err.text);
+	plan_make(&p, &m, &one_h200, &opt);
+	assert_int_equal(p.routed_bytes, written->bytes.routed);
+	assert_int_equal(p.routed_bytes, 12 * p.expert_bytes);
+	model_close(written);
+	free(a);
+	temp_dir_free(dir);
+	assert_false(load("glm-5.2").int4_experts);
+}
+
 static void scratch_that_is_short_makes_more_sweeps(void **state)
 {
 	struct plan_options opt = {.context = 1048576, .latents = LATENTS_FP8, .scratch_bytes = 16000000000};
@@ -316,6 +361,7 @@ int main(void)
 		cmocka_unit_test(more_of_anything_is_never_slower),
 		cmocka_unit_test(what_does_not_fit_says_how_much_there_is_and_how_much_it_takes),
 		cmocka_unit_test(gpus_are_counted_by_nine_tenths_of_their_memory),
+		cmocka_unit_test(int4_is_planned_by_what_is_written),
 		cmocka_unit_test(scratch_that_is_short_makes_more_sweeps),
 		cmocka_unit_test(hits_rise_from_none_to_all),
 		cmocka_unit_test(a_machine_is_read_from_a_file),

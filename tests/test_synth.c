@@ -23,6 +23,7 @@
 #include "engine/render.h"
 #include "engine/synth.h"
 #include "engine/tokenizer.h"
+#include "tests/support/packing.h"
 #include "tests/support/temp_dir.h"
 
 /* Every dimension another number, none a multiple of a block or of another. */
@@ -49,6 +50,19 @@ static struct synth_options small(void)
 	o.vocab = 331;
 	o.max_positions = 777;
 	o.n_threads = 2;
+	return o;
+}
+
+/* The same; int4 experts have inputs in whole groups. */
+static struct synth_options small_in(int format)
+{
+	struct synth_options o = small();
+
+	o.format = (enum synth_format)format;
+	if (o.format == SYNTH_INT4) {
+		o.hidden = 192;
+		o.expert_dim = 64;
+	}
 	return o;
 }
 
@@ -89,21 +103,21 @@ static double largest_logit(const struct model *m)
 
 static void every_dimension_that_is_asked_for_is_in_the_model_that_opens(void **state)
 {
-	struct synth_options o = small();
+	static const enum dtype experts[N_SYNTH_FORMATS] = {DTYPE_F8_E4M3, DTYPE_BF16, DTYPE_INT4};
 
 	(void)state;
 	for (int format = 0; format < N_SYNTH_FORMATS; format++) {
+		struct synth_options o = small_in(format);
 		char *dir = temp_dir_new();
 		struct model *m;
 		const struct model_config *c;
 		FILE *out = fopen("/dev/null", "w");
 
-		o.format = (enum synth_format)format;
 		m = written(dir, &o);
 		c = &m->config;
 		assert_string_equal(c->architecture, "glm_moe_dsa");
 		assert_int_equal(c->n_layers, 8);
-		assert_int_equal(c->hidden, 150);
+		assert_int_equal(c->hidden, format == SYNTH_INT4 ? 192 : 150);
 		assert_int_equal(c->n_heads, 3);
 		assert_int_equal(c->q_lora, 70);
 		assert_int_equal(c->kv_lora, 50);
@@ -111,7 +125,7 @@ static void every_dimension_that_is_asked_for_is_in_the_model_that_opens(void **
 		assert_int_equal(c->rope_dim, 10);
 		assert_int_equal(c->v_dim, 26);
 		assert_int_equal(c->dense_dim, 170);
-		assert_int_equal(c->expert_dim, 44);
+		assert_int_equal(c->expert_dim, format == SYNTH_INT4 ? 64 : 44);
 		assert_int_equal(c->n_experts, 9);
 		assert_int_equal(c->experts_per_token, 4);
 		assert_int_equal(c->n_shared_experts, 1);
@@ -121,7 +135,8 @@ static void every_dimension_that_is_asked_for_is_in_the_model_that_opens(void **
 		assert_int_equal(c->vocab, 331);
 		assert_int_equal(c->max_positions, 777);
 		assert_true(c->layer_is_dense[1] && !c->layer_is_dense[2]);
-		assert_int_equal(m->layers[3].experts[8].down.dtype, format == SYNTH_FP8 ? DTYPE_F8_E4M3 : DTYPE_BF16);
+		assert_int_equal(m->layers[3].experts[8].down.dtype, experts[format]);
+		assert_int_equal(m->layers[3].mlp.down.dtype, format == SYNTH_BF16 ? DTYPE_BF16 : DTYPE_F8_E4M3);
 		assert_int_equal(m->layers[3].router.dtype, DTYPE_BF16);
 		assert_int_equal(m->bytes.other, 0); /* no tensor that nobody reads */
 		assert_int_equal(model_info_print(out, dir, 1, NULL), 0);
@@ -172,21 +187,26 @@ static void the_defaults_are_glm52_to_the_byte(void **state)
 	o.n_experts = 255;
 	assert_int_equal(synth_measure(&fewer, &o, NULL), 0);
 	assert_int_equal(all.bytes - fewer.bytes, 37757952 + 2 * 6144 + 4);
+
+	/* 37,748,736 weights of 4.25 bits. */
+	o.format = SYNTH_INT4;
+	assert_int_equal(synth_measure(&fewer, &o, NULL), 0);
+	o.n_experts = 256;
+	assert_int_equal(synth_measure(&all, &o, NULL), 0);
+	assert_int_equal(all.bytes - fewer.bytes, 20054016 + 2 * 6144 + 4);
 }
 
 static void hidden_states_stay_tame_through_78_layers(void **state)
 {
-	struct synth_options o = small();
-
 	(void)state;
-	o.n_dense_layers = 3;
-	o.n_moe_layers = 75;
 	for (int format = 0; format < N_SYNTH_FORMATS; format++) {
+		struct synth_options o = small_in(format);
 		char *dir = temp_dir_new();
 		struct model *m;
 		double most;
 
-		o.format = (enum synth_format)format;
+		o.n_dense_layers = 3;
+		o.n_moe_layers = 75;
 		m = written(dir, &o);
 		most = largest_logit(m);
 		/* The head's rows have deviation 1 / sqrt(inputs) and its input about 1: logits do, too. */
@@ -207,7 +227,9 @@ static double deviation(const struct weight *w)
 			int64_t i = r * w->cols + k;
 			double x;
 
-			if (w->dtype == DTYPE_BF16)
+			if (w->dtype == DTYPE_INT4)
+				x = packing_value(w, (int32_t)r, (int32_t)k);
+			else if (w->dtype == DTYPE_BF16)
 				x = (double)bf16_to_f32(((const uint16_t *)w->data)[i]);
 			else
 				x = (double)e4m3_to_f32(((const uint8_t *)w->data)[i]) *
@@ -222,23 +244,24 @@ static double deviation(const struct weight *w)
 
 static void matrices_have_the_deviation_that_keeps_them_tame(void **state)
 {
-	struct synth_options o = small();
-
 	(void)state;
-	o.n_moe_layers = 1;
-	o.hidden = 512;
-	o.dense_dim = 1000;
 	for (int format = 0; format < N_SYNTH_FORMATS; format++) {
+		struct synth_options o = small_in(format);
 		char *dir = temp_dir_new();
 		struct model *m;
-		double expected = 1 / sqrt(512), up, head;
+		double expected = 1 / sqrt(512), up, head, routed;
 
-		o.format = (enum synth_format)format;
+		o.n_moe_layers = 1;
+		o.hidden = 512;
+		o.dense_dim = 1000;
+		o.expert_dim = 256;
 		m = written(dir, &o);
 		up = deviation(&m->layers[0].mlp.up) / expected;
 		head = deviation(&m->head) / expected;
+		routed = deviation(&m->layers[2].experts[5].gate) / expected;
 		/* Block scales are drawn within a quarter of their middle: 32 of them. */
 		assert_true(up > 0.9 && up < 1.15);
+		assert_true(routed > (format == SYNTH_FP8 ? 0.85 : 0.98) && routed < (format == SYNTH_FP8 ? 1.2 : 1.02));
 		assert_true(head > 0.98 && head < 1.02);
 		model_close(m);
 		temp_dir_free(dir);
@@ -275,15 +298,14 @@ static void a_seed_decides_every_weight_and_threads_and_shards_none(void **state
 /* What the first version wrote on x86-64. It must never change unseen, here or on another machine. */
 static void the_bytes_are_the_same_on_every_machine(void **state)
 {
-	static const uint64_t expected[N_SYNTH_FORMATS] = {0x8f75a882a0e50040, 0x185ed6af0b84ed8a};
-	struct synth_options o = small();
+	static const uint64_t expected[N_SYNTH_FORMATS] = {0x8f75a882a0e50040, 0x185ed6af0b84ed8a, 0x8cafb0905c0d4ee0};
 
 	(void)state;
 	for (int format = 0; format < N_SYNTH_FORMATS; format++) {
+		struct synth_options o = small_in(format);
 		char *dir = temp_dir_new(), *path = temp_path(dir, "model-00001-of-00001.safetensors"), *text;
 		size_t bytes;
 
-		o.format = (enum synth_format)format;
 		assert_int_equal(synth_write(dir, &o, NULL, NULL), 0);
 		assert_int_equal(file_read(&text, &bytes, path, 16 << 20, NULL), 0);
 		assert_int_equal(XXH3_64bits(text, bytes), expected[format]);
@@ -430,6 +452,9 @@ static void dimensions_that_make_no_model_are_refused_by_name_before_anything_is
 	o = small();
 	o.vocab = 300;
 	assert_refused(out, &o, ERR_USAGE, "a vocabulary of 300");
+	o = small();
+	o.format = SYNTH_INT4;
+	assert_refused(out, &o, ERR_USAGE, "hidden size 150, expert dimension 44: int4 has a scale for each 64");
 	o = small();
 	o.n_moe_layers = 600;
 	assert_refused(out, &o, ERR_USAGE, "2 dense and 600 MoE layers");

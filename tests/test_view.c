@@ -91,6 +91,75 @@ static void a_view_gives_any_range_of_what_was_written(void **state)
 	cache_close(c);
 }
 
+struct taken {
+	const struct text *t;
+	int32_t index_layer;
+	uint8_t times[MOST_TOKENS]; /* that a token's key was given */
+	int64_t refused;            /* this token's key is not taken; -1: all are */
+};
+
+static int take(void *ctx, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err)
+{
+	struct taken *taken = ctx;
+	uint8_t want[MOST_TOKENS * KEY_BYTES];
+
+	text_compute(want, taken->t, N_GROUPS + taken->index_layer, (int32_t)at, (int32_t)n);
+	assert_memory_equal(keys, want, (size_t)n * KEY_BYTES);
+	for (int64_t i = at; i < at + n; i++)
+		taken->times[i]++;
+	if (taken->refused < at || taken->refused >= at + n)
+		return 0;
+	*bad = taken->refused;
+	return err_set(err, ERR_FORMAT, "no");
+}
+
+static void keys_are_taken_once_each_whoever_wrote_their_spans(void **state)
+{
+	const struct text t = text_of("a", 300, 0, 1);
+	const int32_t edges[] = {0, 1, 63, 64, 65, 128, 200, 299, 300};
+	struct cache *c = store_open(*state);
+	struct cache_view *v;
+	struct err err;
+
+	must_store(c, &t);
+	v = view_of(c, &t, 300);
+
+	for (size_t i = 0; i < sizeof edges / sizeof *edges; i++)
+		for (size_t k = i; k < sizeof edges / sizeof *edges; k++) {
+			struct taken taken = {.t = &t, .index_layer = 1, .refused = -1};
+			int64_t bad;
+
+			assert_int_equal(cache_view_take_index_keys(v, 1, edges[i], edges[k] - edges[i], take, &taken, &bad,
+								    &err), 0);
+			for (int32_t p = 0; p < 300; p++)
+				assert_int_equal(taken.times[p], p >= edges[i] && p < edges[k]);
+		}
+
+	cache_view_close(v);
+	cache_close(c);
+}
+
+static void who_does_not_take_a_key_says_which(void **state)
+{
+	const struct text t = text_of("a", 300, 0, 1);
+	struct taken taken = {.t = &t, .refused = 201};
+	struct cache *c = store_open(*state);
+	struct cache_view *v;
+	struct err err = {0};
+	int64_t bad = -1;
+
+	must_store(c, &t);
+	v = view_of(c, &t, 300);
+
+	assert_int_equal(cache_view_take_index_keys(v, 0, 3, 290, take, &taken, &bad, &err), -1);
+	assert_int_equal(err.code, ERR_FORMAT);
+	assert_int_equal(bad, 201);
+	assert_gives(v, &t, 0, 300);
+
+	cache_view_close(v);
+	cache_close(c);
+}
+
 static void a_gather_gives_the_records_of_scattered_positions_in_their_order(void **state)
 {
 	const struct text t = text_of("a", 300, 0, 1);
@@ -383,6 +452,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 		CASE(a_view_gives_any_range_of_what_was_written),
+		CASE(keys_are_taken_once_each_whoever_wrote_their_spans),
+		CASE(who_does_not_take_a_key_says_which),
 		CASE(a_gather_gives_the_records_of_scattered_positions_in_their_order),
 		CASE(a_view_covers_spans_of_others_and_parts_of_runs),
 		CASE(places_need_not_be_in_the_order_of_positions),

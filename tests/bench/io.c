@@ -19,11 +19,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <liburing.h>
-
 #include "config/mem.h"
 #include "offload/io.h"
 #include "tests/support/measure.h"
+#include "tests/support/raw_reads.h"
 #include "tests/support/temp_dir.h"
 
 #define FILE_BYTES ((uint64_t)4 << 30)
@@ -37,11 +36,6 @@ struct work {
 	int depth;               /* reads at a time, or threads */
 	struct io *io;
 	double bytes, cpu_s;     /* of all rounds */
-};
-
-struct read {
-	uint64_t offset;
-	uint32_t bytes;
 };
 
 static struct io_file file;
@@ -65,11 +59,12 @@ static uint64_t any(void)
 }
 
 /* Other reads every time: nobody finds them in a cache of the disk. Of 4 KiB steps, with all lengths alike. */
-static double choose(struct read *reads)
+static double choose(struct raw_read *reads)
 {
 	double bytes = 0;
 
 	for (int i = 0; i < N_READS; i++) {
+		reads[i].fd = file.direct_fd;
 		reads[i].bytes = (uint32_t)(MB + any() % (LARGEST - MB + 1) / 4096 * 4096);
 		reads[i].offset = any() % (file.bytes - reads[i].bytes) / 4096 * 4096;
 		bytes += reads[i].bytes;
@@ -77,47 +72,9 @@ static double choose(struct read *reads)
 	return bytes;
 }
 
-static void raw_ring(const struct read *reads, int depth)
-{
-	struct io_uring ring;
-	int n = 0, n_done = 0, rc = io_uring_queue_init((unsigned)depth, &ring, 0);
-
-	if (rc < 0)
-		fail("io_uring", -rc);
-	while (n_done < N_READS) {
-		struct io_uring_cqe *cqe;
-		uint64_t place;
-
-		if (n < depth && n < N_READS) {
-			place = (uint64_t)n;
-		} else {
-			rc = io_uring_wait_cqe(&ring, &cqe);
-			if (rc < 0 || cqe->res < 0)
-				fail("raw read", rc < 0 ? -rc : -cqe->res);
-			/* The read's number in the upper half, its memory's in the lower. */
-			if ((uint32_t)cqe->res != reads[cqe->user_data >> 32].bytes)
-				fail("raw read came short", EIO);
-			place = cqe->user_data & 0xffff;
-			io_uring_cqe_seen(&ring, cqe);
-			n_done++;
-		}
-		if (n < N_READS) {
-			struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
-
-			io_uring_prep_read(sqe, file.direct_fd, memory[place], reads[n].bytes, reads[n].offset);
-			io_uring_sqe_set_data64(sqe, (uint64_t)n << 32 | place);
-			n++;
-			rc = io_uring_submit(&ring);
-			if (rc < 0)
-				fail("io_uring", -rc);
-		}
-	}
-	io_uring_queue_exit(&ring);
-}
-
 struct raw_thread {
 	pthread_t thread;
-	const struct read *reads;
+	const struct raw_read *reads;
 	void *memory;
 	atomic_int *next;
 };
@@ -133,7 +90,7 @@ static void *raw_thread(void *arg)
 	return NULL;
 }
 
-static void raw_threads(const struct read *reads, int n)
+static void raw_threads(const struct raw_read *reads, int n)
 {
 	struct raw_thread t[DEPTH_MOST];
 	atomic_int next = 0;
@@ -168,7 +125,7 @@ static struct io *new_engine(const struct work *w)
 }
 
 /* As the experts' tier does it: some requests at hand, one more whenever one comes back. */
-static void engine(struct io *io, const struct read *reads)
+static void engine(struct io *io, const struct raw_read *reads)
 {
 	struct io_request requests[DEPTH_MOST], *list[DEPTH_MOST], *back;
 	struct err err = {0};
@@ -204,11 +161,11 @@ static double process_seconds(void)
 static double once(void *arg)
 {
 	struct work *w = arg;
-	struct read reads[N_READS];
+	struct raw_read reads[N_READS];
 	double bytes = choose(reads), start = measure_now(), cpu = process_seconds(), took;
 
 	if (w->way == RAW_RING)
-		raw_ring(reads, w->depth);
+		(void)raw_reads(reads, N_READS, w->depth);
 	else if (w->way == RAW_THREADS)
 		raw_threads(reads, w->depth);
 	else

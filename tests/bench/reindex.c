@@ -188,7 +188,7 @@ static struct snapshot take_snapshot(const struct history *h, enum order order, 
 		documents[s.n] = (struct order_document){f->path, f->content_hash, order == CHOSEN ? f->n_changes : 0};
 		files[s.n++] = i;
 	}
-	order_documents(sorted, documents, s.n, follow, n_follow);
+	order_documents(sorted, documents, s.n, follow, n_follow, NULL);
 	s.places = xcalloc(s.n, sizeof *s.places);
 	for (size_t i = 0; i < s.n; i++) {
 		const struct file *f = &h->files[files[sorted[i]]];

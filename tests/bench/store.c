@@ -10,15 +10,21 @@
  *   store.rand_read_over_raw       the same of 2,048 isolated records of a group of four layers
  *   store.group_over_layer_major   time of these selections when every layer has an extent of its own, sorted and coalesced
  *                                  too, over that when a token's four rows lie together
- *   store.cold_read_overhead       bytes read for isolated selections, one set for each group, over those selected. Limit: 1
- *   store.checksum_cpu_share       processor time of the sums alone, over that of such gathers
+ *   store.cold_first_token_share   bytes read before the logits of a question's last token, by a session that has just been
+ *                                  opened on the snapshot, over the snapshot's; for a question of 1 and of 32 tokens. At most
+ *                                  .08 with bf16 latents, .12 with fp8, for one token. The logits must be, in every bit, those
+ *                                  of a session that holds the whole snapshot in memory (11.8 GB of 131072 tokens), or
+ *                                  this program fails
+ *   store.cold_read_overhead       bytes read by it beside index keys and checksums, over those of the distinct records that
+ *                                  were selected. Limit: 1
+ *   store.checksum_cpu_share       processor time of the sums alone, over that of gathers of isolated selections
  *
- * Layers and bytes are those of the published config; the latents are seeded random bytes sent through the ordinary way
- * of writing, not computed, and the selections are random, none beside another: real ones cluster, which is cheaper.
+ * Layers and bytes are those of the published config; the model that asks is a synthetic one with GLM-5.2's layers, schedule,
+ * latents and index keys, and all else small. The stored latents are seeded random ones sent through the ordinary way of
+ * writing, not computed, and selections are random, none beside another: real ones cluster, which is cheaper.
  * The requests of the store are written down as they go to the system, and the same list is then given to io_uring with
  * as many in flight; each round takes both, in turns, and medians are printed.
  */
-#include <liburing.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,13 +35,17 @@
 #include "cache/view.h"
 #include "config/file.h"
 #include "config/mem.h"
+#include "engine/engine.h"
+#include "engine/recall.h"
+#include "engine/synth.h"
 #include "offload/io.h"
 #include "offload/io_backend.h"
 #include "tests/support/measure.h"
+#include "tests/support/raw_reads.h"
 #include "tests/support/temp_dir.h"
 
-enum { TOKENS = 131072, SELECTED = 2048, N_LAYERS = 78, N_INDEX_LAYERS = 21, INDEX_KEY_BYTES = 256, QUAD = 4, ROUNDS = 5,
-       DEPTH = 64, PUT_TOKENS = 1024, LOG_MOST = 1 << 16 };
+enum { TOKENS = 131072, SELECTED = 2048, QUAD = 4, INDEX_KEY_BYTES = 256, ROUNDS = 5, DEPTH = 64, PUT_TOKENS = 1024,
+       IMPORT_TOKENS = 8192, LOG_MOST = 1 << 16, GROUPS_MOST = 64, QUESTION_MOST = 32 };
 
 /* ---- a disk whose requests are written down ---------------------------------------------------------------------- */
 
@@ -43,11 +53,7 @@ static struct recorder {
 	void *ring;
 	bool on;
 	size_t n;
-	struct request {
-		int fd;
-		uint64_t offset;
-		uint32_t bytes;
-	} log[LOG_MOST];
+	struct raw_read log[LOG_MOST];
 } recorder;
 
 static void rec_free(void *state)
@@ -60,7 +66,7 @@ static void rec_start(void *state, const struct io_operation *o)
 {
 	(void)state;
 	if (recorder.on && recorder.n < LOG_MOST)
-		recorder.log[recorder.n++] = (struct request){o->fd, o->offset, o->bytes};
+		recorder.log[recorder.n++] = (struct raw_read){o->fd, o->offset, o->bytes};
 	io_ring_backend.start(recorder.ring, o);
 }
 
@@ -90,44 +96,7 @@ static const struct io_backend rec_backend = {
 /* Seconds that the disk takes for what was written down, nobody looking at the bytes. */
 static double replay(void)
 {
-	static struct io_uring ring;
-	static uint8_t *buffers;
-	size_t next = 0, done = 0;
-	int free_slots[DEPTH], n_free = DEPTH;
-	double began;
-	struct err err;
-
-	if (!buffers && (!(buffers = io_buffer_new((size_t)DEPTH << 21, "buffers", &err)) ||
-			 io_uring_queue_init(DEPTH, &ring, 0)))
-		measure_fail(&err);
-	for (int i = 0; i < DEPTH; i++)
-		free_slots[i] = i;
-	began = measure_now();
-	while (done < recorder.n) {
-		struct io_uring_cqe *cqe;
-		unsigned head, n = 0;
-
-		while (n_free && next < recorder.n) {
-			const struct request *r = &recorder.log[next++];
-			struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
-			int slot = free_slots[--n_free];
-
-			io_uring_prep_read(sqe, r->fd, buffers + ((size_t)slot << 21), r->bytes, r->offset);
-			io_uring_sqe_set_data64(sqe, (uint64_t)slot | (uint64_t)r->bytes << 8);
-		}
-		io_uring_submit_and_wait(&ring, 1);
-		io_uring_for_each_cqe(&ring, head, cqe) {
-			if (cqe->res != (int32_t)(cqe->user_data >> 8)) {
-				err_set(&err, ERR_IO, "a raw read gave %d of %d bytes", cqe->res, (int)(cqe->user_data >> 8));
-				measure_fail(&err);
-			}
-			free_slots[n_free++] = (int)(cqe->user_data & 255);
-			n++;
-		}
-		io_uring_cq_advance(&ring, n);
-		done += n;
-	}
-	return measure_now() - began;
+	return raw_reads(recorder.log, recorder.n, DEPTH);
 }
 
 /* ---- the store --------------------------------------------------------------------------------------------------- */
@@ -157,15 +126,37 @@ static double written(void)
 	return bytes;
 }
 
-/* Groups of GLM-5.2: layers 0 and 1, then nineteen of four; or each of four layers alone. */
+/* Groups of the model's layers; or each of four layers alone. */
 struct shape {
 	uint8_t identity[32];
 	struct cache_layout layout;
-	uint32_t record_bytes[20];
+	uint32_t record_bytes[GROUPS_MOST];
+	enum latent_format latents;
+	size_t row_bytes;
 };
+
+/* Latents that a session takes: of both signs, from .5 to 2 in bf16; fp8 codes below 1 with scales of a half. */
+static void random_rows(uint8_t *out, size_t bytes, const struct shape *s)
+{
+	const uint64_t bf16_kept = 0x80ff80ff80ff80ff, bf16_set = 0x3f003f003f003f00;
+
+	for (size_t at = 0; at < bytes; at += 8) {
+		size_t in_row = at % s->row_bytes;
+		uint64_t x;
+
+		if (s->latents == LATENTS_FP8 && in_row < 512)
+			x = next_random() & 0xb7b7b7b7b7b7b7b7;
+		else if (s->latents == LATENTS_FP8 && in_row < 528)
+			x = 0x3f0000003f000000;
+		else
+			x = (next_random() & bf16_kept) | bf16_set;
+		memcpy(out + at, &x, sizeof x);
+	}
+}
 
 static void store_tokens(struct cache *c, const char *corpus, const struct shape *s, const int32_t *ids, int64_t n)
 {
+	struct shape keys = {.latents = LATENTS_BF16, .row_bytes = INDEX_KEY_BYTES};
 	struct cache_run *r = NULL;
 	uint8_t *bytes;
 	int32_t next_layer;
@@ -181,8 +172,7 @@ static void store_tokens(struct cache *c, const char *corpus, const struct shape
 		for (int64_t i = 0; i < n; i += PUT_TOKENS) {
 			int64_t m = n - i < PUT_TOKENS ? n - i : PUT_TOKENS;
 
-			for (size_t k = 0; k < (size_t)m * each / 8; k++)
-				((uint64_t *)(void *)bytes)[k] = next_random();
+			random_rows(bytes, (size_t)m * each, layer < 0 ? s : &keys);
 			if (layer < 0 ? cache_run_records(r, p, i, m, bytes, &err)
 				      : cache_run_index_keys(r, layer, i, m, bytes, &err))
 				measure_fail(&err);
@@ -226,12 +216,24 @@ static double gather(struct cache_view *v, int32_t first_group, int32_t n_groups
 	return measure_now() - began;
 }
 
-static double read_keys(struct cache_view *v, int32_t layer, int64_t n, uint8_t *out)
+static int count_keys(void *ctx, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err)
+{
+	(void)at;
+	(void)keys;
+	(void)bad;
+	(void)err;
+	*(int64_t *)ctx += n;
+	return 0;
+}
+
+static double read_keys(struct cache_view *v, int32_t layer, int64_t n)
 {
 	double began = measure_now();
+	int64_t taken = 0;
 	struct err err;
 
-	if (cache_view_index_keys(v, layer, 0, n, out, NULL, &err))
+	if (cache_view_take_index_keys(v, layer, 0, n, count_keys, &taken, NULL, &err) ||
+	    (taken != n && err_set(&err, ERR_FAILED, "%lld of %lld keys came", (long long)taken, (long long)n)))
 		measure_fail(&err);
 	return measure_now() - began;
 }
@@ -249,13 +251,11 @@ static void compare_reads(const char *name, struct cache_view *v, int64_t n, boo
 		select_isolated(positions, n);
 		recorder.n = 0;
 		recorder.on = true;
-		ours = keys ? read_keys(v, i, n, out) : gather(v, 1 + i, 1, positions, out);
+		ours = keys ? read_keys(v, i, n) : gather(v, 1 + i, 1, positions, out);
 		recorder.on = false;
-		if (!i)
-			(void)replay(); /* its buffers are there before anything is timed */
 		if (i % 2)
 			raw = replay();
-		ours = keys ? read_keys(v, i, n, out) : gather(v, 1 + i, 1, positions, out);
+		ours = keys ? read_keys(v, i, n) : gather(v, 1 + i, 1, positions, out);
 		if (i % 2 == 0)
 			raw = replay();
 		for (size_t k = 0; k < recorder.n; k++)
@@ -286,44 +286,198 @@ static void layouts(struct cache_view *grouped, struct cache_view *layered, int6
 		      "\"latents\":\"%s\",\"selected\":%d,\"group_ms\":%.1f", latents, SELECTED, measure_median(ms, ROUNDS));
 }
 
-static void overhead(struct cache *c, const struct shape *s, const int32_t *ids, int64_t n, const char *latents,
-		     uint8_t *out)
+static void checksums(struct cache_view *v, const struct shape *s, int64_t n, const char *latents, uint8_t *out)
 {
-	struct cache_view *v = open_view(c, s, ids, n);
-	struct cache_view_stats before, after;
 	double cpu = measure_thread_now(), sums;
 	int32_t positions[SELECTED];
 	uint64_t all = 0;
 
-	cache_view_stats(v, &before);
 	for (int32_t g = 0; g < s->layout.n_groups; g++) {
 		select_isolated(positions, n);
 		gather(v, g, 1, positions, out);
 	}
 	cpu = measure_thread_now() - cpu;
-	cache_view_stats(v, &after);
 	sums = measure_thread_now();
 	for (int32_t g = 0; g < s->layout.n_groups; g++)
 		for (int i = 0; i < SELECTED; i++) /* the seed of a sum is one itself, of 44 bytes */
 			all ^= XXH3_64bits_withSeed(out + (size_t)i * s->record_bytes[g], s->record_bytes[g],
 						    XXH3_64bits(&positions[i % (SELECTED - 11)], 44));
 	sums = measure_thread_now() - sums;
-	measure_print(stdout, "store.cold_read_overhead", (double)(after.read_bytes - before.read_bytes) /
-		      (double)(after.record_bytes - before.record_bytes), "ratio", 1,
-		      "\"latents\":\"%s\",\"selected\":%d,\"reads\":%lld", latents, SELECTED,
-		      (long long)(after.n_reads - before.n_reads));
 	measure_print(stdout, "store.checksum_cpu_share", sums / cpu, "share", 0, "\"latents\":\"%s\",\"sum\":\"%016llx\"",
 		      latents, (unsigned long long)all);
-	cache_view_close(v);
+}
+
+/* ---- a cold question --------------------------------------------------------------------------------------------- */
+
+struct asker {
+	struct engine *e;
+	struct model *m;
+	enum latent_format latents;
+};
+
+/* GLM-5.2's layers, schedule, latents and index keys; all else as small as it can be. */
+static struct model *open_model(const char *dir, int64_t n)
+{
+	struct synth_options o = synth_glm52;
+	char *to = xasprintf("%s/model", dir);
+	struct model *m = NULL;
+	struct err err = {0};
+
+	o.n_dense_layers = 3;
+	o.n_moe_layers = 75;
+	o.format = SYNTH_BF16;
+	o.hidden = 128;
+	o.n_heads = 2;
+	o.q_lora = 64;
+	o.nope_dim = 16;
+	o.v_dim = 16;
+	o.dense_dim = 64;
+	o.expert_dim = 16;
+	o.n_experts = 8;
+	o.experts_per_token = 2;
+	o.index_n_heads = 2;
+	o.vocab = SYNTH_LEAST_VOCAB;
+	o.max_positions = n + QUESTION_MOST;
+	if (synth_write(to, &o, NULL, &err) || model_open(&m, to, NULL, &err))
+		measure_fail(&err);
+	free(to);
+	return m;
+}
+
+static struct session *open_session(const struct asker *a)
+{
+	struct session_options opt = {.latents = a->latents};
+	struct session *s;
+	struct err err;
+
+	if (session_new(&s, a->e, a->m, &opt, &err))
+		measure_fail(&err);
+	return s;
+}
+
+/* The whole snapshot in a session's memory. */
+static struct session *load_all(const struct asker *a, struct cache_view *v, const struct shape *shape, int64_t n)
+{
+	struct session *s = open_session(a);
+	uint8_t *buffer = xmalloc(IMPORT_TOKENS, 16384);
+	struct err err;
+
+	for (int64_t at = 0, m; at < n; at += m) {
+		m = n - at < IMPORT_TOKENS ? n - at : IMPORT_TOKENS;
+		for (int32_t g = 0; g < shape->layout.n_groups; g++)
+			if (cache_view_records(v, g, at, m, buffer, NULL, &err) ||
+			    session_import_records(s, g, at, m, buffer, &err))
+				measure_fail(&err);
+		for (int32_t i = 0; i < shape->layout.n_index_layers; i++)
+			if (cache_view_index_keys(v, i, at, m, buffer, NULL, &err) ||
+			    session_import_index_keys(s, i, at, m, buffer, &err))
+				measure_fail(&err);
+		session_import_commit(s, m);
+	}
+	free(buffer);
+	return s;
+}
+
+/* Logits of a question's last token, on top of a session that has its context. */
+static float *answer(const struct asker *a, struct session *s, struct recall *r, const int32_t *question, int n)
+{
+	float *logits = xcalloc((size_t)a->m->config.vocab, sizeof *logits);
+	struct err err;
+
+	if (r ? recall_append(r, question, (size_t)n, logits, NULL, &err)
+	      : session_append(s, question, (size_t)n, logits, NULL, &err))
+		measure_fail(&err);
+	return logits;
+}
+
+static void ask_cold(const struct asker *a, struct cache *c, const struct cache_snapshot *snapshot, const struct shape *shape,
+		     const float *want, const int32_t *question, int n_question, const char *latents)
+{
+	const struct recall_options opt = {.engine = a->e, .model = a->m, .latents = a->latents};
+	double n = (double)snapshot->n_tokens, began = measure_now(), seconds, keys, sums, all;
+	size_t bytes = (size_t)a->m->config.vocab * sizeof *want;
+	struct session *s = open_session(a);
+	struct recall_stats stats;
+	struct recall *r = NULL;
+	float *logits;
+	struct err err;
+
+	if (recall_open(&r, s, &opt, c, snapshot, snapshot->n_tokens, &err))
+		measure_fail(&err);
+	logits = answer(a, s, r, question, n_question);
+	seconds = measure_now() - began;
+	recall_count(r, &stats);
+	if (memcmp(logits, want, bytes)) {
+		err_set(&err, ERR_FAILED, "%d tokens on %.0f of the store and on the same in memory: the logits differ", n_question,
+			n);
+		measure_fail(&err);
+	}
+	keys = n * shape->layout.n_index_layers * INDEX_KEY_BYTES;
+	sums = 8 * n * (shape->layout.n_groups + shape->layout.n_index_layers / (double)CACHE_SPAN_TOKENS);
+	all = keys;
+	for (int32_t g = 0; g < shape->layout.n_groups; g++)
+		all += n * shape->record_bytes[g];
+	measure_print(stdout, "store.cold_first_token_share", (double)stats.read_bytes / all, "share", 0,
+		      "\"latents\":\"%s\",\"question\":%d,\"seconds\":%.3f,\"read_bytes\":%lld,\"records\":%lld,"
+		      "\"logits_equal\":true", latents, n_question, seconds, (long long)stats.read_bytes,
+		      (long long)stats.gathers.fetched);
+	measure_print(stdout, "store.cold_read_overhead", ((double)stats.read_bytes - keys - sums) /
+		      (double)stats.gathers.fetched_bytes, "ratio", 1, "\"latents\":\"%s\",\"question\":%d", latents, n_question);
+	free(logits);
+	recall_close(r);
+	session_free(s);
+}
+
+static void cold_questions(const struct asker *a, struct cache *c, struct cache_view *v, const struct shape *shape,
+			   const int32_t *ids, int64_t n, const char *latents)
+{
+	const int lengths[] = {1, QUESTION_MOST};
+	struct cache_snapshot made = {.corpus = "grouped", .source = "random latents", .identity = shape->identity,
+				      .n_tokens = n, .ids = ids};
+	int32_t question[QUESTION_MOST];
+	struct cache_snapshot *snapshot;
+	struct session *whole;
+	float *want[2];
+	int64_t id;
+	struct err err;
+
+	for (int i = 0; i < QUESTION_MOST; i++)
+		question[i] = (int32_t)(next_random() % (uint64_t)a->m->config.vocab);
+	if (cache_commit_snapshot(c, &made, &id, &err) || cache_load_snapshot(c, made.corpus, &snapshot, &err))
+		measure_fail(&err);
+	whole = load_all(a, v, shape, n);
+	for (int i = 0; i < 2; i++) {
+		want[i] = answer(a, whole, NULL, question, lengths[i]);
+		session_truncate(whole, n);
+	}
+	session_free(whole);
+	for (int i = 0; i < 2; i++) {
+		ask_cold(a, c, snapshot, shape, want[i], question, lengths[i], latents);
+		free(want[i]);
+	}
+	cache_free_snapshot(snapshot);
+}
+
+/* Its groups as the store has them. */
+static void shape_of(struct shape *s, const struct asker *a)
+{
+	struct layout *l = layout_new(&a->m->config, a->latents);
+
+	*s = (struct shape){.latents = a->latents, .row_bytes = l->row_bytes,
+			    .layout = {l->n_groups, NULL, l->n_index_layers, (uint32_t)l->index_key_bytes}};
+	for (int32_t g = 0; g < l->n_groups; g++)
+		s->record_bytes[g] = (uint32_t)layout_record_bytes(l, g);
+	engine_identity(a->e, a->m, a->latents, s->identity);
+	layout_free(l);
 }
 
 int main(int argc, char **argv)
 {
 	const char *latents = argc > 1 ? argv[1] : "bf16";
 	int64_t n = argc > 2 ? strtoll(argv[2], NULL, 10) : TOKENS;
-	uint32_t row = strcmp(latents, "fp8") ? 1152 : 656;
-	struct shape glm = {.identity = "grouped", .layout = {20, NULL, N_INDEX_LAYERS, INDEX_KEY_BYTES}};
-	struct shape layered = {.identity = "layered", .layout = {QUAD, NULL, 0, 0}};
+	struct asker asker = {.latents = (enum latent_format)latent_format_from_name(latents)};
+	struct shape glm, layered = {.identity = "layered", .layout = {QUAD, NULL, 0, 0}};
+	struct engine_options engine = {.compute = COMPUTE_BF16};
 	struct io_options opt = {.backend = &rec_backend, .depth = DEPTH};
 	struct cache_view *by_group, *by_layer;
 	double payload, before;
@@ -334,22 +488,26 @@ int main(int argc, char **argv)
 	char *dir;
 	struct err err = {0};
 
-	if ((strcmp(latents, "bf16") && strcmp(latents, "fp8")) || n < 16 * SELECTED || n > 1 << 20)
-		return fprintf(stderr, "usage: store [bf16|fp8] [TOKENS from %d to %d]\n", 16 * SELECTED, 1 << 20), 2;
-	glm.layout.record_bytes = glm.record_bytes;
-	layered.layout.record_bytes = layered.record_bytes;
-	for (int g = 0; g < 20; g++)
-		glm.record_bytes[g] = (g ? QUAD : N_LAYERS - 19 * QUAD) * row;
-	for (int g = 0; g < QUAD; g++)
-		layered.record_bytes[g] = row;
-	ids = xmalloc((size_t)n, sizeof *ids);
-	for (int64_t i = 0; i < n; i++)
-		ids[i] = (int32_t)(next_random() % 150000);
-	out = xcalloc((size_t)n > 16 * SELECTED * 4 ? (size_t)n : 16 * SELECTED * 4, INDEX_KEY_BYTES);
-	memset(out, 1, (size_t)n * INDEX_KEY_BYTES); /* its pages are there before anything is timed */
+	if ((strcmp(latents, "bf16") && strcmp(latents, "fp8")) || n < 16 * SELECTED || n > 1 << 20 || n % CACHE_SPAN_TOKENS)
+		return fprintf(stderr, "usage: store [bf16|fp8] [TOKENS from %d to %d, in 64s]\n", 16 * SELECTED, 1 << 20), 2;
 	if (file_make_directories("build/bench", &err) || setenv("TMPDIR", realpath("build/bench", NULL), 1))
 		measure_fail(&err);
 	dir = temp_dir_new();
+	asker.m = open_model(dir, n);
+	if (engine_open(&asker.e, &engine, &err))
+		measure_fail(&err);
+	shape_of(&glm, &asker);
+	glm.layout.record_bytes = glm.record_bytes;
+	layered.latents = glm.latents;
+	layered.row_bytes = glm.row_bytes;
+	layered.layout.record_bytes = layered.record_bytes;
+	for (int g = 0; g < QUAD; g++)
+		layered.record_bytes[g] = (uint32_t)glm.row_bytes;
+	ids = xmalloc((size_t)n, sizeof *ids);
+	for (int64_t i = 0; i < n; i++)
+		ids[i] = (int32_t)(next_random() % (uint64_t)asker.m->config.vocab);
+	out = xcalloc(SELECTED, 16384);
+	memset(out, 1, (size_t)SELECTED * 16384); /* its pages are there before anything is timed */
 	if (io_ring_new(&recorder.ring, &depth, &err) || cache_open_with(&c, dir, &opt, &err)) {
 		temp_dir_free(dir);
 		measure_fail(&err);
@@ -357,7 +515,8 @@ int main(int argc, char **argv)
 
 	before = written();
 	store_tokens(c, "grouped", &glm, ids, n);
-	payload = (double)n * (N_LAYERS * row + N_INDEX_LAYERS * INDEX_KEY_BYTES);
+	payload = (double)n * (double)((size_t)asker.m->config.n_layers * glm.row_bytes +
+				       (size_t)glm.layout.n_index_layers * INDEX_KEY_BYTES);
 	measure_print(stdout, "store.bytes_written_over_payload", (written() - before) / payload, "ratio", 1,
 		      "\"latents\":\"%s\",\"tokens\":%lld,\"payload_bytes\":%.0f", latents, (long long)n, payload);
 	store_tokens(c, "layered", &layered, ids, n);
@@ -366,11 +525,14 @@ int main(int argc, char **argv)
 	compare_reads("store.seq_read_over_raw", by_group, n, true, latents, out);
 	compare_reads("store.rand_read_over_raw", by_group, n, false, latents, out);
 	layouts(by_group, by_layer, n, latents, out);
-	overhead(c, &glm, ids, n, latents, out);
+	checksums(by_group, &glm, n, latents, out);
+	cold_questions(&asker, c, by_group, &glm, ids, n, latents);
 
 	cache_view_close(by_group);
 	cache_view_close(by_layer);
 	cache_close(c);
+	engine_close(asker.e);
+	model_close(asker.m);
 	temp_dir_free(dir);
 	free(ids);
 	free(out);

@@ -1,0 +1,406 @@
+/*
+ * Decoding with some of the experts in memory: how near to the machine's limit it runs, and what the choice of who stays costs.
+ *
+ *   offload [SHARE ...]     of all experts that there is memory for; .05 .10 .25 .50 1 unless said
+ *
+ *   offload.tokens_per_s    limit: 1 / the longer of what the disk and what memory takes for the bytes that were moved
+ *   offload.pipe_eff        of that time, over the time it took: 1 is a disk, or memory, that is never waited with
+ *   offload.policy_eff      experts that a cache which knows the future would read, over those read. Beside it what a list of
+ *                           the recently used would reach ("lru"), and its product with pipe_eff ("lru_fraction")
+ *   offload.fraction_of_limit   their product: of what is possible on this machine with this memory
+ *   plan.error              how far `quire plan`, told the rates, the memory and the hits that were measured, is from tokens_per_s
+ *
+ * The checkpoint is synthetic (made below build/bench, removed at the end): two layers of 256 experts of GLM-5.2's size in fp8, 19.3 GB,
+ * halved until the experts and some room for all else fit into the free memory, since at share 1 they are all in it; the
+ * lines say what was taken. A token's attention is small. Random weights route like nothing real, so the choices of preset
+ * A (offload/trace.h) are put in the routers' place: an op of a copied table. What is predicted for the next layer comes true
+ * in .74 of cases, as measured on GLM-5.2. Everything else is the engine that users have.
+ *
+ * Disk: reads of the experts' size and depth on a bare io_uring, from other experts each time, before and after each share;
+ * memory: reading with all threads, at the same time. The faster of both times counts.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include "config/file.h"
+#include "config/mem.h"
+#include "engine/experts.h"
+#include "engine/internal.h"
+#include "engine/plan.h"
+#include "engine/synth.h"
+#include "offload/io.h"
+#include "offload/trace.h"
+#include "tests/support/measure.h"
+#include "tests/support/raw_reads.h"
+#include "tests/support/temp_dir.h"
+#include "tests/support/tier_sim.h"
+
+enum { LAYERS = 2, EXPERTS = 256, CHOSEN = 8, WARM = 80, TOKENS = 120, CONTEXT = 64, RAW_EXPERTS = 24, PROBE_BYTES = 256 << 20,
+       RAW_DEPTH = 16 };
+
+static const double recall = .74;
+
+struct bench {
+	struct synth_options synth;
+	struct trace *trace;
+	struct engine *e;
+	struct pool *pool;
+	void *probe;
+	char *dir;
+	struct io_file shards[16];
+	int n_shards;
+	double disk, memory;    /* bytes per second */
+	uint64_t seed;
+};
+
+/* ---- routers that choose what they are told ---------------------------------------------------------------------- */
+
+static struct {
+	const struct trace *trace;
+	int64_t token;
+	int32_t layer;          /* whose turn it is, counted among those with experts */
+	bool ahead;             /* the next call asks what that layer will choose */
+	uint64_t seed;
+} route;
+
+static double draw(void)
+{
+	route.seed = route.seed * 6364136223846793005u + 1442695040888963407u;
+	return (double)(route.seed >> 11) * 0x1p-53;
+}
+
+/* Best guess first: each in its turn with a chance of `recall` one that will be chosen, or another. */
+static void guess(int32_t *experts, float *logits, const struct trace_entry *step)
+{
+	for (int i = 0; i < EXPERTS; i++)
+		logits[i] = -8;
+	for (int i = 0; i < CHOSEN; i++) {
+		int at = i;
+
+		while (draw() >= recall || logits[step[at].expert] > -8)
+			at = CHOSEN + (int)(draw() * (EXPERTS - CHOSEN));
+		experts[i] = step[at].expert;
+		logits[experts[i]] = (float)(CHOSEN - i);
+	}
+}
+
+/* One token. Callers read their logits once more to learn from them, and so they get the trace's. */
+static void forced_topk(struct device *dev, int32_t *experts, float *weights, const float *logits, const float *bias, int64_t n,
+			int32_t n_experts, int32_t k, int32_t n_groups, int32_t topk_groups, bool normalize, float scale)
+{
+	const struct trace_entry *step = trace_step(route.trace, route.token, route.layer);
+	float *told = (float *)(uintptr_t)logits;
+
+	(void)dev, (void)bias, (void)n_groups, (void)topk_groups, (void)normalize, (void)scale;
+	if (n != 1 || n_experts != EXPERTS || k != CHOSEN) {
+		fprintf(stderr, "offload: a router asked for %d of %d experts for %lld tokens\n", k, n_experts, (long long)n);
+		exit(1);
+	}
+	for (int i = 0; i < CHOSEN; i++)
+		weights[i] = 1.0f / CHOSEN;
+	if (route.ahead) {
+		route.ahead = false;
+		guess(experts, told, step);
+		return;
+	}
+	for (int i = 0; i < EXPERTS; i++)
+		told[step[i].expert] = step[i].score;
+	for (int i = 0; i < CHOSEN; i++)
+		experts[i] = step[i].expert;
+	route.layer++;
+	route.ahead = route.layer < LAYERS;
+}
+
+/* ---- the checkpoint ---------------------------------------------------------------------------------------------- */
+
+static double free_memory(void)
+{
+	FILE *f = fopen("/proc/meminfo", "r");
+	char line[128];
+	double kb = 0;
+
+	while (f && fgets(line, sizeof line, f))
+		if (sscanf(line, "MemAvailable: %lf", &kb) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return kb * 1024;
+}
+
+static double experts_bytes(const struct synth_options *o)
+{
+	return (double)LAYERS * EXPERTS * 3 * o->hidden * o->expert_dim;
+}
+
+static void make_checkpoint(struct bench *b)
+{
+	double room = free_memory() - 3e9;
+	struct err err;
+
+	b->synth = synth_glm52;
+	b->synth.n_dense_layers = 1;
+	b->synth.n_moe_layers = LAYERS;
+	b->synth.n_heads = 4;
+	b->synth.q_lora = 256;
+	b->synth.dense_dim = 1024;
+	b->synth.index_n_heads = 4;
+	b->synth.vocab = SYNTH_LEAST_VOCAB;
+	b->synth.max_positions = 1 << 16;
+	while (experts_bytes(&b->synth) > room && b->synth.expert_dim > 256)
+		b->synth.expert_dim /= 2;
+	if (synth_write(b->dir, &b->synth, NULL, &err))
+		measure_fail(&err);
+}
+
+static void open_shards(struct bench *b)
+{
+	struct model *m;
+	struct err err;
+
+	if (model_open_headers(&m, b->dir, NULL, &err))
+		measure_fail(&err);
+	model_close(m);
+	for (b->n_shards = 0; b->n_shards < 16; b->n_shards++) {
+		char *path = NULL;
+
+		for (int of = 1; of <= 16 && !path; of++) {
+			path = xasprintf("%s/model-%05d-of-%05d.safetensors", b->dir, b->n_shards + 1, of);
+			if (access(path, R_OK)) {
+				free(path);
+				path = NULL;
+			}
+		}
+		if (!path)
+			break;
+		if (io_open(&b->shards[b->n_shards], path, IO_OPEN_DIRECT, &err))
+			measure_fail(&err);
+		free(path);
+	}
+	if (!b->n_shards || b->shards[0].direct_fd < 0) {
+		fprintf(stderr, "offload: build/bench is not on a disk with direct access\n");
+		exit(1);
+	}
+}
+
+/* ---- what the machine can do ------------------------------------------------------------------------------------- */
+
+static double raw_rate(struct bench *b, uint32_t expert_bytes)
+{
+	uint32_t pieces = (expert_bytes + (1 << 20) - 1) >> 20;
+	size_t n = 0, room = (size_t)RAW_EXPERTS * pieces;
+	struct raw_read *reads = xcalloc(room, sizeof *reads);
+	double seconds;
+
+	for (int i = 0; i < RAW_EXPERTS; i++) {
+		const struct io_file *f;
+		uint64_t at;
+
+		b->seed = b->seed * 6364136223846793005u + 1442695040888963407u;
+		f = &b->shards[(b->seed >> 33) % (uint64_t)b->n_shards];
+		if (f->bytes < 2 * (uint64_t)expert_bytes)
+			f = &b->shards[0];
+		at = (b->seed >> 13) % (f->bytes - expert_bytes - (2 << 20)) / 4096 * 4096;
+		for (uint32_t k = 0; k < pieces; k++)
+			reads[n++] = (struct raw_read){f->direct_fd, at + ((uint64_t)k << 20), 1 << 20};
+	}
+	seconds = raw_reads(reads, n, RAW_DEPTH);
+	free(reads);
+	return (double)n * (1 << 20) / seconds;
+}
+
+static void probe(struct bench *b, uint32_t expert_bytes)
+{
+	double disk = raw_rate(b, expert_bytes), memory = probe_read(b->pool, b->probe, PROBE_BYTES);
+
+	b->disk = disk > b->disk ? disk : b->disk;
+	b->memory = memory > b->memory ? memory : b->memory;
+}
+
+/* ---- a run ------------------------------------------------------------------------------------------------------- */
+
+struct run {
+	double share, tokens_per_s, disk_s, memory_s, seconds;
+	double common_bytes;    /* of a token, without routed experts */
+	int64_t n_slots;
+	struct experts_stats stats;   /* of what was timed */
+};
+
+static void load_all(struct model *m)
+{
+	struct err err;
+
+	for (int32_t l = 0; l < m->config.n_layers; l++)
+		for (int32_t e = 0; e < EXPERTS && !m->config.layer_is_dense[l]; e++) {
+			if (experts_take(m->experts, l, e, &err))
+				measure_fail(&err);
+			experts_done(m->experts, l, e, false);
+		}
+}
+
+static void decode(struct session *s, float *logits, int64_t first, int64_t n)
+{
+	struct err err;
+
+	for (int64_t t = first; t < first + n; t++) {
+		const int32_t id = (int32_t)(t % 256);
+
+		route.token = t;
+		route.layer = 0;
+		route.ahead = false;
+		if (session_append(s, &id, 1, logits, NULL, &err))
+			measure_fail(&err);
+		if (route.layer != LAYERS) {
+			fprintf(stderr, "offload: %d of %d routers were asked\n", route.layer, LAYERS);
+			exit(1);
+		}
+	}
+}
+
+/* What was counted between two looks. */
+static void since(struct experts_stats *s, const struct experts_stats *before)
+{
+	s->taken -= before->taken;
+	s->hits -= before->hits;
+	s->late -= before->late;
+	s->ahead -= before->ahead;
+	s->useful -= before->useful;
+	s->reads -= before->reads;
+	s->read_bytes -= before->read_bytes;
+	s->waited_s -= before->waited_s;
+}
+
+static void run(struct bench *b, struct run *r)
+{
+	struct experts_options experts = {.bytes = (int64_t)(r->share * experts_bytes(&b->synth) * 1.01)};
+	struct model_options opt = {.n_threads = 2, .experts = &experts};
+	struct session_options session = {.latents = LATENTS_BF16};
+	struct experts_stats before;
+	uint32_t expert_bytes = (uint32_t)(3 * b->synth.hidden * b->synth.expert_dim);
+	struct session *s = NULL;
+	struct model *m = NULL;
+	float *logits;
+	struct err err;
+
+	b->disk = b->memory = 0;
+	probe(b, expert_bytes);
+	if (model_open(&m, b->dir, &opt, &err) || session_new(&s, b->e, m, &session, &err) ||
+	    session_fill(s, CONTEXT, 1, &err))
+		measure_fail(&err);
+	logits = xcalloc((size_t)m->config.vocab, sizeof *logits);
+	if (r->share == 1)
+		load_all(m);
+	route.trace = b->trace;
+	route.seed = 1;
+	decode(s, logits, 0, WARM);
+	experts_stats(m->experts, &before);
+	r->seconds = measure_now();
+	decode(s, logits, WARM, TOKENS);
+	r->seconds = measure_now() - r->seconds;
+	experts_stats(m->experts, &r->stats);
+	since(&r->stats, &before);
+	probe(b, expert_bytes);
+	r->n_slots = experts_slots(m->experts);
+	/* A row of the embedding is read, not all. */
+	r->common_bytes = (double)m->loaded_bytes - 2.0 * m->config.vocab * m->config.hidden;
+	r->tokens_per_s = TOKENS / r->seconds;
+	r->disk_s = (double)r->stats.read_bytes / b->disk;
+	r->memory_s = (TOKENS * r->common_bytes + (double)r->stats.taken * expert_bytes) / b->memory;
+	free(logits);
+	session_free(s);
+	model_close(m);
+}
+
+static int64_t transfers(const struct bench *b, enum tier_rule rule, int64_t n_slots)
+{
+	struct tier_options opt = {.rule = rule, .share = (double)n_slots / (LAYERS * EXPERTS), .warm_tokens = WARM, .seed = 1};
+	struct tier_result r;
+
+	tier_run(&r, b->trace, &opt);
+	return r.transfers;
+}
+
+/* What a plan of this model says when it knows how much memory there is, how fast everything is, and who is found there. */
+static double planned(const struct bench *b, const struct run *r)
+{
+	double hits = 1 - (double)r->stats.reads / (double)r->stats.taken, expert = 3.0 * b->synth.hidden * b->synth.expert_dim;
+	double disk = (1 - hits) * LAYERS * CHOSEN * expert / b->disk;
+	double memory = (r->common_bytes + LAYERS * CHOSEN * expert) / b->memory;
+
+	return 1 / fmax(disk, memory);
+}
+
+static void print(const struct bench *b, const struct run *r)
+{
+	double longest = fmax(r->disk_s, r->memory_s), pipe = longest / r->seconds, policy = 1, lru = 1;
+	int64_t fewest = transfers(b, TIER_BELADY, r->n_slots), recent = transfers(b, TIER_LRU, r->n_slots);
+	const char *binds = r->disk_s > r->memory_s ? "disk" : "host memory";
+	double plan = planned(b, r);
+
+	if (r->share < 1) {
+		policy = (double)fewest / (double)r->stats.reads;
+		lru = (double)fewest / (double)recent;
+	}
+#define CELL "\"share\":%.2f,\"binds\":\"%s\""
+	measure_print(stdout, "offload.tokens_per_s", r->tokens_per_s, "tokens/s", TOKENS / longest,
+		      CELL ",\"slots\":%lld,\"expert_bytes\":%d,\"disk_gb_per_s\":%.3f,\"memory_gb_per_s\":%.2f,\"hits\":%.3f,"
+		      "\"late\":%.3f,\"read_ahead\":%lld,\"useful\":%lld,\"waited\":%.3f", r->share, binds, (long long)r->n_slots,
+		      3 * b->synth.hidden * b->synth.expert_dim, b->disk / 1e9, b->memory / 1e9,
+		      (double)r->stats.hits / (double)r->stats.taken, (double)r->stats.late / (double)r->stats.taken,
+		      (long long)r->stats.ahead, (long long)r->stats.useful, r->stats.waited_s / r->seconds);
+	measure_print(stdout, "offload.pipe_eff", pipe, "ratio", 1, CELL ",\"disk_s\":%.3f,\"memory_s\":%.3f,\"seconds\":%.3f",
+		      r->share, binds, r->disk_s, r->memory_s, r->seconds);
+	measure_print(stdout, "offload.policy_eff", policy, "ratio", 1, CELL ",\"reads\":%lld,\"belady\":%lld,\"lru_reads\":%lld,"
+		      "\"lru\":%.3f", r->share, binds, (long long)r->stats.reads, (long long)(r->share < 1 ? fewest : 0),
+		      (long long)(r->share < 1 ? recent : 0), lru);
+	measure_print(stdout, "offload.fraction_of_limit", pipe * policy, "ratio", 1, CELL ",\"lru_fraction\":%.3f", r->share, binds,
+		      pipe * lru);
+	measure_print(stdout, "plan.error", fabs(plan / r->tokens_per_s - 1), "ratio", 0, CELL ",\"planned\":%.3f", r->share, binds,
+		      plan);
+}
+
+int main(int argc, char **argv)
+{
+	static const double usual[] = {.05, .10, .25, .50, 1};
+	struct engine_options engine = {.compute = COMPUTE_BF16};
+	struct bench b = {.seed = 3};
+	struct ops forced;
+	char *base;
+	struct err err;
+
+	if (file_make_directories("build/bench", &err))
+		measure_fail(&err);
+	base = realpath("build/bench", NULL);
+	if (!base || setenv("TMPDIR", base, 1))
+		return perror("build/bench"), 1;
+	b.dir = temp_dir_new();
+	b.trace = trace_make(&trace_presets[0], LAYERS, EXPERTS, CHOSEN, WARM + TOKENS, 1);
+	if (engine_open(&b.e, &engine, &err) || pool_new(&b.pool, engine_n_threads(b.e), &err))
+		measure_fail(&err);
+	forced = *b.e->ops;
+	forced.router_topk = forced_topk;
+	b.e->ops = &forced;
+	b.probe = measure_buffer(b.pool, PROBE_BYTES);
+	make_checkpoint(&b);
+	open_shards(&b);
+	for (int i = 0; i < (argc > 1 ? argc - 1 : 5); i++) {
+		struct run r = {.share = argc > 1 ? strtod(argv[i + 1], NULL) : usual[i]};
+
+		if (!(r.share > 0 && r.share <= 1))
+			return fprintf(stderr, "offload: \"%s\" is no share; from .04 to 1 are\n", argv[i + 1]), 2;
+		run(&b, &r);
+		print(&b, &r);
+	}
+	for (int i = 0; i < b.n_shards; i++)
+		io_close(&b.shards[i]);
+	measure_buffer_free(b.probe, PROBE_BYTES);
+	pool_free(b.pool);
+	engine_close(b.e);
+	trace_free(b.trace);
+	temp_dir_free(b.dir);
+	free(base);
+	return 0;
+}

@@ -1,0 +1,69 @@
+#include "tests/support/raw_reads.h"
+
+#include <assert.h>
+#include <liburing.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "offload/io.h"
+#include "tests/support/measure.h"
+
+static void fail(const char *what, int number)
+{
+	struct err err;
+
+	err_errno(&err, number, "%s", what);
+	measure_fail(&err);
+}
+
+double raw_reads(const struct raw_read *reads, size_t n, int depth)
+{
+	static uint8_t *buffers[RAW_DEPTH_MOST];
+	int free_slots[RAW_DEPTH_MOST], n_free = depth, rc;
+	size_t next = 0, done = 0;
+	struct io_uring ring;
+	double began;
+	struct err err;
+
+	assert(depth <= RAW_DEPTH_MOST);
+	rc = io_uring_queue_init((unsigned)depth, &ring, 0);
+	if (rc)
+		fail("io_uring", -rc);
+	for (int i = 0; i < depth; i++) {
+		free_slots[i] = i;
+		if (buffers[i])
+			continue;
+		buffers[i] = io_buffer_new(RAW_READ_MOST, "a raw read", &err);
+		if (!buffers[i])
+			measure_fail(&err);
+		memset(buffers[i], 1, RAW_READ_MOST);
+	}
+	began = measure_now();
+	while (done < n) {
+		struct io_uring_cqe *cqe;
+		unsigned head, n_back = 0;
+
+		while (n_free && next < n) {
+			const struct raw_read *r = &reads[next];
+			struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
+			int slot = free_slots[--n_free];
+
+			io_uring_prep_read(sqe, r->fd, buffers[slot], r->bytes, r->offset);
+			io_uring_sqe_set_data64(sqe, (uint64_t)slot | (uint64_t)next++ << 8);
+		}
+		rc = io_uring_submit_and_wait(&ring, 1);
+		if (rc < 0)
+			fail("io_uring", -rc);
+		io_uring_for_each_cqe(&ring, head, cqe) {
+			if (cqe->res != (int32_t)reads[cqe->user_data >> 8].bytes)
+				fail("raw read", cqe->res < 0 ? -cqe->res : EIO);
+			free_slots[n_free++] = (int)(cqe->user_data & 255);
+			n_back++;
+		}
+		io_uring_cq_advance(&ring, n_back);
+		done += n_back;
+	}
+	began = measure_now() - began;
+	io_uring_queue_exit(&ring);
+	return began;
+}
