@@ -35,7 +35,7 @@ static void try_calls(struct counts *c, struct store_faults *f, enum fault_work 
 			fprintf(stderr, "faults: %s\n", err.text);
 			c->n_wrong++;
 		}
-		if (outcome != FAULT_NOT_MET) {
+		if (outcome > FAULT_VOID) {
 			c->n[outcome]++;
 			c->of_work[work]++;
 		}

@@ -94,12 +94,21 @@ static size_t half(const struct io_operation *o)
 	return bytes ? bytes : 1;
 }
 
+/* A sync moves nothing, and nothing is read by a write. */
+static bool can_happen(enum fake_fault fault, enum io_op op)
+{
+	if (op == IO_SYNC)
+		return fault == FAKE_ERROR;
+	return fault == FAKE_FLIP ? op == IO_READ : fault != FAKE_ROT || op == IO_WRITE;
+}
+
 static int32_t carry_out(struct fake_io *f, const struct io_operation *o, int number)
 {
-	enum fake_fault fault = is_spoiled(f, number) ? f->fault : FAKE_NONE;
+	enum fake_fault fault = is_spoiled(f, number) && can_happen(f->fault, o->op) ? f->fault : FAKE_NONE;
 	struct io_operation there = *o;
 	int32_t n;
 
+	f->n_spoiled += fault != FAKE_NONE;
 	if (fault == FAKE_ERROR)
 		return -f->error;
 	if (o->op == IO_SYNC) /* which tests count, and do not make (disk_calls.h) */
@@ -110,12 +119,12 @@ static int32_t carry_out(struct fake_io *f, const struct io_operation *o, int nu
 		return (int32_t)o->bytes;
 	if (fault == FAKE_SWAP)
 		there.offset = other_place(f, o);
-	if (fault == FAKE_ROT && o->op == IO_WRITE)
+	if (fault == FAKE_ROT)
 		flip_middle(o, (int32_t)o->bytes);
 	n = move(&there, fault == FAKE_SHORT ? half(o) : o->bytes);
-	if (fault == FAKE_ROT && o->op == IO_WRITE)
+	if (fault == FAKE_ROT)
 		flip_middle(o, (int32_t)o->bytes); /* memory is the caller's, and as it was */
-	if (fault == FAKE_FLIP && o->op == IO_READ && n > 0)
+	if (fault == FAKE_FLIP && n > 0)
 		flip_middle(o, n);
 	f->places[number % 2].fd = o->fd;
 	f->places[number % 2].offset = o->offset;

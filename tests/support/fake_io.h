@@ -44,6 +44,7 @@ struct fake_io {
 	/* What happened. */
 	int n_begun;
 	struct io_operation begun[FAKE_LOG]; /* the first ones, in order */
+	int n_spoiled;         /* operations that the fault could happen to, and did */
 	int n_not_run;         /* operations begun since the last reap: a real disk would not know of them yet */
 	int n_cancelled;       /* operations that a cancellation met in flight */
 	int n_buffers;         /* registered now */

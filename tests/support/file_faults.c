@@ -43,7 +43,10 @@ static enum file_fault next(int fd)
 
 	if (!faults->nth || at < faults->nth || (at > faults->nth && !faults->then_on))
 		return FILE_NONE;
-	return is_shared[fd] && faults->fault != FILE_ERROR ? FILE_NONE : faults->fault;
+	if (is_shared[fd] && faults->fault != FILE_ERROR)
+		return FILE_NONE;
+	faults->n_spoiled++;
+	return faults->fault;
 }
 
 static off_t other_place(int fd, off_t at, size_t n)
@@ -114,8 +117,10 @@ static bool on_write(int fd, const void *bytes, size_t n, off_t at, ssize_t *res
 /* Of calls that move no bytes: only an error, or that nothing was done. */
 static bool refused(enum file_fault fault, int *result)
 {
-	if (fault != FILE_ERROR && fault != FILE_STALE)
+	if (fault != FILE_ERROR && fault != FILE_STALE) {
+		faults->n_spoiled -= fault != FILE_NONE;
 		return false;
+	}
 	errno = faults->error;
 	*result = fault == FILE_ERROR ? -1 : 0;
 	return true;

@@ -23,7 +23,8 @@ struct file_faults {
 	int error;
 	int nth;               /* the call to spoil, counted from 1; 0: none. Reads, writes, changes of size, syncs */
 	bool then_on;          /* and every later one */
-	int n_calls;           /* what happened */
+	/* What happened: all calls, and those that the fault could happen to, and did. */
+	int n_calls, n_spoiled;
 };
 
 /* From now on, for files that are opened from now on; NULL: no more. It must stay until then. */

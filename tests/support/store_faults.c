@@ -10,16 +10,18 @@
 #include "cache/cache.h"
 #include "cache/check.h"
 #include "config/mem.h"
+#include "engine/experts.h"
+#include "engine/model.h"
 #include "engine/recall.h"
 #include "tests/support/fake_io.h"
 #include "tests/support/file_faults.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_ingest.h"
 
-const char *const fault_work_names[N_FAULT_WORKS] = {"ingest", "resume", "query"};
-const char *const fault_outcome_names[N_FAULT_OUTCOMES] = {"not_met", "harmless", "mended", "refused"};
+const char *const fault_work_names[N_FAULT_WORKS] = {"ingest", "resume", "query", "experts"};
+const char *const fault_outcome_names[N_FAULT_OUTCOMES] = {"not_met", "void", "harmless", "mended", "refused"};
 
-/* data: what goes wrong is an operation of struct io, otherwise a system call on the index or a scratch file. lies:
+/* data: what goes wrong is an operation of struct io, of a segment or of the model's files, otherwise a system call on the index or a scratch file. lies:
  * nobody says that it went wrong. once: it cannot last. */
 static const struct kind {
 	const char *name;
@@ -55,12 +57,16 @@ enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
 enum { LINES = 12, LATENT_BYTES = 1 << 15, N_QUESTION = 5, INTERRUPTED_STEPS = 12 };
 static const int32_t question[N_QUESTION] = {5, 6, 7, 8, 9};
+#define MODEL "tests/golden/glm52" /* tiny_open's */
 static const char *const files[] = {"index.sqlite", "scratch-", NULL};
 
 struct store_faults {
-	char *source, *store, *before[N_FAULT_WORKS]; /* a store in which the work begins; the ingest has none */
+	char *source, *store, *before[N_FAULT_WORKS]; /* a store in which the work begins; an ingest has none */
+	char *sums;                   /* file with the checksums of experts */
+	int64_t expert_bytes;         /* slots for no more experts than a token needs */
+	const struct model *model;    /* of the work now */
 	float *want, *got;            /* [vocab] */
-	struct fake_io fake;
+	struct fake_io fake, experts; /* under the store, and under the model */
 	struct file_faults calls;
 	struct io_options io;
 	char text[1024];
@@ -97,7 +103,7 @@ static int ingest(const struct store_faults *f, struct cache *c, int n_steps, st
 
 	if (ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, err))
 		return -1;
-	rc = ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, err) || ingest_begin(in, err) ? -1 : 1;
+	rc = ingest_bind(in, tiny.engine, f->model, LATENTS_BF16, c, err) || ingest_begin(in, err) ? -1 : 1;
 	for (int i = 0; rc > 0 && i != n_steps; i++)
 		rc = ingest_step(in, NULL, err);
 	ingest_free(in);
@@ -106,17 +112,17 @@ static int ingest(const struct store_faults *f, struct cache *c, int n_steps, st
 
 /* The logits behind the corpus and a question; *recomputed: tokens that the store could not give. c NULL: of a session
  * that computes all of it. */
-static int query(struct cache *c, const struct cache_snapshot *s, float *logits, int64_t *recomputed,
-		 struct err *err)
+static int query(const struct model *m, struct cache *c, const struct cache_snapshot *s, float *logits,
+		 int64_t *recomputed, struct err *err)
 {
 	const struct session_options opt = {.latents = LATENTS_BF16};
-	const struct recall_options recall = {tiny.engine, tiny.model, LATENTS_BF16, LATENT_BYTES};
+	const struct recall_options recall = {tiny.engine, m, LATENTS_BF16, LATENT_BYTES};
 	struct recall_stats stats = {0};
 	struct recall *r = NULL;
 	struct session *session;
 	int rc;
 
-	if (session_new(&session, tiny.engine, tiny.model, &opt, err))
+	if (session_new(&session, tiny.engine, m, &opt, err))
 		return -1;
 	if (c)
 		rc = recall_open(&r, session, &recall, c, s, s->n_tokens, err) ||
@@ -143,7 +149,7 @@ static int ask(struct store_faults *f, struct cache *c, int64_t *recomputed, str
 	if (cache_load_snapshot(c, "code", &s, err))
 		return -1;
 	memset(f->got, 0, bytes);
-	rc = query(c, s, f->got, recomputed, err);
+	rc = query(f->model, c, s, f->got, recomputed, err);
 	cache_free_snapshot(s);
 	return rc ? -1 : memcmp(f->got, f->want, bytes) != 0;
 }
@@ -180,48 +186,92 @@ static int copy_store(const char *from, const char *to, struct err *err)
 	return from ? temp_dir_copy(from, to, err) : 0;
 }
 
-static void spoil(struct store_faults *f, int kind, int nth, bool then_on)
+static struct fake_io *disk_of(struct store_faults *f, enum fault_work which)
+{
+	return which == FAULT_EXPERTS ? &f->experts : &f->fake;
+}
+
+static void spoil(struct store_faults *f, enum fault_work which, int kind, int nth, bool then_on)
 {
 	const struct kind *k = &kinds[kind];
+	struct fake_io *disk = disk_of(f, which);
 
-	f->fake = (struct fake_io){0};
 	f->calls = (struct file_faults){.names = files};
-	if (k->data)
-		f->fake = (struct fake_io){.fault = k->operation, .error = k->error, .nth = nth, .then_on = then_on};
-	else
+	if (k->data) {
+		disk->fault = k->operation;
+		disk->error = k->error;
+		disk->nth = nth;
+		disk->then_on = then_on;
+	} else {
 		f->calls = (struct file_faults){.names = files, .fault = k->call, .error = k->error, .nth = nth,
 						.then_on = then_on};
+	}
 	file_faults_use(&f->calls);
 }
 
-static bool was_met(const struct store_faults *f, int kind, int nth)
+static bool was_met(struct store_faults *f, enum fault_work which, int kind, int nth)
 {
-	return (kinds[kind].data ? f->fake.n_begun : f->calls.n_calls) >= nth;
+	return (kinds[kind].data ? disk_of(f, which)->n_begun : f->calls.n_calls) >= nth;
+}
+
+static bool has_happened(struct store_faults *f, enum fault_work which, int kind)
+{
+	return (kinds[kind].data ? disk_of(f, which)->n_spoiled : f->calls.n_spoiled) > 0;
 }
 
 static void heal(struct store_faults *f)
 {
 	file_faults_use(NULL);
 	f->fake = (struct fake_io){0};
+	f->experts = (struct fake_io){0};
 }
 
-/* Says what the user can find: a file of the store, or what was not in it. */
+/* The model with its experts on disk, their checksums known. */
+static int open_experts(struct store_faults *f, struct model **out, struct err *err)
+{
+	const struct experts_options experts = {.bytes = f->expert_bytes, .sums_path = f->sums, .backend = &fake_io_backend,
+						.backend_state = &f->experts};
+	const struct model_options opt = {.experts = &experts};
+
+	return model_open(out, MODEL, &opt, err);
+}
+
+/* Says what the user can find: a file of the store or of the model, or what was not in it. */
 static bool is_clear(const struct store_faults *f, const struct err *err)
 {
-	return err->code && (strstr(err->text, f->store) || strstr(err->text, "corpus") || strstr(err->text, "snapshot"));
+	return err->code && (strstr(err->text, f->store) || strstr(err->text, MODEL) || strstr(err->text, "corpus") ||
+			     strstr(err->text, "snapshot"));
+}
+
+/* On a store that is open. As ask. */
+static int work_in(struct store_faults *f, struct cache *c, enum fault_work which, int64_t *recomputed, struct err *err)
+{
+	if (which == FAULT_QUERY)
+		return ask(f, c, recomputed, err);
+	if (ingest(f, c, -1, err))
+		return -1;
+	return which == FAULT_EXPERTS ? ask(f, c, recomputed, err) : 0;
 }
 
 /* The work, with its fault. 0: done, -1: refused in clear words, -2: something that may never be, in *err. */
-static int work(struct store_faults *f, enum fault_work which, int64_t *recomputed, struct err *err)
+static int work(struct store_faults *f, enum fault_work which, int kind, int nth, bool then_on, int64_t *recomputed,
+		struct err *err)
 {
+	struct model *m = NULL;
 	struct cache *c = NULL;
 	int rc;
 
 	*recomputed = 0;
+	if (which == FAULT_EXPERTS && open_experts(f, &m, err))
+		return -2;
+	f->model = m ? m : tiny.model;
+	spoil(f, which, kind, nth, then_on);
 	rc = cache_open_with(&c, f->store, &f->io, err);
 	if (!rc)
-		rc = which == FAULT_QUERY ? ask(f, c, recomputed, err) : ingest(f, c, -1, err);
+		rc = work_in(f, c, which, recomputed, err);
 	cache_close(c);
+	model_close(m);
+	f->model = tiny.model;
 	if (rc > 0) {
 		err_set(err, ERR_FAILED, "wrong logits");
 		return -2;
@@ -271,20 +321,22 @@ int store_faults_try(struct store_faults *f, enum fault_work which, int kind, in
 {
 	const struct kind *k = &kinds[kind];
 	int64_t recomputed;
-	bool mended;
+	bool mended, met, happened;
 	int rc;
 
 	*outcome = FAULT_NOT_MET;
+	if (which == FAULT_EXPERTS && !k->data)
+		return 0;
 	if (copy_store(f->before[which], f->store, err))
 		return -1;
 	*err = (struct err){0};
-	spoil(f, kind, nth, then_on);
-	rc = work(f, which, &recomputed, err);
-	if (!was_met(f, kind, nth) && !rc) {
-		heal(f);
-		return 0;
-	}
+	heal(f); /* the counts begin here */
+	rc = work(f, which, kind, nth, then_on, &recomputed, err);
+	met = was_met(f, which, kind, nth);
+	happened = has_happened(f, which, kind);
 	heal(f);
+	if (!met && !rc)
+		return 0;
 	if (rc == -1)
 		snprintf(f->text, sizeof f->text, "%s", err->text);
 	mended = recomputed > 0;
@@ -294,6 +346,8 @@ int store_faults_try(struct store_faults *f, enum fault_work which, int kind, in
 				k->name);
 	if (mended && !rc)
 		*outcome = FAULT_MENDED;
+	if (!happened && !rc && !mended)
+		*outcome = FAULT_VOID;
 	return 0;
 }
 
@@ -324,12 +378,30 @@ static int find_truth(struct store_faults *f, struct err *err)
 		return -1;
 	rc = cache_load_snapshot(c, "code", &s, err);
 	if (!rc) {
-		rc = query(NULL, s, f->want, &recomputed, err);
+		rc = query(f->model, NULL, s, f->want, &recomputed, err);
 		cache_free_snapshot(s);
 	}
 	if (!rc && ((rc = ask(f, c, &recomputed, err)) || recomputed))
 		rc = rc < 0 ? -1 : err_set(err, ERR_FAILED, "without a fault the store gives other logits");
 	cache_close(c);
+	return rc;
+}
+
+/* What every expert's checksum is, and how much the fewest slots take. */
+static int note_experts(struct store_faults *f, struct err *err)
+{
+	struct experts_stats stats;
+	struct model *m;
+	int rc;
+
+	f->expert_bytes = 1 << 30;
+	if (open_experts(f, &m, err))
+		return -1;
+	rc = experts_verify(m->experts, NULL, NULL, err);
+	experts_stats(m->experts, &stats);
+	f->expert_bytes = (m->config.experts_per_token + 1) * stats.slot_bytes;
+	model_close(m);
+	f->experts = (struct fake_io){0};
 	return rc;
 }
 
@@ -341,6 +413,8 @@ int store_faults_open(struct store_faults **out, const char *dir, struct err *er
 
 	f->source = temp_path(dir, "source");
 	f->store = temp_path(dir, "store");
+	f->sums = temp_path(dir, "sums");
+	f->model = tiny.model;
 	f->before[FAULT_RESUME] = temp_path(dir, "interrupted");
 	f->before[FAULT_QUERY] = temp_path(dir, "whole");
 	f->want = xcalloc(vocab, sizeof *f->want);
@@ -356,7 +430,7 @@ int store_faults_open(struct store_faults **out, const char *dir, struct err *er
 		return -1;
 	}
 	free(temp_text(f->source, "a.c", text));
-	if (make_before(f, FAULT_RESUME, INTERRUPTED_STEPS, err) || make_before(f, FAULT_QUERY, -1, err) ||
+	if (note_experts(f, err) || make_before(f, FAULT_RESUME, INTERRUPTED_STEPS, err) || make_before(f, FAULT_QUERY, -1, err) ||
 	    find_truth(f, err)) {
 		store_faults_close(f);
 		return -1;
@@ -374,6 +448,7 @@ void store_faults_close(struct store_faults *f)
 		free(f->before[i]);
 	free(f->source);
 	free(f->store);
+	free(f->sums);
 	free(f->want);
 	free(f->got);
 	free(f);

@@ -23,6 +23,8 @@ enum fault_work {
 	FAULT_INGEST,   /* into a store that is not there yet, with a checkpoint wherever one can be made */
 	FAULT_RESUME,   /* an ingest that was interrupted behind a checkpoint */
 	FAULT_QUERY,    /* of a corpus, with memory for few of its latents */
+	FAULT_EXPERTS,  /* an ingest and a question whose routed experts are read from the model's files as they are
+	                   chosen, their checksums being known; what goes wrong is one of these reads */
 	N_FAULT_WORKS
 };
 
@@ -35,7 +37,8 @@ const char *store_faults_kind_name(int kind);
 bool store_faults_kind_lasts(int kind);
 
 enum fault_outcome {
-	FAULT_NOT_MET,  /* the work has fewer calls */
+	FAULT_NOT_MET,  /* the work has fewer calls, or none of these */
+	FAULT_VOID,     /* it cannot happen to this call: nothing was read by it, or written */
 	FAULT_HARMLESS, /* done, as without a fault: it was tried again, or met what nobody asked for */
 	FAULT_MENDED,   /* done, and tokens were computed again for it, at once or later */
 	FAULT_REFUSED,  /* an error */
