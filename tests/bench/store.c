@@ -44,7 +44,7 @@
 #include "tests/support/raw_reads.h"
 #include "tests/support/temp_dir.h"
 
-enum { TOKENS = 131072, SELECTED = 2048, QUAD = 4, INDEX_KEY_BYTES = 256, ROUNDS = 5, DEPTH = 64, PUT_TOKENS = 1024,
+enum { TOKENS = 131072, SELECTED = 2048, QUAD = 4, INDEX_KEY_BYTES = 256, ROUNDS = 15, DEPTH = 64, PUT_TOKENS = 1024,
        IMPORT_TOKENS = 8192, LOG_MOST = 1 << 16, GROUPS_MOST = 64, QUESTION_MOST = 32 };
 
 /* ---- a disk whose requests are written down ---------------------------------------------------------------------- */
