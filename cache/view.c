@@ -54,8 +54,9 @@ struct cache_view {
 struct item {
 	int64_t at, bytes;      /* in the extent of its span's run */
 	int32_t span, token;    /* token in the span: a record's, or the first whose key is wanted */
+	int32_t n_tokens;       /* whose keys are wanted */
 	uint8_t *out;           /* of a record */
-	int64_t skip, n;        /* of the item's bytes those that are wanted */
+	int64_t skip;           /* bytes before the first key that is wanted */
 };
 
 /* ---- open ------------------------------------------------------------------------------------------------------- */
@@ -404,7 +405,7 @@ static int lend_keys(struct fetch *f, size_t k, size_t end, const uint8_t *bytes
 		int64_t n = 0;
 
 		do /* only the first one of a call has anything to skip, and only the last one ends early */
-			n += f->items[k].n * f->v->spans[f->items[k].span].n_tokens / f->items[k].bytes;
+			n += f->items[k].n_tokens;
 		while (++k < end && follows(&f->items[k - 1], &f->items[k]));
 		if (f->take(f->ctx, (int64_t)i->span * CACHE_SPAN_TOKENS + i->token, n, bytes + (i->at + i->skip - at),
 			    &f->bad_token, err))
@@ -424,7 +425,7 @@ static int take_read(void *ctx, size_t i, const uint8_t *bytes, struct err *err)
 	if (f->take)
 		return lend_keys(f, first, end, bytes, f->reads[i].at, err);
 	for (size_t k = first; k < end; k++)
-		memcpy(f->items[k].out, bytes + (f->items[k].at - f->reads[i].at), (size_t)f->items[k].n);
+		memcpy(f->items[k].out, bytes + (f->items[k].at - f->reads[i].at), (size_t)f->items[k].bytes);
 	return 0;
 }
 
@@ -522,7 +523,7 @@ static int fetch_records(struct cache_view *v, int32_t group, const int32_t *pos
 				break;
 			f.items[m] = (struct item){
 				.at = ((int64_t)v->spans[span].place * CACHE_SPAN_TOKENS + token) * bytes, .bytes = bytes,
-				.span = span, .token = token, .out = out, .n = bytes
+				.span = span, .token = token, .out = out
 			};
 			out += bytes;
 			v->stats.record_bytes += bytes;
@@ -572,7 +573,7 @@ int cache_view_take_index_keys(struct cache_view *v, int32_t index_layer, int64_
 		f.items[m] = (struct item){
 			.at = (int64_t)v->spans[span].place * CACHE_SPAN_TOKENS * bytes,
 			.bytes = v->spans[span].n_tokens * bytes,
-			.span = span, .token = token, .skip = token * bytes, .n = k * bytes
+			.span = span, .token = token, .n_tokens = (int32_t)k, .skip = token * bytes
 		};
 		p += k;
 		v->stats.key_bytes += k * bytes;
