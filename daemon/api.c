@@ -216,7 +216,7 @@ void api_snapshot_format(char out[API_SNAPSHOT_BYTES], const struct api_snapshot
 
 /* Reading requests. */
 
-static json_t *load_object(const char *body, size_t bytes, struct err *err)
+json_t *api_load_object(const char *body, size_t bytes, struct err *err)
 {
 	json_t *root;
 
@@ -332,7 +332,7 @@ static int ask_field(struct api_ask *ask, const char *key, const json_t *value, 
 
 int api_ask_parse(struct api_ask *ask, const char *body, size_t bytes, struct err *err)
 {
-	json_t *root = load_object(body, bytes, err);
+	json_t *root = api_load_object(body, bytes, err);
 	const char *key;
 	json_t *value;
 	int failed = 0;
@@ -401,7 +401,7 @@ int api_ingest_parse(struct api_ingest *in, const char *corpus, const char *body
 	const char *key;
 	int failed = 0;
 
-	if (api_check_corpus_name(corpus, err) || !(root = load_object(body, bytes, err)))
+	if (api_check_corpus_name(corpus, err) || !(root = api_load_object(body, bytes, err)))
 		return -1;
 	memcpy(in->corpus, corpus, strlen(corpus) + 1);
 	json_object_foreach(root, key, value)

@@ -240,6 +240,8 @@ char *api_error_format(const struct err *err);
 /* The error of a reply whose status was `http_status`; a body of another shape gives a sentence that quotes it. */
 void api_error_parse(struct err *err, int http_status, const char *body, size_t bytes);
 
+/* The body of a request, which is one object; NULL, with ERR_USAGE, when it is not. */
+json_t *api_load_object(const char *body, size_t bytes, struct err *err);
 /* A JSON string of bytes that may not be UTF-8: what is not becomes U+FFFD. */
 json_t *api_text(const char *text, size_t bytes);
 /* One line, keys in the order they were set; free() it. Takes the reference. */

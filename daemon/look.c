@@ -84,30 +84,13 @@ static json_t *files_json(const struct cache_snapshot *s)
 	return root;
 }
 
-/* A request: one object. NULL: err. */
-static json_t *load_object(const char *body, size_t bytes, struct err *err)
-{
-	json_t *root;
-
-	if (json_parse(&root, "the body", body, bytes, err)) {
-		err->code = ERR_USAGE;
-		return NULL;
-	}
-	if (!json_is_object(root)) {
-		err_set(err, ERR_USAGE, "the body is %s: an object is needed", json_kind(root));
-		json_decref(root);
-		return NULL;
-	}
-	return root;
-}
-
 struct pair {
 	struct api_snapshot from, to; /* corpus "": not said */
 };
 
 static int read_pair(struct pair *pair, const char *body, size_t bytes, struct err *err)
 {
-	json_t *root = load_object(body, bytes, err), *value;
+	json_t *root = api_load_object(body, bytes, err), *value;
 	const char *key;
 	int rc = 0;
 
@@ -449,7 +432,7 @@ static json_t *passage_json(const struct cache_snapshot *s, const struct passage
 
 static int read_place(char **place, const char *body, size_t bytes, struct err *err)
 {
-	json_t *root = load_object(body, bytes, err), *value;
+	json_t *root = api_load_object(body, bytes, err), *value;
 	const char *key;
 	int rc = 0;
 
