@@ -17,7 +17,7 @@
 #include "daemon/client.h"
 #include "daemon/machine.h"
 #include "daemon/print.h"
-#include "daemon/worker.h"
+#include "daemon/opened.h"
 #include "engine/engine.h"
 #include "engine/model.h"
 #include "engine/numa.h"
@@ -151,7 +151,7 @@ static void look_at_engine(struct doctor *d)
 
 	if (!needs_config(d, "engine"))
 		return;
-	if (worker_engine_options(&opt, &latents, &d->config, &err) || engine_open(&e, &opt, &err)) {
+	if (opened_engine_options(&opt, &latents, &d->config, &err) || engine_open(&e, &opt, &err)) {
 		tell(d, FAIL, "engine", json_pack("{s:s}", "isa", d->config.compute.isa), "%s", err.text);
 		return;
 	}

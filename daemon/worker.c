@@ -15,9 +15,8 @@
 #include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
-#include "daemon/machine.h"
 #include "daemon/message.h"
-#include "daemon/placing.h"
+#include "daemon/opened.h"
 #include "daemon/upkeep.h"
 #include "engine/engine.h"
 #include "engine/experts.h"
@@ -39,21 +38,14 @@ struct worker {
 
 	/* The engine thread's, from here on; the tokenizer does not change, so the ingest thread reads it too. */
 	struct cache *cache;
-	struct engine *engine;
-	struct model *model;
-	struct tokenizer *tokenizer;
-	struct renderer *renderer;    /* NULL: no_renderer says why */
-	struct err no_renderer;
+	struct opened opened;
 	struct err no_model;          /* code 0: there is one */
-	enum latent_format latents;
-	int64_t context_tokens;
 	float *logits;
 
 	/* The corpus that was asked last. */
 	struct cache_snapshot *held;
 	struct session *session;
 	struct recall *recall;        /* what is behind the session */
-	size_t latent_bytes;          /* memory for its latents */
 
 	/* The ingest in progress, if job is not NULL: prepared elsewhere while in is NULL. */
 	struct message *job;
@@ -82,10 +74,10 @@ static void tell_experts(struct worker *w)
 {
 	struct message *m;
 
-	if (!w->model || !w->model->experts)
+	if (!w->opened.model || !w->opened.model->experts)
 		return;
 	m = message_new(MESSAGE_EXPERTS, 0);
-	experts_stats(w->model->experts, &m->experts);
+	experts_stats(w->opened.model->experts, &m->experts);
 	tell(w, m);
 }
 
@@ -145,7 +137,7 @@ static void prepare(struct worker *w, struct message *m)
 		.source = m->ingest.request.source,
 		.ref = m->ingest.request.ref,
 		.max_file_bytes = w->config->ingest.max_file_bytes,
-		.max_tokens = w->context_tokens,
+		.max_tokens = w->opened.context_tokens,
 		.scratch_bytes = (size_t)w->config->ingest.scratch_bytes,
 		.exclude = (const char *const *)exclude,
 		.include = (const char *const *)include,
@@ -155,7 +147,7 @@ static void prepare(struct worker *w, struct message *m)
 	};
 	struct report r = {.w = w, .id = m->id};
 
-	if (ingest_prepare(&m->ingest.in, &opt, w->tokenizer, m->cancel, report_progress, &r, &m->err))
+	if (ingest_prepare(&m->ingest.in, &opt, w->opened.tokenizer, m->cancel, report_progress, &r, &m->err))
 		m->ingest.in = NULL;
 	free(exclude);
 	free(include);
@@ -300,7 +292,7 @@ static int count_job(struct worker *w, struct ingest *in, struct err *err)
 	struct ingest_counts counts;
 	struct message *m;
 
-	if (ingest_bind(in, w->engine, w->model, w->latents, w->cache, err))
+	if (ingest_bind(in, w->opened.engine, w->opened.model, w->opened.latents, w->cache, err))
 		return -1;
 	ingest_count(in, &counts);
 	m = message_new(MESSAGE_PROGRESS, w->job->id);
@@ -395,33 +387,25 @@ static int hold_corpus(struct worker *w, const char *corpus, int64_t id, struct 
 	return 0;
 }
 
-static void hex(char out[17], const uint8_t *bytes)
-{
-	for (int i = 0; i < 8; i++)
-		sprintf(out + 2 * i, "%02x", bytes[i]);
-}
-
 static int check_identity(struct worker *w, struct err *err)
 {
 	uint8_t identity[MODEL_ID_BYTES];
 	char ours[17], theirs[17];
 
-	engine_identity(w->engine, w->model, w->latents, identity);
+	engine_identity(w->opened.engine, w->opened.model, w->opened.latents, identity);
 	if (!memcmp(identity, w->held->identity, sizeof identity))
 		return 0;
-	hex(ours, identity);
-	hex(theirs, w->held->identity);
 	return err_set(err, ERR_MISMATCH, "corpus %s was made by another model or with other settings (identity %s, and "
-		       "this daemon's is %s): make it again with `quire ingest %s --as %s`", w->held->corpus, theirs, ours,
-		       w->held->source, w->held->corpus);
+		       "this daemon's is %s): make it again with `quire ingest %s --as %s`", w->held->corpus,
+		       engine_identity_name(theirs, w->held->identity), engine_identity_name(ours, identity), w->held->source, w->held->corpus);
 }
 
 /* The corpus's tokens in w->session, and nothing behind them. *before: what the session had cost until then. */
 static int load_session(struct worker *w, const struct message *ask, struct recall_stats *before, struct api_usage *usage,
 			struct err *err)
 {
-	const struct session_options opt = {.latents = w->latents, .max_tokens = w->context_tokens};
-	const struct recall_options recall = {w->engine, w->model, w->latents, w->latent_bytes};
+	const struct session_options opt = {.latents = w->opened.latents, .max_tokens = w->opened.context_tokens};
+	const struct recall_options recall = {w->opened.engine, w->opened.model, w->opened.latents, w->opened.latent_bytes};
 	int64_t began = clock_now_ns();
 	struct err ignored;
 
@@ -430,7 +414,7 @@ static int load_session(struct worker *w, const struct message *ask, struct reca
 		if (cache_touch(w->cache, w->held->corpus, (int64_t)time(NULL), &ignored))
 			log_warn("cannot note that corpus %s is used: %s", w->held->corpus, ignored.text);
 		tell_phase(w, ask, ASK_LOAD, w->held->n_tokens);
-		if (session_new(&w->session, w->engine, w->model, &opt, err) ||
+		if (session_new(&w->session, w->opened.engine, w->opened.model, &opt, err) ||
 		    recall_open(&w->recall, w->session, &recall, w->cache, w->held, w->held->n_tokens, err)) {
 			if (err->code == ERR_TOO_LARGE && w->config->context.latent_cache_bytes)
 				err_wrap(err, "with context.latent_cache: %lld", (long long)w->config->context.latent_cache_bytes);
@@ -486,9 +470,9 @@ static double number(const struct api_ask *a, enum api_number n, double otherwis
 /* The checkpoint says which ids end an answer, and so does the renderer. */
 static bool is_stop(const struct worker *w, int32_t id)
 {
-	const struct model_config *c = &w->model->config;
+	const struct model_config *c = &w->opened.model->config;
 	size_t n;
-	const int32_t *stops = renderer_stop_ids(w->renderer, &n);
+	const int32_t *stops = renderer_stop_ids(w->opened.renderer, &n);
 
 	for (size_t i = 0; i < n; i++)
 		if (stops[i] == id)
@@ -511,7 +495,7 @@ static int generate(struct worker *w, const struct message *ask, int64_t max_tok
 		.min_p = (float)number(a, API_MIN_P, w->config->query.min_p),
 		.seed = (uint64_t)number(a, API_SEED, (double)w->config->query.seed),
 	};
-	struct sampler *sampler = sampler_new(&opt, w->tokenizer, w->model->config.vocab);
+	struct sampler *sampler = sampler_new(&opt, w->opened.tokenizer, w->opened.model->config.vocab);
 	struct text_stream stream = {0};
 	struct bytes text = {0};
 	int64_t first_ns = 0;
@@ -534,8 +518,8 @@ static int generate(struct worker *w, const struct message *ask, int64_t max_tok
 			break;
 		}
 		end->asked.usage.completion_tokens++;
-		piece = tokenizer_piece(w->tokenizer, id, &n);
-		if (piece && !tokenizer_is_special(w->tokenizer, id))
+		piece = tokenizer_piece(w->opened.tokenizer, id, &n);
+		if (piece && !tokenizer_is_special(w->opened.tokenizer, id))
 			text_stream_push(&stream, &text, piece, n);
 		tell_text(w, ask, &text);
 		if (end->asked.usage.completion_tokens >= max_tokens)
@@ -554,7 +538,7 @@ static int generate(struct worker *w, const struct message *ask, int64_t max_tok
 static int check_room(struct worker *w, const struct api_ask *a, int64_t question_tokens, int64_t *max_tokens,
 		      struct err *err)
 {
-	int64_t room = w->context_tokens - w->held->n_tokens - question_tokens;
+	int64_t room = w->opened.context_tokens - w->held->n_tokens - question_tokens;
 
 	*max_tokens = (int64_t)number(a, API_MAX_TOKENS, (double)w->config->query.max_tokens);
 	if (!a->given[API_MAX_TOKENS] && room >= 1 && *max_tokens > room)
@@ -562,7 +546,7 @@ static int check_room(struct worker *w, const struct api_ask *a, int64_t questio
 	if (*max_tokens <= room)
 		return 0;
 	return err_set(err, ERR_TOO_LARGE, "the context holds %lld tokens: corpus %s has %lld, the question %lld, and the "
-		       "answer may have %lld", (long long)w->context_tokens, w->held->corpus, (long long)w->held->n_tokens,
+		       "answer may have %lld", (long long)w->opened.context_tokens, w->held->corpus, (long long)w->held->n_tokens,
 		       (long long)question_tokens, (long long)*max_tokens);
 }
 
@@ -579,13 +563,13 @@ static int answer(struct worker *w, const struct message *ask, struct message *e
 		*err = w->no_model;
 		return -1;
 	}
-	if (!w->renderer) {
-		*err = w->no_renderer;
+	if (!w->opened.renderer) {
+		*err = w->opened.no_renderer;
 		return -1;
 	}
 	if (cancelled(ask, err) || hold_corpus(w, a->corpus, a->snapshot, err) || check_identity(w, err))
 		return -1;
-	failed = render_question(w->renderer, &ids, a->question, strlen(a->question), a->think, err) ||
+	failed = render_question(w->opened.renderer, &ids, a->question, strlen(a->question), a->think, err) ||
 		 check_room(w, a, (int64_t)ids.n, &max_tokens, err) || load_session(w, ask, &before, usage, err) ||
 		 prefill(w, ask, &ids, err) || generate(w, ask, max_tokens, end, err);
 	if (w->recall)
@@ -760,95 +744,6 @@ static void step_upkeep(struct worker *w)
 
 /* The engine thread. */
 
-int worker_engine_options(struct engine_options *opt, enum latent_format *latents, const struct config *c,
-			  struct err *err)
-{
-	int compute = compute_profile_from_name(c->model.compute), format = latent_format_from_name(c->model.latents);
-
-	if (compute < 0 || format < 0)
-		return err_set(err, ERR_USAGE, "model.compute %s or model.latents %s is not known", c->model.compute,
-			       c->model.latents);
-	*opt = (struct engine_options){
-		.n_threads = (int)c->compute.threads,
-		.compute = (enum compute_profile)compute,
-		.isa = strcmp(c->compute.isa, "auto") ? c->compute.isa : NULL,
-	};
-	*latents = (enum latent_format)format;
-	return 0;
-}
-
-/* Memory for the latents that questions attend to: what was said, or a quarter of what is available when the model is
- * open, which leaves the greater part to index keys, an ingest's scratch memory and the files' cache; and never less
- * than one token needs, which is a refusal otherwise. */
-static size_t latent_bytes(const struct worker *w)
-{
-	size_t least = session_least_latent_bytes(w->engine, w->model);
-	struct machine_memory memory;
-	struct err err;
-
-	if (w->config->context.latent_cache_bytes)
-		return (size_t)w->config->context.latent_cache_bytes;
-	if (machine_memory(&memory, "", &err)) {
-		log_warn("context.latent_cache: auto is 1 GiB, since the memory that is available is not known: %s", err.text);
-		memory.available_bytes = 4LL << 30;
-	}
-	return (size_t)memory.available_bytes / 4 > least ? (size_t)memory.available_bytes / 4 : least;
-}
-
-static int open_model(struct worker *w, struct message *m, struct err *err)
-{
-	const struct config *c = w->config;
-	struct engine_options engine_options;
-	struct model_options model_options = {.mla_norm_eps = (float)c->model.mla_norm_eps};
-	struct experts_options experts;
-	uint8_t identity[MODEL_ID_BYTES];
-	int64_t began = clock_now_ns(), expert_bytes;
-	char *path, *sums = NULL;
-	int failed;
-
-	if (worker_engine_options(&engine_options, &w->latents, c, err) || engine_open(&w->engine, &engine_options, err))
-		return -1;
-	model_options.n_threads = engine_n_threads(w->engine);
-	if (placing_make(&expert_bytes, c, w->latents, "", err))
-		return -1;
-	if (expert_bytes) {
-		sums = xasprintf("%s/expert-sums", c->store.path);
-		experts = (struct experts_options){.bytes = expert_bytes, .sums_path = sums};
-		model_options.experts = &experts;
-	}
-	snprintf(m->model.engine.isa, sizeof m->model.engine.isa, "%s", engine_isa(w->engine));
-	snprintf(m->model.engine.compute, sizeof m->model.engine.compute, "%s", c->model.compute);
-	snprintf(m->model.engine.latents, sizeof m->model.engine.latents, "%s", c->model.latents);
-	m->model.engine.n_threads = engine_n_threads(w->engine);
-	failed = model_open(&w->model, c->model.path, &model_options, err);
-	free(sums);
-	if (failed)
-		return -1;
-	path = xasprintf("%s/tokenizer.json", c->model.path);
-	failed = tokenizer_open(&w->tokenizer, path, err);
-	free(path);
-	if (failed)
-		return -1;
-	if (renderer_open(&w->renderer, c->model.path, w->model->config.architecture, c->model.template, w->tokenizer,
-			  &w->no_renderer))
-		snprintf(m->model.model.no_renderer, sizeof m->model.model.no_renderer, "%s", w->no_renderer.text);
-	else
-		snprintf(m->model.model.renderer, sizeof m->model.model.renderer, "%s", renderer_name(w->renderer));
-	w->logits = xcalloc((size_t)w->model->config.vocab, sizeof *w->logits);
-	w->latent_bytes = latent_bytes(w);
-	w->context_tokens = w->model->config.max_positions;
-	if (c->context.max_tokens && c->context.max_tokens < w->context_tokens)
-		w->context_tokens = c->context.max_tokens;
-	engine_identity(w->engine, w->model, w->latents, identity);
-	hex(m->model.model.identity, identity);
-	memcpy(m->model.model.architecture, w->model->config.architecture, sizeof m->model.model.architecture);
-	m->model.model.parameters = model_count_parameters(&w->model->config).total;
-	m->model.model.context_tokens = w->context_tokens;
-	m->model.model.loaded_bytes = (int64_t)w->model->loaded_bytes;
-	m->model.model.load_s = clock_seconds_since(began);
-	return 0;
-}
-
 /* Tells how it went; without a model the thread goes on. */
 static void begin(struct worker *w)
 {
@@ -859,13 +754,14 @@ static void begin(struct worker *w)
 		err_set(&w->no_model, ERR_UNAVAILABLE,
 			"there is no model: set model.path in the configuration to its directory, and restart");
 		m->model.model.state = MODEL_NONE;
-	} else if (open_model(w, m, &err)) {
+	} else if (opened_make(&w->opened, w->config, &m->model.model, &m->model.engine, &err)) {
 		err_set(&w->no_model, ERR_UNAVAILABLE, "the model of model.path does not open: %s", err.text);
 		snprintf(m->model.model.error, sizeof m->model.model.error, "%s", err.text);
 		m->model.model.state = MODEL_FAILED;
 	} else {
+		w->logits = xcalloc((size_t)w->opened.model->config.vocab, sizeof *w->logits);
 		m->model.model.state = MODEL_READY;
-		m->model.tokenizer = w->tokenizer;
+		m->model.tokenizer = w->opened.tokenizer;
 	}
 	tell(w, m);
 	tell_experts(w);
@@ -939,10 +835,7 @@ static void *run_engine_thread(void *ctx)
 	if (w->cache)
 		drop_held(w);
 	free(w->logits);
-	renderer_close(w->renderer);
-	tokenizer_close(w->tokenizer);
-	model_close(w->model);
-	engine_close(w->engine);
+	opened_close(&w->opened);
 	cache_close(w->cache);
 	tell(w, message_new(MESSAGE_STOPPED, 0));
 	return NULL;

@@ -12,12 +12,6 @@
 #include "config/config.h"
 #include "config/err.h"
 #include "config/queue.h"
-#include "engine/engine.h"
-
-/* What the configuration asks of the engine, and how it wants latents stored: what the daemon opens, and what `quire
- * doctor` tries. opt points into config. */
-int worker_engine_options(struct engine_options *opt, enum latent_format *latents, const struct config *config,
-			  struct err *err);
 
 struct worker;
 

@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <sodium.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -82,4 +83,11 @@ void engine_identity(const struct engine *e, const struct model *m, enum latent_
 	for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++)
 		crypto_generichash_update(&h, (const uint8_t *)strings[i], strlen(strings[i]) + 1);
 	crypto_generichash_final(&h, identity, MODEL_ID_BYTES);
+}
+
+char *engine_identity_name(char out[17], const uint8_t *identity)
+{
+	for (int i = 0; i < 8; i++)
+		sprintf(out + 2 * i, "%02x", identity[i]);
+	return out;
 }

@@ -55,6 +55,8 @@ enum compute_profile engine_compute(const struct engine *e);
  * latent format, backend class and NUMERICS, as BLAKE2b-256. */
 void engine_identity(const struct engine *e, const struct model *m, enum latent_format format,
 		     uint8_t identity[MODEL_ID_BYTES]);
+/* Its first eight bytes as sentences name it: 16 hex digits. Returns out. */
+char *engine_identity_name(char out[17], const uint8_t *identity);
 
 struct session;
 

@@ -24,16 +24,6 @@ struct recall {
 	int64_t read_bytes;            /* beside the view's */
 };
 
-static char *identity_name(const uint8_t *identity, char out[17])
-{
-	for (int i = 0; i < 8; i++) {
-		out[2 * i] = "0123456789abcdef"[identity[i] >> 4];
-		out[2 * i + 1] = "0123456789abcdef"[identity[i] & 15];
-	}
-	out[16] = '\0';
-	return out;
-}
-
 static int check_identity(const struct recall_options *opt, const struct cache_snapshot *snapshot, struct err *err)
 {
 	uint8_t identity[MODEL_ID_BYTES];
@@ -43,7 +33,7 @@ static int check_identity(const struct recall_options *opt, const struct cache_s
 	if (!memcmp(identity, snapshot->identity, sizeof identity))
 		return 0;
 	return err_set(err, ERR_MISMATCH, "corpus '%s' was made by model %s, this is %s: `quire ingest %s --as %s` makes it "
-		       "again", snapshot->corpus, identity_name(snapshot->identity, theirs), identity_name(identity, ours),
+		       "again", snapshot->corpus, engine_identity_name(theirs, snapshot->identity), engine_identity_name(ours, identity),
 		       snapshot->source, snapshot->corpus);
 }
 
