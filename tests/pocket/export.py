@@ -85,8 +85,8 @@ def config(s, ids, fp8):
         "qk_head_dim": s.nope + s.rope, "v_head_dim": s.v, "head_dim": s.rope, "first_k_dense_replace": s.n_dense,
         "intermediate_size": s.dense, "moe_intermediate_size": s.expert, "n_routed_experts": s.n_experts,
         "num_experts_per_tok": s.experts_per_token, "n_shared_experts": 1, "index_n_heads": s.index_heads,
-        "index_head_dim": s.index_dim, "index_topk": s.index_topk, "index_topk_freq": s.freq,
-        "index_skip_topk_offset": s.offset,
+        "index_head_dim": s.index_dim, "index_topk": s.index_topk,
+        "indexer_types": ["full" if s.is_full(i) else "shared" for i in range(s.n_layers)],
         "eos_token_id": [ids["<|endoftext|>"], ids["<|user|>"], ids["<|observation|>"]],
         "pad_token_id": ids["<|endoftext|>"],
     }

@@ -28,25 +28,6 @@ LENGTHS = ((1024, 4), (2048, 4), (4096, 2))
 STEP_TOKENS, ROWS = 4096, 512
 
 
-def warm_start(model):
-    """Each indexer begins as the attention of its own layer: one head's keys, all heads' queries."""
-    s = model.s
-    for i in range(s.n_layers):
-        if not s.is_full(i):
-            continue
-        a = model.model.layers[i].self_attn
-        ix, head = a.indexer, s.n_heads - 1
-        up = a.kv_b_proj.weight.view(s.n_heads, s.nope + s.v, s.kv_lora)[head, :s.index_dim - s.rope]
-        ix.wk.weight[:s.rope] = a.kv_a_proj_with_mqa.weight[s.kv_lora:]
-        ix.wk.weight[s.rope:] = up @ torch.diag(a.kv_a_layernorm.weight) @ a.kv_a_proj_with_mqa.weight[:s.kv_lora]
-        q = a.q_b_proj.weight.view(s.n_heads, s.nope + s.rope, s.q_lora)
-        w = ix.wq_b.weight.view(s.index_heads, s.index_dim, s.q_lora)
-        w[:, :s.rope] = q[:s.index_heads, s.nope:]
-        w[:, s.rope:] = q[:s.index_heads, :s.index_dim - s.rope]
-        ix.weights_proj.weight *= 0.1
-        ix.weights_proj.weight[:, 0] = 0.3  # the constant channel of the start
-
-
 def choose_rows(sample_weight, n, generator):
     """[batch, n] rows, two thirds of them of answers."""
     out = []
@@ -112,9 +93,6 @@ def main():
         t.random.setstate(pickle.loads(state["tasks"]))
         chooser.bit_generator.state, step = state["chooser"], state["step"]
         generator.set_state(state["generator"])
-    else:
-        with torch.no_grad():
-            warm_start(model)
 
     def keep():
         save(path, {**kept, "model": model.state_dict(), "index": {

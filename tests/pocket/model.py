@@ -31,14 +31,13 @@ class Shape:
     index_heads: int = 4
     index_dim: int = 64    # 2 x 4 x 64 = 512 FLOP per key
     index_topk: int = 256
-    freq: int = 4
-    offset: int = 1        # full layers 0 and 4
+    full: tuple = (0, 4, 5)  # layers with an indexer; the others use the last one's choice
     theta: float = 8e6
     eps: float = 1e-5
     latent_eps: float = 1e-6
 
     def is_full(self, layer):
-        return max(layer - self.offset + 1, 0) % self.freq == 0
+        return layer in self.full
 
     def group(self, layer):
         """The full layer whose index choice a layer uses."""

@@ -1,0 +1,506 @@
+/*
+ * Does the pocket model (tests/pocket) find the line, and how does it go about it: engine only.
+ *
+ *   pocket [--model DIR] [--questions DIR] [--context 2K,16K,128K] [--compute f32|bf16] [--threads N] [--most N]
+ *
+ * DIR/CONTEXT.json has document sets that were not trained on and questions about them (tests/pocket/questions.py). Each
+ * set is prefilled once; each question follows it alone, as quire would render it, and is taken away again. --most: so many
+ * questions of a task and no more, for a short look.
+ *
+ *   pocket.accuracy         by task and context: answers that greedy decoding gives exactly, the end token included. Right
+ *                           ids are fed on, so that one pass of an answer decides: as soon as one differs, it is wrong
+ *   pocket.first_token      the same of the first token alone: was the line found
+ *   pocket.index_recall     by full layer and context, kind "needed": rows of an answer at which the token that is to be copied
+ *                           is among the positions chosen. (The share of attention, "mass", needs attention weights that
+ *                           the engine does not show; tests/pocket/index.py prints it)
+ *   pocket.experts_used     by context, least over the layers: experts chosen by at least a thousandth of the documents' tokens
+ *   pocket.lookahead_recall experts that a layer's router chooses that it would have chosen before the preceding
+ *                           layer's experts were added: what reading ahead relies on
+ *   pocket.adjacent_expert_overlap, pocket.selection_overlap   shared with the choice of the token before; the latter where
+ *                           more positions are visible than chosen
+ *
+ * Without --model, and as long as no checkpoint is committed, there is nothing to measure: a sentence says so.
+ */
+#include <getopt.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "config/mem.h"
+#include "config/units.h"
+#include "engine/internal.h"
+#include "engine/render.h"
+#include "engine/tokenizer.h"
+#include "tests/support/measure.h"
+
+enum { MAX_TASKS = 8, MAX_EXPERTS = 256, USED_OF = 1000 };
+
+static const char committed[] = "tests/pocket/model/bf16";
+
+struct options {
+	const char *model, *questions, *contexts;
+	int64_t n_threads, most;
+	enum compute_profile compute;
+};
+
+struct task {
+	char name[32];
+	int64_t asked, exact, first;
+};
+
+/* What is counted of a layer, over the documents of a context. */
+struct layer_count {
+	int64_t chosen_by[MAX_EXPERTS];  /* tokens */
+	/* By the router, one layer early: [n_guesses, experts_per_token] in the order of tokens. A chunk's tokens come through a
+	 * layer in several tiles before any comes to the next, where guesses are taken up from `taken` on. */
+	int32_t *guess;
+	int64_t n_guesses, taken;
+	int64_t guessed, guessed_of;
+	int32_t *last;                   /* [experts_per_token] of the token before; -1: none */
+	int64_t adjacent, adjacent_of;
+	int32_t *last_set;               /* [index_topk]; n_last 0: none */
+	int32_t n_last;
+	int64_t kept, kept_of;
+	int64_t needed, needed_of;
+};
+
+static struct bench {
+	struct options o;
+	struct model *m;
+	struct engine *e;
+	struct tokenizer *t;
+	struct renderer *r;
+	struct ops ops;                  /* the engine's, with the router's product watched */
+	const struct ops *base;
+	struct layer_count *layers;
+	bool in_documents;               /* what is run now */
+	int64_t n_tokens;                /* of documents */
+	struct task tasks[MAX_TASKS];
+	int n_tasks;
+	/* The answer that is being read. */
+	const int32_t *answer;
+	int64_t answer_at, n_answer;     /* position of its first token; with the end token */
+	int64_t line_at;                 /* position of the line; -1: none */
+	int64_t right;
+	bool first_right;
+} b;
+
+static void fail(const char *what, const char *detail)
+{
+	fprintf(stderr, "pocket: %s%s\n", what, detail);
+	exit(1);
+}
+
+/* ---- what the engine does ---------------------------------------------------------------------------------------- */
+
+/* The product of a router comes by here: what the next layer's router makes of the same residual is kept. The input is the
+ * residual, normed and times this layer's norm weights; those of the next take their place. */
+static void watched_matmul(struct device *dev, float *y, int64_t y_stride, const float *x, int64_t x_stride,
+			   const struct weight *w, int64_t n, enum compute_profile profile)
+{
+	const struct model_config *c = &b.m->config;
+	int32_t next = -1;
+	struct layer_count *count;
+	float *u, *logits, *weights;
+
+	b.base->matmul(dev, y, y_stride, x, x_stride, w, n, profile);
+	for (int32_t i = 0; i + 1 < c->n_layers; i++)
+		if (w == &b.m->layers[i].router && !c->layer_is_dense[i] && !c->layer_is_dense[i + 1])
+			next = i + 1;
+	if (next < 0 || !b.in_documents)
+		return;
+	count = &b.layers[next];
+	u = xmalloc((size_t)n * (size_t)c->hidden, sizeof *u);
+	logits = xmalloc((size_t)n * (size_t)c->n_experts, sizeof *logits);
+	weights = xmalloc((size_t)n * (size_t)c->experts_per_token, sizeof *weights);
+	for (int64_t i = 0; i < n; i++)
+		for (int32_t k = 0; k < c->hidden; k++)
+			u[i * c->hidden + k] = x[i * x_stride + k] / b.m->layers[next - 1].post_attention_norm[k] *
+					       b.m->layers[next].post_attention_norm[k];
+	b.base->matmul(dev, logits, c->n_experts, u, c->hidden, &b.m->layers[next].router, n, COMPUTE_F32);
+	if (count->taken == count->n_guesses)
+		count->taken = count->n_guesses = 0;
+	count->guess = xrealloc(count->guess, (size_t)(count->n_guesses + n) * (size_t)c->experts_per_token, sizeof *count->guess);
+	b.base->router_topk(dev, count->guess + count->n_guesses * c->experts_per_token, weights, logits,
+			    b.m->layers[next].router_bias, n, c->n_experts, c->experts_per_token, c->n_groups, c->topk_groups, c->normalize_topk, c->routed_scale);
+	count->n_guesses += n;
+	free(u);
+	free(logits);
+	free(weights);
+}
+
+static int32_t n_shared(const int32_t *a, int32_t n_a, const int32_t *c, int32_t n_c)
+{
+	int32_t shared = 0;
+
+	for (int32_t i = 0; i < n_a; i++)
+		for (int32_t k = 0; k < n_c; k++)
+			shared += a[i] == c[k];
+	return shared;
+}
+
+/* Both ascend. */
+static int32_t n_shared_of_sets(const int32_t *a, int32_t n_a, const int32_t *c, int32_t n_c)
+{
+	int32_t shared = 0;
+
+	for (int32_t i = 0, k = 0; i < n_a && k < n_c;)
+		if (a[i] == c[k])
+			shared++, i++, k++;
+		else if (a[i] < c[k])
+			i++;
+		else
+			k++;
+	return shared;
+}
+
+static int see_router(void *ctx, int32_t layer, int64_t position, const float *scores, const int32_t *chosen, struct err *err)
+{
+	struct layer_count *count = &b.layers[layer];
+	int32_t per_token = b.m->config.experts_per_token;
+
+	(void)ctx, (void)position, (void)scores, (void)err;
+	for (int32_t i = 0; i < per_token; i++)
+		count->chosen_by[chosen[i]]++;
+	if (count->last[0] >= 0) {
+		count->adjacent += n_shared(chosen, per_token, count->last, per_token);
+		count->adjacent_of += per_token;
+	}
+	memcpy(count->last, chosen, (size_t)per_token * sizeof *chosen);
+	if (count->taken < count->n_guesses) {
+		count->guessed += n_shared(chosen, per_token, count->guess + count->taken++ * per_token, per_token);
+		count->guessed_of += per_token;
+	}
+	return 0;
+}
+
+static int see_selected(void *ctx, int32_t layer, int64_t position, const int32_t *set, int32_t n, struct err *err)
+{
+	struct layer_count *count = &b.layers[layer];
+
+	(void)ctx, (void)err;
+	if (b.in_documents) {
+		if (position < b.m->config.index_topk)
+			return 0;
+		if (count->n_last) {
+			count->kept += n_shared_of_sets(set, n, count->last_set, count->n_last);
+			count->kept_of += n;
+		}
+		memcpy(count->last_set, set, (size_t)n * sizeof *set);
+		count->n_last = n;
+		return 0;
+	}
+	/* The row before the k-th id of an answer copies the k-th token of the line. The end token is no copy. */
+	int64_t k = position + 1 - b.answer_at;
+
+	if (b.line_at < 0 || k < 0 || k >= b.n_answer - 1)
+		return 0;
+	for (int32_t i = 0; i < n; i++)
+		count->needed += set[i] == b.line_at + k;
+	count->needed_of++;
+	return 0;
+}
+
+static int see_logits(void *ctx, int64_t position, const float *row, struct err *err)
+{
+	int64_t k = position + 1 - b.answer_at;
+	int32_t best = 0;
+
+	(void)ctx, (void)err;
+	if (k < 0 || k >= b.n_answer)
+		return 0;
+	for (int32_t i = 1; i < b.m->config.vocab; i++)
+		if (row[i] > row[best])
+			best = i;
+	b.right += best == b.answer[k];
+	if (!k)
+		b.first_right = best == b.answer[k];
+	return 0;
+}
+
+/* ---- questions --------------------------------------------------------------------------------------------------- */
+
+static struct task *task_named(const char *name)
+{
+	for (int i = 0; i < b.n_tasks; i++)
+		if (!strcmp(b.tasks[i].name, name))
+			return &b.tasks[i];
+	if (b.n_tasks == MAX_TASKS || strlen(name) >= sizeof b.tasks[0].name)
+		fail("too many tasks, or too long a name: ", name);
+	snprintf(b.tasks[b.n_tasks].name, sizeof b.tasks[0].name, "%s", name);
+	return &b.tasks[b.n_tasks++];
+}
+
+static void encode(struct ids *out, const char *text, size_t bytes)
+{
+	struct err err;
+
+	if (tokenizer_encode(b.t, out, text, bytes, 0, &err))
+		measure_fail(&err);
+}
+
+static void ask(struct session *s, const char *documents, const char *question, const char *answer, int64_t at,
+		struct task *task)
+{
+	struct session_tap tap = {.logits = see_logits, .selected = see_selected};
+	struct ids ids = {0}, before = {0};
+	int64_t n_documents = session_n_tokens(s);
+	struct err err;
+	size_t n_answer;
+
+	if (render_question(b.r, &ids, question, strlen(question), false, &err))
+		measure_fail(&err);
+	b.answer_at = n_documents + (int64_t)ids.n;
+	n_answer = ids.n;
+	encode(&ids, answer, strlen(answer));
+	ids_push(&ids, tokenizer_added_id(b.t, "<|user|>"));
+	b.answer = ids.id + n_answer;
+	b.n_answer = (int64_t)(ids.n - n_answer);
+	b.line_at = -1;
+	if (at >= 0) {
+		render_opening(b.t, &before);
+		encode(&before, documents, (size_t)at);
+		b.line_at = (int64_t)before.n;
+	}
+	b.right = 0;
+	b.first_right = false;
+	if (session_append(s, ids.id, ids.n, NULL, &tap, &err))
+		measure_fail(&err);
+	session_truncate(s, n_documents);
+	task->asked++;
+	task->exact += b.right == b.n_answer;
+	task->first += b.first_right;
+	ids_free(&ids);
+	ids_free(&before);
+}
+
+static void forget_last(void)
+{
+	for (int32_t i = 0; i < b.m->config.n_layers; i++) {
+		b.layers[i].n_last = 0;
+		b.layers[i].last[0] = -1;
+		b.layers[i].n_guesses = b.layers[i].taken = 0;
+	}
+}
+
+/* Whether a set has a question that --most still asks for. */
+static bool is_wanted(const json_t *questions)
+{
+	const json_t *q;
+	size_t i;
+
+	json_array_foreach(questions, i, q) {
+		const char *name = json_string_value(json_object_get(q, "task"));
+
+		if (name && task_named(name)->asked < b.o.most)
+			return true;
+	}
+	return false;
+}
+
+static void read_set(const json_t *set, const char *path)
+{
+	struct session_options options = {.latents = LATENTS_BF16};
+	struct session_tap tap = {.router = see_router, .selected = see_selected};
+	const char *documents = json_string_value(json_object_get(set, "documents"));
+	json_t *questions = json_object_get(set, "questions"), *q;
+	struct session *s;
+	struct ids ids = {0};
+	struct err err;
+	size_t i;
+
+	if (!documents || !json_is_array(questions))
+		fail(path, ": a set without \"documents\" (text) or \"questions\" (array)");
+	if (!is_wanted(questions))
+		return;
+	if (session_new(&s, b.e, b.m, &options, &err))
+		measure_fail(&err);
+	render_opening(b.t, &ids);
+	encode(&ids, documents, strlen(documents));
+	forget_last();
+	b.in_documents = true;
+	if (session_append(s, ids.id, ids.n, NULL, &tap, &err))
+		measure_fail(&err);
+	b.in_documents = false;
+	b.n_tokens += (int64_t)ids.n;
+	json_array_foreach(questions, i, q) {
+		const char *name, *question, *answer;
+		json_int_t at;
+
+		if (json_unpack(q, "{s:s, s:s, s:s, s:I}", "task", &name, "question", &question, "answer", &answer, "at", &at) ||
+		    at > (json_int_t)strlen(documents))
+			fail(path, ": a question without \"task\", \"question\", \"answer\" and \"at\" inside the documents");
+		struct task *task = task_named(name);
+
+		if (task->asked < b.o.most)
+			ask(s, documents, question, answer, at, task);
+	}
+	session_free(s);
+	ids_free(&ids);
+}
+
+/* ---- figures ----------------------------------------------------------------------------------------------------- */
+
+static double share(int64_t n, int64_t of)
+{
+	return of ? (double)n / (double)of : 0;
+}
+
+static void print(const char *context)
+{
+	const struct model_config *c = &b.m->config;
+	int64_t guessed = 0, guessed_of = 0, adjacent = 0, adjacent_of = 0, kept = 0, kept_of = 0;
+	int32_t least = c->n_experts;
+
+	for (int i = 0; i < b.n_tasks; i++) {
+		const struct task *t = &b.tasks[i];
+
+		measure_print(stdout, "pocket.accuracy", share(t->exact, t->asked), "fraction", 1,
+			      "\"task\":\"%s\",\"context\":\"%s\",\"questions\":%lld", t->name, context, (long long)t->asked);
+		measure_print(stdout, "pocket.first_token", share(t->first, t->asked), "fraction", 1,
+			      "\"task\":\"%s\",\"context\":\"%s\",\"questions\":%lld", t->name, context, (long long)t->asked);
+	}
+	for (int32_t i = 0; i < c->n_layers; i++) {
+		const struct layer_count *l = &b.layers[i];
+		int32_t used = 0;
+
+		if (l->needed_of)
+			measure_print(stdout, "pocket.index_recall", share(l->needed, l->needed_of), "fraction", 1,
+				      "\"layer\":%d,\"context\":\"%s\",\"kind\":\"needed\",\"rows\":%lld", i, context,
+				      (long long)l->needed_of);
+		kept += l->kept;
+		kept_of += l->kept_of;
+		if (c->layer_is_dense[i])
+			continue;
+		for (int32_t e = 0; e < c->n_experts; e++)
+			used += l->chosen_by[e] * USED_OF >= b.n_tokens;
+		if (used < least)
+			least = used;
+		adjacent += l->adjacent;
+		adjacent_of += l->adjacent_of;
+		guessed += l->guessed;
+		guessed_of += l->guessed_of;
+	}
+	measure_print(stdout, "pocket.experts_used", least, "experts", c->n_experts, "\"context\":\"%s\"", context);
+	measure_print(stdout, "pocket.lookahead_recall", share(guessed, guessed_of), "fraction", 1, "\"context\":\"%s\"", context);
+	measure_print(stdout, "pocket.adjacent_expert_overlap", share(adjacent, adjacent_of), "fraction", 1,
+		      "\"context\":\"%s\"", context);
+	if (kept_of)
+		measure_print(stdout, "pocket.selection_overlap", share(kept, kept_of), "fraction", 1, "\"context\":\"%s\"", context);
+}
+
+static void run_context(const char *context)
+{
+	const struct model_config *c = &b.m->config;
+	char *path = xasprintf("%s/%s.json", b.o.questions, context);
+	json_error_t why;
+	json_t *sets = json_load_file(path, 0, &why), *set;
+	size_t i;
+
+	if (!sets)
+		fail(path, ": no question file. tests/pocket/questions.py --context makes it");
+	if (!json_array_size(sets))
+		fail(path, ": an array of document sets is expected");
+	b.layers = xcalloc((size_t)c->n_layers, sizeof *b.layers);
+	for (int32_t l = 0; l < c->n_layers; l++) {
+		b.layers[l].last = xcalloc((size_t)c->experts_per_token, sizeof(int32_t));
+		b.layers[l].last_set = xcalloc((size_t)c->index_topk, sizeof(int32_t));
+	}
+	memset(b.tasks, 0, sizeof b.tasks);
+	b.n_tasks = 0;
+	b.n_tokens = 0;
+	json_array_foreach(sets, i, set)
+		read_set(set, path);
+	print(context);
+	for (int32_t l = 0; l < c->n_layers; l++) {
+		free(b.layers[l].last);
+		free(b.layers[l].last_set);
+		free(b.layers[l].guess);
+	}
+	free(b.layers);
+	json_decref(sets);
+	free(path);
+}
+
+static void parse(int argc, char **argv)
+{
+	static const struct option known[] = {{"model", required_argument, NULL, 'm'},   {"questions", required_argument, NULL, 'q'},
+					      {"context", required_argument, NULL, 'c'}, {"compute", required_argument, NULL, 'p'},
+					      {"threads", required_argument, NULL, 't'}, {"most", required_argument, NULL, 'n'},
+					      {0}};
+	struct err err = {0};
+	int c, compute;
+
+	b.o = (struct options){.questions = "tests/pocket/questions", .contexts = "2K,16K", .most = INT64_MAX,
+			       .compute = COMPUTE_BF16};
+	while ((c = getopt_long(argc, argv, "", known, NULL)) != -1)
+		switch (c) {
+		case 'm':
+			b.o.model = optarg;
+			break;
+		case 'q':
+			b.o.questions = optarg;
+			break;
+		case 'c':
+			b.o.contexts = optarg;
+			break;
+		case 'p':
+			compute = compute_profile_from_name(optarg);
+			if (compute < 0)
+				fail("--compute: f32 or bf16 is expected, not ", optarg);
+			b.o.compute = (enum compute_profile)compute;
+			break;
+		case 't':
+			if (count_parse(&b.o.n_threads, optarg, 1, 1024, &err))
+				measure_fail(&err);
+			break;
+		case 'n':
+			if (count_parse(&b.o.most, optarg, 1, INT32_MAX, &err))
+				measure_fail(&err);
+			break;
+		default:
+			exit(2);
+		}
+	if (optind < argc)
+		fail("an option is expected, not ", argv[optind]);
+}
+
+int main(int argc, char **argv)
+{
+	struct engine_options engine;
+	struct err err = {0};
+	char *path, *list, *rest = NULL;
+
+	parse(argc, argv);
+	if (!b.o.model && access(committed, F_OK)) {
+		fprintf(stderr, "pocket: nothing is measured: there is no checkpoint in %s yet. --model DIR takes one that "
+				"tests/pocket/export.py wrote\n", committed);
+		return 0;
+	}
+	if (!b.o.model)
+		b.o.model = committed;
+	engine = (struct engine_options){.n_threads = (int)b.o.n_threads, .compute = b.o.compute};
+	path = xasprintf("%s/tokenizer.json", b.o.model);
+	if (model_open(&b.m, b.o.model, NULL, &err) || engine_open(&b.e, &engine, &err) || tokenizer_open(&b.t, path, &err) ||
+	    renderer_open(&b.r, b.o.model, b.m->config.architecture, NULL, b.t, &err))
+		measure_fail(&err);
+	free(path);
+	if (b.m->config.n_experts > MAX_EXPERTS || !b.m->config.has_indexer)
+		fail(b.o.model, ": a model with an indexer and at most 256 experts is expected");
+	b.base = b.e->ops;
+	b.ops = *b.base;
+	b.ops.matmul = watched_matmul;
+	b.e->ops = &b.ops;
+	list = xstrdup(b.o.contexts);
+	for (char *word = strtok_r(list, ",", &rest); word; word = strtok_r(NULL, ",", &rest))
+		run_context(word);
+	free(list);
+	renderer_close(b.r);
+	tokenizer_close(b.t);
+	engine_close(b.e);
+	model_close(b.m);
+	return 0;
+}
