@@ -159,7 +159,6 @@ int recall_append(struct recall *r, const int32_t *ids, size_t n, float *last_lo
  * Opening
  */
 
-/* Spans from token `at` on, which the view does not cover: into the session's memory, or computed. */
 /* One span to the end of the session: n_wanted of its n_tokens tokens. On error the session has the tokens it had. */
 static int load_span(struct session *s, struct cache *c, const struct span_key *key, int32_t n_tokens, int32_t n_wanted,
 		     int64_t *read_bytes, struct err *err)
