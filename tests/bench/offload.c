@@ -8,7 +8,6 @@
  *   offload.policy_eff      experts that a cache which knows the future would read, over those read. Beside it what a list of
  *                           the recently used would reach ("lru"), and its product with pipe_eff ("lru_fraction")
  *   offload.fraction_of_limit   their product: of what is possible on this machine with this memory
- *   plan.error              how far `quire plan`, told the rates, the memory and the hits that were measured, is from tokens_per_s
  *
  * The checkpoint is synthetic (made below build/bench, removed at the end): two layers of 256 experts of GLM-5.2's size in fp8, 19.3 GB,
  * halved until the experts and some room for all else fit into the free memory, since at share 1 they are all in it; the
@@ -23,14 +22,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/sysinfo.h>
-#include <unistd.h>
 
 #include "config/file.h"
 #include "config/mem.h"
+#include "engine/checkpoint.h"
 #include "engine/experts.h"
 #include "engine/internal.h"
-#include "engine/plan.h"
 #include "engine/synth.h"
 #include "offload/io.h"
 #include "offload/trace.h"
@@ -40,7 +37,7 @@
 #include "tests/support/tier_sim.h"
 
 enum { LAYERS = 2, EXPERTS = 256, CHOSEN = 8, WARM = 80, TOKENS = 120, CONTEXT = 64, RAW_EXPERTS = 24, PROBE_BYTES = 256 << 20,
-       RAW_DEPTH = 16, PROBES = 3 };
+       RAW_DEPTH = 16, PROBES = 3, SHARDS_MOST = 16 };
 
 static const double recall = .74;
 
@@ -51,7 +48,7 @@ struct bench {
 	struct pool *pool;
 	void *probe;
 	char *dir;
-	struct io_file shards[16];
+	struct io_file shards[SHARDS_MOST];
 	int n_shards;
 	double disk[2 * PROBES], memory[2 * PROBES]; /* bytes per second */
 	int n_probes;
@@ -159,29 +156,16 @@ static void make_checkpoint(struct bench *b)
 
 static void open_shards(struct bench *b)
 {
-	struct model *m;
+	struct checkpoint *files;
 	struct err err;
 
-	if (model_open_headers(&m, b->dir, NULL, &err))
+	if (checkpoint_open(&files, b->dir, &err))
 		measure_fail(&err);
-	model_close(m);
-	for (b->n_shards = 0; b->n_shards < 16; b->n_shards++) {
-		char *path = NULL;
-
-		for (int of = 1; of <= 16 && !path; of++) {
-			path = xasprintf("%s/model-%05d-of-%05d.safetensors", b->dir, b->n_shards + 1, of);
-			if (access(path, R_OK)) {
-				free(path);
-				path = NULL;
-			}
-		}
-		if (!path)
-			break;
-		if (io_open(&b->shards[b->n_shards], path, IO_OPEN_DIRECT, &err))
+	for (; b->n_shards < SHARDS_MOST && (size_t)b->n_shards < files->n_shards; b->n_shards++)
+		if (io_open(&b->shards[b->n_shards], files->shards[b->n_shards].file.path, IO_OPEN_DIRECT, &err))
 			measure_fail(&err);
-		free(path);
-	}
-	if (!b->n_shards || b->shards[0].direct_fd < 0) {
+	checkpoint_close(files);
+	if (b->shards[0].direct_fd < 0) {
 		fprintf(stderr, "offload: build/bench is not on a disk with direct access\n");
 		exit(1);
 	}
@@ -327,22 +311,11 @@ static int64_t transfers(const struct bench *b, enum tier_rule rule, int64_t n_s
 	return r.transfers;
 }
 
-/* What a plan of this model says when it knows how much memory there is, how fast everything is, and who is found there. */
-static double planned(const struct bench *b, const struct run *r)
-{
-	double hits = 1 - (double)r->stats.reads / (double)r->stats.taken, expert = 3.0 * b->synth.hidden * b->synth.expert_dim;
-	double disk = (1 - hits) * LAYERS * CHOSEN * expert / r->disk;
-	double memory = (r->common_bytes + LAYERS * CHOSEN * expert) / r->memory;
-
-	return 1 / fmax(disk, memory);
-}
-
 static void print(const struct bench *b, const struct run *r)
 {
 	double longest = fmax(r->disk_s, r->memory_s), pipe = longest / r->seconds, policy = 1, lru = 1;
 	int64_t fewest = transfers(b, TIER_BELADY, r->n_slots), recent = transfers(b, TIER_LRU, r->n_slots);
 	const char *binds = r->disk_s > r->memory_s ? "disk" : "host memory";
-	double plan = planned(b, r);
 
 	if (r->share < 1) {
 		policy = (double)fewest / (double)r->stats.reads;
@@ -362,8 +335,6 @@ static void print(const struct bench *b, const struct run *r)
 		      (long long)(r->share < 1 ? recent : 0), lru);
 	measure_print(stdout, "offload.fraction_of_limit", pipe * policy, "ratio", 1, CELL ",\"lru_fraction\":%.3f", r->share, binds,
 		      pipe * lru);
-	measure_print(stdout, "plan.error", fabs(plan / r->tokens_per_s - 1), "ratio", 0, CELL ",\"planned\":%.3f", r->share, binds,
-		      plan);
 }
 
 int main(int argc, char **argv)
