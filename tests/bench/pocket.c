@@ -13,13 +13,14 @@
  *   pocket.index_recall     by full layer and context, kind "needed": rows of an answer at which the token that is to be copied
  *                           is among the positions chosen. (The share of attention, "mass", needs attention weights that
  *                           the engine does not show; tests/pocket/index.py prints it)
- *   pocket.experts_used     by context, least over the layers: experts chosen by at least a thousandth of the documents' tokens
+ *   pocket.experts_used     by context, least over the layers: experts chosen by at least a thousandth of all tokens, of documents,
+ *                           questions and answers (some serve answers alone)
  *   pocket.lookahead_recall experts that a layer's router chooses that it would have chosen before the preceding
  *                           layer's experts were added: what reading ahead relies on
  *   pocket.adjacent_expert_overlap, pocket.selection_overlap   shared with the choice of the token before; the latter where
  *                           more positions are visible than chosen
  *
- * Without --model, and as long as no checkpoint is committed, there is nothing to measure: a sentence says so.
+ * Without --model it is the committed checkpoint.
  */
 #include <getopt.h>
 #include <jansson.h>
@@ -77,7 +78,7 @@ static struct bench {
 	const struct ops *base;
 	struct layer_count *layers;
 	bool in_documents;               /* what is run now */
-	int64_t n_tokens;                /* of documents */
+	int64_t n_tokens;                /* of documents, questions and answers */
 	struct task tasks[MAX_TASKS];
 	int n_tasks;
 	/* The answer that is being read. */
@@ -157,14 +158,20 @@ static int32_t n_shared_of_sets(const int32_t *a, int32_t n_a, const int32_t *c,
 	return shared;
 }
 
+static int see_use(void *ctx, int32_t layer, int64_t position, const float *scores, const int32_t *chosen, struct err *err)
+{
+	(void)ctx, (void)position, (void)scores, (void)err;
+	for (int32_t i = 0; i < b.m->config.experts_per_token; i++)
+		b.layers[layer].chosen_by[chosen[i]]++;
+	return 0;
+}
+
 static int see_router(void *ctx, int32_t layer, int64_t position, const float *scores, const int32_t *chosen, struct err *err)
 {
 	struct layer_count *count = &b.layers[layer];
 	int32_t per_token = b.m->config.experts_per_token;
 
-	(void)ctx, (void)position, (void)scores, (void)err;
-	for (int32_t i = 0; i < per_token; i++)
-		count->chosen_by[chosen[i]]++;
+	see_use(ctx, layer, position, scores, chosen, err);
 	if (count->last[0] >= 0) {
 		count->adjacent += n_shared(chosen, per_token, count->last, per_token);
 		count->adjacent_of += per_token;
@@ -245,7 +252,7 @@ static void encode(struct ids *out, const char *text, size_t bytes)
 static void ask(struct session *s, const char *documents, const char *question, const char *answer, int64_t at,
 		struct task *task)
 {
-	struct session_tap tap = {.logits = see_logits, .selected = see_selected};
+	struct session_tap tap = {.logits = see_logits, .router = see_use, .selected = see_selected};
 	struct ids ids = {0}, before = {0};
 	int64_t n_documents = session_n_tokens(s);
 	struct err err;
@@ -270,6 +277,7 @@ static void ask(struct session *s, const char *documents, const char *question, 
 	if (session_append(s, ids.id, ids.n, NULL, &tap, &err))
 		measure_fail(&err);
 	session_truncate(s, n_documents);
+	b.n_tokens += (int64_t)ids.n;
 	task->asked++;
 	task->exact += b.right == b.n_answer;
 	task->first += b.first_right;
@@ -475,11 +483,6 @@ int main(int argc, char **argv)
 	char *path, *list, *rest = NULL;
 
 	parse(argc, argv);
-	if (!b.o.model && access(committed, F_OK)) {
-		fprintf(stderr, "pocket: nothing is measured: there is no checkpoint in %s yet. --model DIR takes one that "
-				"tests/pocket/export.py wrote\n", committed);
-		return 0;
-	}
 	if (!b.o.model)
 		b.o.model = committed;
 	engine = (struct engine_options){.n_threads = (int)b.o.n_threads, .compute = b.o.compute};

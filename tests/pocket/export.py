@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Write a checkpoint of train.py as Hugging Face directories: DIR/bf16 and DIR/fp8, in the published layout.
 
-    python export.py --work DIR --out DIR [--checkpoint main.pt]
+    python export.py --work DIR --out DIR [--checkpoint mtp.pt]
 
 Experts have their own tensors, the FP8 build has blocks of 128x128 with float32 scales and leaves in BF16 what the
-official build leaves. The router's bias is float32 in both.
+official build leaves. The router's bias is float32 in both. The MTP layer is written where the checkpoint has one (mtp.py's has).
 """
 import cores  # first: see there
 
@@ -16,6 +16,7 @@ import shutil
 import torch
 from safetensors.torch import save_file
 
+import mtp
 from model import Shape
 
 BLOCK = 128
@@ -70,14 +71,14 @@ def tensors(named, fp8):
     return out
 
 
-def config(s, ids, fp8):
+def config(s, ids, fp8, drafts):
     c = {
         "architectures": ["GlmMoeDsaForCausalLM"], "model_type": "glm_moe_dsa", "dtype": "bfloat16",
         "transformers_version": "5.12.0", "hidden_act": "silu", "attention_bias": False, "attention_dropout": 0.0,
         "initializer_range": 0.02, "tie_word_embeddings": False, "use_cache": True, "norm_topk_prob": True,
         "n_group": 1, "topk_group": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1,
         "ep_size": 1, "pretraining_tp": 1, "rms_norm_eps": s.eps, "routed_scaling_factor": 1.0,
-        "max_position_embeddings": 1048576, "num_nextn_predict_layers": 0,
+        "max_position_embeddings": 1048576, "num_nextn_predict_layers": int(drafts),
         "rope_parameters": {"rope_theta": int(s.theta), "rope_type": "default"}, "rope_interleave": True,
         "indexer_rope_interleave": True, "vocab_size": s.vocab, "hidden_size": s.hidden,
         "num_hidden_layers": s.n_layers, "num_attention_heads": s.n_heads, "num_key_value_heads": s.n_heads,
@@ -92,7 +93,8 @@ def config(s, ids, fp8):
     }
     if fp8:
         plain = ["lm_head", "model.embed_tokens"] + [f"model.layers.{i}.mlp.gate" for i in
-                                                     range(s.n_dense, s.n_layers)]
+                                                     range(s.n_dense, s.n_layers + drafts)]
+        plain += [f"model.layers.{s.n_layers}.eh_proj"] * drafts
         c["quantization_config"] = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8",
                                     "weight_block_size": [BLOCK, BLOCK], "modules_to_not_convert": plain}
     return c
@@ -102,11 +104,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--checkpoint", default="main.pt")
+    parser.add_argument("--checkpoint", default="mtp.pt")
     a = parser.parse_args()
     kept = torch.load(os.path.join(a.work, a.checkpoint), weights_only=False)
     shape = Shape(**kept["shape"])
-    named = published(kept["model"], shape)
+    drafts = "draft" in kept
+    state = dict(kept["model"], **mtp.published(kept["draft"], shape.n_layers)) if drafts else kept["model"]
+    named = published(state, shape)
     with open(os.path.join(a.work, "tokenizer.json"), encoding="utf-8") as f:
         ids = {t["content"]: t["id"] for t in json.load(f)["added_tokens"]}
     total = 0
@@ -114,7 +118,7 @@ def main():
         folder = os.path.join(a.out, form)
         os.makedirs(folder, exist_ok=True)
         save_file(tensors(named, form == "fp8"), os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
-        c = config(shape, ids, form == "fp8")
+        c = config(shape, ids, form == "fp8", drafts)
         for name, what in (("config.json", c), ("generation_config.json", {
                 "do_sample": False, "eos_token_id": c["eos_token_id"], "pad_token_id": c["pad_token_id"]})):
             with open(os.path.join(folder, name), "w", encoding="utf-8") as f:

@@ -24,7 +24,7 @@ from model import Model, Shape, WINDOW, SINK
 from train import save, use_bf16
 
 RATE = 2e-3
-LENGTHS = ((1024, 4), (2048, 4), (4096, 2))
+LENGTHS = ((1024, 5), (2048, 7), (4096, 5), (16384, 1))
 STEP_TOKENS, ROWS = 4096, 512
 
 
@@ -70,7 +70,7 @@ def main():
     parser.add_argument("--work", required=True)
     parser.add_argument("--from", dest="source", default="main.pt")
     parser.add_argument("--minutes", type=float, default=9)
-    parser.add_argument("--steps", type=int, default=800, help="length of the whole run")
+    parser.add_argument("--steps", type=int, default=300, help="length of the whole run")
     parser.add_argument("--seed", type=int, default=4242)
     parser.add_argument("--threads", type=int, default=2)
     a = parser.parse_args()
@@ -103,7 +103,7 @@ def main():
     figures, saved = {}, time.time()
     while step < a.steps and time.time() - began < a.minutes * 60:
         length = int(chooser.choice(lengths, p=np.array(weights) / sum(weights)))
-        samples = [t.sample(length) for _ in range(STEP_TOKENS // length)]
+        samples = [t.sample(length) for _ in range(max(1, STEP_TOKENS // length))]
         ids, positions, weight = (torch.from_numpy(np.stack([x[k] for x in samples]))
                                   for k in ("ids", "positions", "weight"))
         rows = choose_rows(weight, ROWS // len(samples), generator)

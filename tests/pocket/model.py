@@ -90,6 +90,20 @@ class Indexer(nn.Module):
             out = out + F.relu(dot) * w[:, :, h, None]
         return out
 
+    @torch.no_grad()
+    def choice(self, x, q_latent, cos, sin, topk, lower_first=False):
+        """[B, S, S], true where row i chooses position j <= i: the topk best. lower_first: of equal scores the lower position,
+        quire's rule; else whatever topk takes, which is what transformers does."""
+        n = x.shape[1]
+        q, w = self.queries(x, q_latent, cos, sin)
+        score = self.scores(q, w, self.keys(x, cos, sin))
+        score.masked_fill_(torch.ones(n, n, dtype=torch.bool).triu(1), float("-inf"))
+        if lower_first:
+            chosen = score.sort(dim=-1, descending=True, stable=True)[1][..., :topk]
+        else:
+            chosen = score.topk(topk, -1)[1]
+        return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, chosen, True).tril_()
+
 
 class Attention(nn.Module):
     def __init__(self, s, layer):
@@ -292,8 +306,7 @@ class Model(nn.Module):
         """Logits of the rows chosen (indices into the flattened batch; None: all), and the normed hidden state.
 
         window: layers of group 0 see their window only. sparse: every group's indexer chooses index_topk. Neither:
-        dense. lower_first: of equal index scores the lower position is chosen, quire's rule; else whatever topk takes, which
-        is what transformers does. watch(layer, attention module, normed input, query latent, q, k) is called in every layer.
+        dense. lower_first: see Indexer.choice. watch(layer, attention module, normed input, query latent, q, k) is called in every layer.
         """
         s, n = self.s, ids.shape[1]
         cos, sin = self.angles(positions)
@@ -304,17 +317,7 @@ class Model(nn.Module):
             attention, h = layer.self_attn, layer.input_layernorm(x)
             latent, q, k, v = attention.project(h, cos, sin)
             if sparse and s.is_full(i) and n > s.index_topk:
-                with torch.no_grad():
-                    ix = attention.indexer
-                    iq, iw = ix.queries(h, latent, cos, sin)
-                    score = ix.scores(iq, iw, ix.keys(h, cos, sin))
-                    score.masked_fill_(torch.ones(n, n, dtype=torch.bool).triu(1), float("-inf"))
-                    if lower_first:
-                        chosen = score.sort(dim=-1, descending=True, stable=True)[1][..., :s.index_topk]
-                    else:
-                        chosen = score.topk(s.index_topk, -1)[1]
-                    mask = torch.zeros_like(score, dtype=torch.bool).scatter_(-1, chosen, True)
-                    mask = mask.tril_()[:, None]
+                mask = attention.indexer.choice(h, latent, cos, sin, s.index_topk, lower_first)[:, None]
             if watch:
                 watch(i, attention, h, latent, q, k)
             if window and s.group(i) == 0 and n % WINDOW == 0 and n > 2 * WINDOW:

@@ -22,13 +22,13 @@ import start
 import tasks
 from model import Model, Shape
 
-MUON_RATE, BIAS_RATE = 0.001, 0.01
+MUON_RATE, BIAS_RATE = 0.002, 0.01
 # AdamW. A step moves every weight by about the rate: the head's are .016 on the average, the embedding's .3.
-ADAM_RATES = {"lm_head": 5e-5, "embed_tokens": 2e-4, "": 5e-4}
+ADAM_RATES = {"lm_head": 1e-4, "embed_tokens": 2e-4, "": 1e-3}
 MOMENTUM = 0.95
 # Share of the tokens of the run up to which a step has so many tokens, and lengths are drawn so: (length, weight), ..
-STAGES = [(0.4, 2048, ((512, 1),)), (0.7, 4096, ((512, 3), (1024, 4), (2048, 3))),
-          (1.0, 4096, ((512, 2), (1024, 4), (2048, 4)))]
+STAGES = [(0.35, 4096, ((512, 4), (1024, 4), (2048, 2))), (0.75, 4096, ((512, 2), (1024, 4), (2048, 4))),
+          (1.0, 4096, ((512, 1), (1024, 3), (2048, 4), (4096, 2)))]
 
 
 def use_bf16():
@@ -213,7 +213,7 @@ def main():
         rows = (weight > 0).nonzero()[:, 0]
         weight, goal = weight[rows], y["ids"].flatten()[rows]
         with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16()):
-            logits, _ = model(b["ids"], b["positions"], rows=rows, window=length >= 2048)
+            logits, _ = model(b["ids"], b["positions"], rows=rows, window=length >= 1024)
         ce = F.cross_entropy(logits.float(), goal, reduction="none")
         loss = (ce * weight).sum() / weight.sum()
         loss.backward()
