@@ -17,7 +17,7 @@
 
 /* One boundary in STEP, and MOMENTS random moments: a tenth of the soak's, and less where sanitizers make it slow. */
 #ifdef __SANITIZE_ADDRESS__
-enum { STEP = 150, MOMENTS = 4 };
+enum { STEP = 300, MOMENTS = 3 };
 #else
 enum { STEP = 10, MOMENTS = 100 };
 #endif

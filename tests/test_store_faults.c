@@ -17,7 +17,7 @@
 
 /* One call in STEP. */
 #ifdef __SANITIZE_ADDRESS__
-enum { STEP = 120 };
+enum { STEP = 240 };
 #else
 enum { STEP = 20 };
 #endif

@@ -66,7 +66,7 @@ rm -rf "$DEMO"
 mkdir -p "$DEMO/sources"
 MODEL=$PWD/tests/pocket/model/bf16
 FILES="config/err.h config/log.h config/units.h"
-echo "The model: tests/pocket/model, GLM-5.2's architecture with 12 million parameters, trained to find a line and quote it."
+echo "The model: tests/pocket/model, GLM-5.2's architecture with 10.6 million parameters, trained to find a line and quote it."
 # shellcheck disable=SC2086
 cp $FILES "$DEMO/sources/"
 
