@@ -1,16 +1,16 @@
 #include "engine/ops.h"
 
 #include <string.h>
-#if defined __x86_64__
+#if !defined SCALAR_ONLY
 #include <cpuid.h>
 #endif
 
 extern const struct ops ops_scalar;
-#if defined __x86_64__
+#if !defined SCALAR_ONLY
 extern const struct ops ops_avx2, ops_avx512, ops_avx512bf16;
 #endif
 
-#if defined __x86_64__
+#if !defined SCALAR_ONLY
 /* clang 14's __builtin_cpu_supports does not know it. */
 static bool has_f16c(void)
 {
@@ -25,7 +25,7 @@ static int usable(const struct ops **out)
 {
 	int n = 0;
 
-#if defined __x86_64__
+#if !defined SCALAR_ONLY
 	bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 	bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
 		      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
