@@ -58,6 +58,7 @@ VECTORS = $(TWINS) $(filter-out $(TWINS:engine/simd/%=engine/cpu/%),$(DEFINED))
 OBJECTS += $(DEFINED:%.c=$(BUILD)/%.scalar.o) \
            $(foreach isa,$(filter-out scalar,$(ISAS)),$(VECTORS:%.c=$(BUILD)/%.$(isa).o))
 
+# Without them there is one table of kernels to choose from (engine/ops.c).
 CFLAGS  += $(if $(filter avx2,$(ISAS)),,-DSCALAR_ONLY)
 
 # AVX-512's width in plain C, for the tests of processors that lack it (engine/simd/vec.h). Not in the variants: compilers

@@ -13,8 +13,8 @@
  *   pocket.index_recall     by full layer and context, kind "needed": rows of an answer at which the token that is to be copied
  *                           is among the positions chosen. (The share of attention, "mass", needs attention weights that
  *                           the engine does not show; tests/pocket/index.py prints it)
- *   pocket.experts_used     by context, least over the layers: experts chosen by at least a thousandth of all tokens, of documents,
- *                           questions and answers (some serve answers alone)
+ *   pocket.experts_used     by context, least over the layers: experts chosen by at least a thousandth of the documents' tokens, and
+ *                           of all tokens, questions and answers among them ("part": documents, all)
  *   pocket.lookahead_recall experts that a layer's router chooses that it would have chosen before the preceding
  *                           layer's experts were added: what reading ahead relies on
  *   pocket.adjacent_expert_overlap, pocket.selection_overlap   shared with the choice of the token before; the latter where
@@ -28,7 +28,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "config/mem.h"
 #include "config/units.h"
@@ -54,7 +53,8 @@ struct task {
 
 /* What is counted of a layer, over the documents of a context. */
 struct layer_count {
-	int64_t chosen_by[MAX_EXPERTS];  /* tokens */
+	int64_t chosen_by[MAX_EXPERTS];  /* tokens of documents */
+	int64_t asked_by[MAX_EXPERTS];   /* of questions and answers */
 	/* By the router, one layer early: [n_guesses, experts_per_token] in the order of tokens. A chunk's tokens come through a
 	 * layer in several tiles before any comes to the next, where guesses are taken up from `taken` on. */
 	int32_t *guess;
@@ -78,7 +78,7 @@ static struct bench {
 	const struct ops *base;
 	struct layer_count *layers;
 	bool in_documents;               /* what is run now */
-	int64_t n_tokens;                /* of documents, questions and answers */
+	int64_t n_tokens, n_asked;       /* of documents; of questions and answers */
 	struct task tasks[MAX_TASKS];
 	int n_tasks;
 	/* The answer that is being read. */
@@ -158,11 +158,11 @@ static int32_t n_shared_of_sets(const int32_t *a, int32_t n_a, const int32_t *c,
 	return shared;
 }
 
-static int see_use(void *ctx, int32_t layer, int64_t position, const float *scores, const int32_t *chosen, struct err *err)
+static int see_asked(void *ctx, int32_t layer, int64_t position, const float *scores, const int32_t *chosen, struct err *err)
 {
 	(void)ctx, (void)position, (void)scores, (void)err;
 	for (int32_t i = 0; i < b.m->config.experts_per_token; i++)
-		b.layers[layer].chosen_by[chosen[i]]++;
+		b.layers[layer].asked_by[chosen[i]]++;
 	return 0;
 }
 
@@ -171,7 +171,9 @@ static int see_router(void *ctx, int32_t layer, int64_t position, const float *s
 	struct layer_count *count = &b.layers[layer];
 	int32_t per_token = b.m->config.experts_per_token;
 
-	see_use(ctx, layer, position, scores, chosen, err);
+	(void)ctx, (void)position, (void)scores, (void)err;
+	for (int32_t i = 0; i < per_token; i++)
+		count->chosen_by[chosen[i]]++;
 	if (count->last[0] >= 0) {
 		count->adjacent += n_shared(chosen, per_token, count->last, per_token);
 		count->adjacent_of += per_token;
@@ -252,7 +254,7 @@ static void encode(struct ids *out, const char *text, size_t bytes)
 static void ask(struct session *s, const char *documents, const char *question, const char *answer, int64_t at,
 		struct task *task)
 {
-	struct session_tap tap = {.logits = see_logits, .router = see_use, .selected = see_selected};
+	struct session_tap tap = {.logits = see_logits, .router = see_asked, .selected = see_selected};
 	struct ids ids = {0}, before = {0};
 	int64_t n_documents = session_n_tokens(s);
 	struct err err;
@@ -277,7 +279,7 @@ static void ask(struct session *s, const char *documents, const char *question, 
 	if (session_append(s, ids.id, ids.n, NULL, &tap, &err))
 		measure_fail(&err);
 	session_truncate(s, n_documents);
-	b.n_tokens += (int64_t)ids.n;
+	b.n_asked += (int64_t)ids.n;
 	task->asked++;
 	task->exact += b.right == b.n_answer;
 	task->first += b.first_right;
@@ -361,7 +363,7 @@ static void print(const char *context)
 {
 	const struct model_config *c = &b.m->config;
 	int64_t guessed = 0, guessed_of = 0, adjacent = 0, adjacent_of = 0, kept = 0, kept_of = 0;
-	int32_t least = c->n_experts;
+	int32_t least = c->n_experts, least_at_all = c->n_experts;
 
 	for (int i = 0; i < b.n_tasks; i++) {
 		const struct task *t = &b.tasks[i];
@@ -373,7 +375,7 @@ static void print(const char *context)
 	}
 	for (int32_t i = 0; i < c->n_layers; i++) {
 		const struct layer_count *l = &b.layers[i];
-		int32_t used = 0;
+		int32_t used = 0, used_at_all = 0;
 
 		if (l->needed_of)
 			measure_print(stdout, "pocket.index_recall", share(l->needed, l->needed_of), "fraction", 1,
@@ -383,16 +385,23 @@ static void print(const char *context)
 		kept_of += l->kept_of;
 		if (c->layer_is_dense[i])
 			continue;
-		for (int32_t e = 0; e < c->n_experts; e++)
+		for (int32_t e = 0; e < c->n_experts; e++) {
 			used += l->chosen_by[e] * USED_OF >= b.n_tokens;
+			used_at_all += (l->chosen_by[e] + l->asked_by[e]) * USED_OF >= b.n_tokens + b.n_asked;
+		}
 		if (used < least)
 			least = used;
+		if (used_at_all < least_at_all)
+			least_at_all = used_at_all;
 		adjacent += l->adjacent;
 		adjacent_of += l->adjacent_of;
 		guessed += l->guessed;
 		guessed_of += l->guessed_of;
 	}
-	measure_print(stdout, "pocket.experts_used", least, "experts", c->n_experts, "\"context\":\"%s\"", context);
+	measure_print(stdout, "pocket.experts_used", least, "experts", c->n_experts, "\"part\":\"documents\",\"context\":\"%s\"",
+		      context);
+	measure_print(stdout, "pocket.experts_used", least_at_all, "experts", c->n_experts, "\"part\":\"all\",\"context\":\"%s\"",
+		      context);
 	measure_print(stdout, "pocket.lookahead_recall", share(guessed, guessed_of), "fraction", 1, "\"context\":\"%s\"", context);
 	measure_print(stdout, "pocket.adjacent_expert_overlap", share(adjacent, adjacent_of), "fraction", 1,
 		      "\"context\":\"%s\"", context);
@@ -419,7 +428,7 @@ static void run_context(const char *context)
 	}
 	memset(b.tasks, 0, sizeof b.tasks);
 	b.n_tasks = 0;
-	b.n_tokens = 0;
+	b.n_tokens = b.n_asked = 0;
 	json_array_foreach(sets, i, set)
 		read_set(set, path);
 	print(context);

@@ -92,16 +92,23 @@ say "it stops, and another one starts: what was computed is on disk"
 stop_daemon
 start_daemon
 
-# ask QUESTION: the answer, and where it stands. The model may be wrong; grep is not.
+# places TEXT: the lines of the sources that read so, but for indentation.
+places()
+{
+	(cd "$DEMO/sources" && TEXT=$1 awk '{ line = $0; sub(/^[ \t]+/, "", line) }
+		line == ENVIRON["TEXT"] { print "# it stands at " FILENAME ":" FNR; n++ } END { exit !n }' *)
+}
+
+# ask QUESTION: the answer, and where it stands. The model may be wrong; the sources are not.
 ask()
 {
 	show ask headers "$1" --max-tokens 60 >"$DEMO/answer"
 	cat "$DEMO/answer"
 	answer=$(sed -n 2p "$DEMO/answer")
 	if [ "$answer" = "not found" ]; then
-		echo "# grep: $(cd "$DEMO/sources" && grep -rcwF -- "${1##* }" . | awk -F : '{ n += $2 } END { print n + 0 }') lines have ${1##* }"
+		echo "# lines that have ${1##* }: $(cat "$DEMO"/sources/* | grep -cwF -- "${1##* }")"
 	else
-		(cd "$DEMO/sources" && grep -nF -- "$answer" *) | sed 's/^/# grep: /' | grep . || echo "# grep: no line reads so; a misquotation"
+		places "$answer" || echo "# no line reads so: a misquotation"
 	fi
 }
 
@@ -111,6 +118,13 @@ ask "$QUESTION"
 ask "Where is log_warn"
 ask "Where is err_frobnicate"
 ask "Where is duration_parse"
+right=0 asked=0
+for name in $(sed -n 's/^[a-z][a-z0-9_ *]*[ *]\([a-z0-9_]*\)(.*/\1/p' "$DEMO"/sources/*); do
+	answer=$(quire --config "$DEMO/quire.yaml" ask headers "Where is $name" --max-tokens 60 2>/dev/null | head -n 1)
+	asked=$((asked + 1))
+	case $answer in *"$name"*) ! places "$answer" >/dev/null || right=$((right + 1)) ;; esac
+done
+echo "# asked for every function that the files declare, it quotes $right of $asked right"
 quire --config "$DEMO/quire.yaml" --json ask headers "$QUESTION" --max-tokens 1 >"$DEMO/usage"
 quire --config "$DEMO/quire.yaml" --json corpora >"$DEMO/corpora"
 number() { sed -n "s/.*\"$1\":\\([0-9]*\\).*/\\1/p" "$2" | head -n 1; }

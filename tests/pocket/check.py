@@ -4,9 +4,9 @@
     python check.py --work DIR --model DIR/bf16 --quire build/quire      what export.py wrote; DIR/fp8 too
 
 Logits of a held-out sequence in float32: model.py's sparse pass with the weights of the files against transformers on
-the same files; sequences longer than index_topk, at positions 0 and 700000. Exit status 1 where more than one row in a hundred
-differs by more than 1e-4 of the largest logit (rounding may choose another of two positions that are nearly equal at the
-cut), or the median row by more than 1e-5. A dense pass must differ, or the check would not see the index choices. With --quire the
+the same files; sequences longer than index_topk, at positions 0 and 700000. Exit status 1 where a row differs by
+more than 1e-4 of the largest logit, unless in one of its layers the scores on both sides of the cut are equal but for rounding, so that
+either choice is right; there may be one such row in a hundred. A dense pass must differ, or the check would not see the index choices. With --quire the
 engine is held to the same bound (its `f32` profile, positions from 0), and its tokenizer to the text's ids. Index scores
 that are equal at the cut (ReLU makes zeros, most of all in an indexer that is not trained) are told apart by the engine's
 rule, the lower position first, where transformers leaves it to topk: the reference is then model.py by that rule.
@@ -29,7 +29,8 @@ import tasks
 from export import BLOCK
 from model import Model, Shape
 
-BOUND, MEDIAN_BOUND, ROWS_OVER = 1e-4, 1e-5, 0.01
+BOUND = 1e-4
+NEAR, ROWS_NEAR = 1e-6, 0.01  # of a row's largest score; share of rows that may differ for it
 
 
 def read(folder, shape):
@@ -51,6 +52,23 @@ def read(folder, shape):
         out[prefix + "gate_up_proj"] = torch.stack([torch.cat([g, u]) for g, u, _ in each])
         out[prefix + "down_proj"] = torch.stack([d for _, _, d in each])
     return out
+
+
+def near_cuts(model, ids, positions):
+    """Rows in which some layer's last chosen score and the next one are equal but for rounding."""
+    s, near = model.s, torch.zeros(ids.shape[1], dtype=torch.bool)
+    cos, sin = model.angles(positions)
+
+    def watch(i, attention, h, latent, q, k):
+        if s.is_full(i):
+            ix = attention.indexer
+            score = ix.scores(*ix.queries(h, latent, cos, sin), ix.keys(h, cos, sin))[0]
+            hidden = torch.ones_like(score, dtype=torch.bool).triu(1)
+            best = score.masked_fill(hidden, float("-inf")).topk(s.index_topk + 1)[0]
+            near.logical_or_(best[:, -2] - best[:, -1] <= NEAR * best[:, 0].abs())
+
+    model(ids, positions, sparse=True, watch=watch)
+    return near
 
 
 def ask_quire(quire, folder, ids, text):
@@ -98,11 +116,13 @@ def main():
             got, dense = ours(ids, positions, sparse=True)[0], ours(ids, positions)[0]
         largest = want.abs().max()
         rows = (got - want).abs().amax(-1) / largest
-        over, other = (rows > BOUND).float().mean().item(), ((dense - want).abs().max() / largest).item()
+        over, other = rows > BOUND, ((dense - want).abs().max() / largest).item()
+        with torch.no_grad():
+            wrong = over & ~near_cuts(ours, ids, positions)
         same = (got.argmax(-1) == want.argmax(-1)).float().mean().item()
         print(f"{a.model} at {first}: {a.tokens} tokens, error {rows.max():.1e} of the largest logit (median row "
-              f"{rows.median():.1e}, {over:.4f} of the rows over {BOUND}), dense {other:.1e}, same greedy id {same:.4f}")
-        failed |= over > ROWS_OVER or rows.median().item() > MEDIAN_BOUND or other <= BOUND
+              f"{rows.median():.1e}; over {BOUND}: {over.sum()}, {wrong.sum()} of them not for a near cut), dense {other:.1e}, same greedy id {same:.4f}")
+        failed |= wrong.any().item() or over.float().mean().item() > ROWS_NEAR or other <= BOUND
         if a.quire and not first:
             document = sample["ids"][len(t.opening):sample["context"]].tolist()
             logits, told = ask_quire(a.quire, a.model, sample["ids"].tolist(), t.decode(document))
