@@ -23,12 +23,12 @@ enum { N_SEGMENTS_MOST = 999999 };
 
 enum {
 	DEPTH = 64,              /* where a virtual disk and an NVMe drive give no more small reads a second */
-	PIECE_BYTES = 1 << 20,   /* of a read that is larger, and of a write */
-	/* Bytes in flight for segments_read_many: enough for a drive, and few, so that reads come back one after another and
-	 * are verified while others are under way; of many at once the last ones come together. */
-	READING_MOST = 4 << 20,
-	SMALL_READ = 64 << 10,   /* buffers have room for these, or are a huge page, which the kernel pins as one */
-	LARGE_READ = 2 << 20,
+	PIECE_BYTES = 1 << 20,   /* of a write */
+	READ_PIECE = SEGMENT_READ_GOOD,
+	/* Bytes under way for segments_read_many: all of DEPTH, since disks differ in how much of it they make use of. */
+	READING_MOST = DEPTH * READ_PIECE,
+	SMALL_READ = 64 << 10,   /* a buffer has room for one of these; */
+	SLOT_BYTES = READ_PIECE + 2 * EXTENT_ALIGN, /* those of larger ones lie in huge pages, which the kernel pins as one */
 };
 
 struct file {
@@ -43,7 +43,8 @@ struct reading {
 	struct io_request r;
 	size_t number;         /* of the caller's reads */
 	int64_t skip;          /* bytes before those that are wanted */
-	uint8_t *buffer;
+	uint8_t *buffer;       /* `own`, or a slot of the segments' */
+	uint8_t *own;          /* [room] */
 	size_t room;
 };
 
@@ -52,6 +53,7 @@ struct segments {
 	struct io_options io_options;
 	struct io *io;         /* NULL: nothing was read or written yet */
 	struct reading *readings;      /* [DEPTH] */
+	uint8_t *slots;        /* [DEPTH][SLOT_BYTES] NULL: none was needed yet */
 	int free_readings[DEPTH], n_free_readings;
 	int dir_fd;
 	bool dir_dirty;        /* a file was made whose name may not be on disk yet */
@@ -266,8 +268,9 @@ void segments_close(struct segments *s)
 		if (s->files[i].f.fd >= 0)
 			io_close(&s->files[i].f);
 	for (int i = 0; s->readings && i < DEPTH; i++)
-		free(s->readings[i].buffer);
+		free(s->readings[i].own);
 	free(s->readings);
+	free(s->slots);
 	if (s->dir_fd >= 0)
 		close(s->dir_fd);
 	free(s->files);
@@ -411,6 +414,29 @@ static struct file *check_place(const struct segments *s, struct extent x, int64
 	return NULL;
 }
 
+static int give_buffer(struct segments *s, struct reading *g, size_t bytes, struct err *err)
+{
+	static const char what[] = "a read of the store";
+
+	if (bytes > SMALL_READ && bytes <= SLOT_BYTES) {
+		if (!s->slots && !(s->slots = io_buffer_new((size_t)DEPTH * SLOT_BYTES, what, err)))
+			return -1;
+		g->buffer = s->slots + (size_t)(g - s->readings) * SLOT_BYTES;
+		return 0;
+	}
+	if (g->room < bytes) {
+		free(g->own);
+		g->room = bytes > SMALL_READ ? bytes : SMALL_READ;
+		g->own = io_buffer_new(g->room, what, err);
+		if (!g->own) {
+			g->room = 0;
+			return -1;
+		}
+	}
+	g->buffer = g->own;
+	return 0;
+}
+
 /* Make a free place of s->readings ready for a read. The caller submits it. */
 static struct reading *read_prepare(struct segments *s, const struct segment_read *read, size_t number, struct err *err)
 {
@@ -421,17 +447,8 @@ static struct reading *read_prepare(struct segments *s, const struct segment_rea
 	if (!file)
 		return NULL;
 	a = io_align((uint64_t)(read->x.offset + read->at), (uint64_t)read->bytes, file->f.align);
-	if (g->room < a.bytes) {
-		size_t room = a.bytes > SMALL_READ ? LARGE_READ : SMALL_READ;
-
-		room = room < a.bytes ? a.bytes : room;
-		free(g->buffer);
-		g->room = 0;
-		g->buffer = io_buffer_new(room, "a read of the store", err);
-		if (!g->buffer)
-			return NULL;
-		g->room = room;
-	}
+	if (give_buffer(s, g, a.bytes, err))
+		return NULL;
 	s->n_free_readings--;
 	g->number = number;
 	g->skip = a.skip;
@@ -460,48 +477,88 @@ static int read_check(const struct segments *s, const struct reading *g, const s
 	return -1;
 }
 
+/* Reads of one call on their way. */
+struct stream {
+	const struct segment_read *reads;
+	size_t n, next, done;     /* next: the first that was not begun */
+	int64_t in_flight;        /* bytes */
+	struct reading *back[DEPTH]; /* came back, in this order, and were not looked at yet */
+	size_t first_back, n_back;
+	size_t *failed;
+};
+
+/* As many as may be under way. */
+static int begin_reads(struct segments *s, struct stream *t, struct err *err)
+{
+	struct io_request *batch[DEPTH];
+	size_t n_batch = 0;
+	int rc = 0;
+
+	while (t->next < t->n && s->n_free_readings && (!t->in_flight || t->in_flight + t->reads[t->next].bytes <= READING_MOST)) {
+		struct reading *g = read_prepare(s, &t->reads[t->next], t->next, err);
+
+		assert(t->reads[t->next].bytes <= SEGMENT_READ_MOST);
+		if (!g) {
+			*t->failed = t->next;
+			rc = -1;
+			break;
+		}
+		t->in_flight += t->reads[t->next++].bytes;
+		batch[n_batch++] = &g->r;
+	}
+	if (n_batch)
+		io_submit(s->io, batch, n_batch);
+	return rc;
+}
+
+static void note_back(struct stream *t, struct io_request *r)
+{
+	struct reading *g = r->tag;
+
+	t->in_flight -= t->reads[g->number].bytes;
+	t->back[(t->first_back + t->n_back++) % DEPTH] = g;
+}
+
+/* What began before a failure ends before its buffers are used again. */
+static void cancel_reads(struct segments *s)
+{
+	for (int i = 0; i < DEPTH; i++)
+		if (s->readings[i].r.status == IO_PENDING)
+			io_cancel(s->io, &s->readings[i].r);
+}
+
 int segments_read_many(struct segments *s, const struct segment_read *reads, size_t n,
 		       int (*fn)(void *ctx, size_t i, const uint8_t *bytes, struct err *err), void *ctx, size_t *failed,
 		       struct err *err)
 {
-	struct io_request *batch[DEPTH];
-	int64_t in_flight = 0; /* bytes */
-	size_t next = 0, done = 0;
+	struct stream t = {.reads = reads, .n = n, .failed = failed};
 	int rc = 0;
 
 	*failed = 0;
 	if (n && engine_start(s, err))
 		return -1;
-	while (done < next || (!rc && next < n)) {
-		size_t n_batch = 0;
+	while (t.done < t.next || (!rc && t.next < n)) {
 		struct io_request *r;
 		struct reading *g;
 
-		while (!rc && next < n && s->n_free_readings && (!in_flight || in_flight + reads[next].bytes <= READING_MOST)) {
-			assert(reads[next].bytes <= SEGMENT_READ_MOST);
-			g = read_prepare(s, &reads[next], next, err);
-			if (!g) {
-				*failed = next;
-				rc = -1;
-				break;
-			}
-			in_flight += reads[next++].bytes;
-			batch[n_batch++] = &g->r;
+		/* The disk has its next reads before anybody looks at what it gave: then it works meanwhile. */
+		while ((r = io_poll(s->io)))
+			note_back(&t, r);
+		if (!rc && begin_reads(s, &t, err)) {
+			cancel_reads(s);
+			rc = -1;
 		}
-		if (n_batch)
-			io_submit(s->io, batch, n_batch);
-		/* What began before a failure ends before its buffers are used again. */
-		for (int i = 0; rc && s->n_free_readings < DEPTH && i < DEPTH; i++)
-			if (s->readings[i].r.status == IO_PENDING)
-				io_cancel(s->io, &s->readings[i].r);
-		if (done == next)
-			break;
-		r = io_wait(s->io, -1);
-		g = r->tag;
-		done++;
-		in_flight -= reads[g->number].bytes;
+		if (!t.n_back) {
+			if (t.done < t.next)
+				note_back(&t, io_wait(s->io, -1));
+			continue;
+		}
+		g = t.back[t.first_back++ % DEPTH];
+		t.n_back--;
+		t.done++;
 		if (!rc && (read_check(s, g, &reads[g->number], err) || fn(ctx, g->number, g->buffer + g->skip, err))) {
 			*failed = g->number;
+			cancel_reads(s);
 			rc = -1;
 		}
 		s->free_readings[s->n_free_readings++] = (int)(g - s->readings);
@@ -525,7 +582,7 @@ static int put_piece(void *ctx, size_t i, const uint8_t *bytes, struct err *err)
 
 int segments_read(struct segments *s, struct extent x, int64_t at, void *out, int64_t bytes, struct err *err)
 {
-	int64_t n = bytes > 0 ? (bytes + PIECE_BYTES - 1) / PIECE_BYTES : 1;
+	int64_t n = bytes > 0 ? (bytes + READ_PIECE - 1) / READ_PIECE : 1;
 	struct segment_read one, *reads;
 	struct into to = {.out = out};
 	size_t failed;
@@ -539,7 +596,7 @@ int segments_read(struct segments *s, struct extent x, int64_t at, void *out, in
 	to.reads = reads = n == 1 ? &one : xmalloc((size_t)n, sizeof *reads);
 	for (int64_t i = 0; i < n; i++)
 		reads[i] = (struct segment_read){
-			x, at + i * PIECE_BYTES, i < n - 1 ? PIECE_BYTES : bytes - i * PIECE_BYTES
+			x, at + i * READ_PIECE, i < n - 1 ? READ_PIECE : bytes - i * READ_PIECE
 		};
 	rc = segments_read_many(s, reads, (size_t)n, put_piece, &to, &failed, err);
 	if (reads != &one)

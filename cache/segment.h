@@ -56,7 +56,8 @@ struct segment_read {
 	struct extent x;
 	int64_t at, bytes;     /* of the extent; bytes <= SEGMENT_READ_MOST */
 };
-enum { SEGMENT_READ_MOST = 4 << 20 };
+/* A read of SEGMENT_READ_GOOD bytes is as fast as a larger one, and is looked at while the next ones come. */
+enum { SEGMENT_READ_MOST = 4 << 20, SEGMENT_READ_GOOD = 256 << 10 };
 
 /*
  * n reads, as many in flight as there may be. fn is called once for each that came whole, in any order, while others

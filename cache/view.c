@@ -20,7 +20,6 @@ enum {
 	/* A read costs a disk as much as some ten thousand bytes; but what lies between is not wanted, and a token's
 	 * reads are counted. */
 	GAP_MOST = 4096,
-	READ_MOST = 256 << 10,  /* of one read: what is verified while the next ones come */
 	ITEMS_MOST = 1 << 16,   /* at a time: of a million records, a few MB of numbers */
 };
 
@@ -52,7 +51,8 @@ struct cache_view {
 
 /* What is verified alone, and where its bytes go. */
 struct item {
-	int64_t at, bytes;      /* in the extent of its span's run */
+	int64_t at, bytes;      /* in the extent of its part of its span's run */
+	int32_t part;           /* group or index layer */
 	int32_t span, token;    /* token in the span: a record's, or the first whose key is wanted */
 	int32_t n_tokens;       /* whose keys are wanted */
 	uint8_t *out;           /* of a record */
@@ -180,7 +180,7 @@ static int copy(void *ctx, size_t i, const uint8_t *bytes, struct err *err)
 static void add_copy(struct copies *c, int32_t run, struct extent x, int64_t at, int64_t bytes, void *to)
 {
 	while (bytes) {
-		int64_t n = bytes < READ_MOST ? bytes : READ_MOST;
+		int64_t n = bytes < SEGMENT_READ_GOOD ? bytes : SEGMENT_READ_GOOD;
 
 		if (c->n == c->room) {
 			c->room = c->room ? 2 * c->room : 64;
@@ -321,33 +321,42 @@ void cache_view_close(struct cache_view *v)
 struct fetch {
 	struct cache_view *v;
 	enum extent_kind kind;
-	int32_t part;           /* groups or index layers */
 	struct item *items;     /* [n], sorted by where they lie */
 	struct segment_read *reads;
 	struct io_run *of;      /* the items of each read */
 	int32_t bad_span;       /* -1: none */
 	/* Of keys: who takes them, and the token whose fault it was that he did not. */
-	int (*take)(void *ctx, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err);
+	cache_view_taker *take;
 	void *ctx;
 	int64_t bad_token;
 };
 
-static int32_t part_of(const struct run *r, const struct fetch *f)
+static int32_t part_of(const struct run *r, const struct fetch *f, int32_t part)
 {
-	return f->kind == EXTENT_LATENTS ? f->part : r->n_groups + f->part;
+	return f->kind == EXTENT_LATENTS ? part : r->n_groups + part;
+}
+
+static const struct run *run_of(const struct fetch *f, const struct item *i)
+{
+	return &f->v->runs[f->v->spans[i->span].run];
+}
+
+static const struct extent *extent_of(const struct fetch *f, const struct item *i)
+{
+	const struct run *r = run_of(f, i);
+
+	return &r->extents[part_of(r, f, i->part)];
 }
 
 /* Where an item lies on disk: segment, then byte. */
 static int compare_items(const struct fetch *f, const struct item *a, const struct item *b)
 {
-	const struct run *x = &f->v->runs[f->v->spans[a->span].run], *y = &f->v->runs[f->v->spans[b->span].run];
-	const struct extent *p = &x->extents[part_of(x, f)], *q = &y->extents[part_of(y, f)];
+	const struct extent *p = extent_of(f, a), *q = extent_of(f, b);
+	int64_t x = p->offset + a->at, y = q->offset + b->at;
 
-	if (x == y)
-		return (a->at > b->at) - (a->at < b->at);
 	if (p->segment != q->segment)
 		return (p->segment > q->segment) - (p->segment < q->segment);
-	return (p->offset > q->offset) - (p->offset < q->offset);
+	return (x > y) - (x < y);
 }
 
 static int compare_for_sort(const void *a, const void *b, void *ctx)
@@ -367,9 +376,7 @@ static void sort_items(struct fetch *f, size_t n)
 
 static int wrong_item(struct fetch *f, const struct item *item, struct err *err)
 {
-	const struct span *s = &f->v->spans[item->span];
-	const struct run *r = &f->v->runs[s->run];
-	const struct extent *x = &r->extents[part_of(r, f)];
+	const struct extent *x = extent_of(f, item);
 	char name[SEGMENT_NAME_BYTES];
 
 	f->bad_span = item->span;
@@ -381,12 +388,12 @@ static int verify_item(struct fetch *f, const struct item *item, const uint8_t *
 {
 	const struct span *s = &f->v->spans[item->span];
 	const struct run *r = &f->v->runs[s->run];
-	const uint64_t *sums = r->sums + sums_before(r, part_of(r, f));
+	const uint64_t *sums = r->sums + sums_before(r, part_of(r, f, item->part));
 	int64_t place = s->place - r->first;
 	bool record = f->kind == EXTENT_LATENTS;
 	uint64_t sum = record ? sums[place * CACHE_SPAN_TOKENS + item->token] : sums[place];
 
-	if (record_sum(&s->key, f->kind, (uint32_t)f->part, record ? (uint32_t)item->token : 0, bytes,
+	if (record_sum(&s->key, f->kind, (uint32_t)item->part, record ? (uint32_t)item->token : 0, bytes,
 		       (size_t)item->bytes) != sum)
 		return wrong_item(f, item, err);
 	return 0;
@@ -407,8 +414,8 @@ static int lend_keys(struct fetch *f, size_t k, size_t end, const uint8_t *bytes
 		do /* only the first one of a call has anything to skip, and only the last one ends early */
 			n += f->items[k].n_tokens;
 		while (++k < end && follows(&f->items[k - 1], &f->items[k]));
-		if (f->take(f->ctx, (int64_t)i->span * CACHE_SPAN_TOKENS + i->token, n, bytes + (i->at + i->skip - at),
-			    &f->bad_token, err))
+		if (f->take(f->ctx, i->part, (int64_t)i->span * CACHE_SPAN_TOKENS + i->token, n,
+			    bytes + (i->at + i->skip - at), &f->bad_token, err))
 			return -1;
 	}
 	return 0;
@@ -438,17 +445,16 @@ static size_t plan_reads(struct fetch *f, size_t n, int64_t gap_most)
 	for (size_t i = 0; i < n; i++)
 		in[i] = (struct io_range){(uint64_t)f->items[i].at, (uint64_t)f->items[i].bytes};
 	for (size_t from = 0, to; from < n; from = to) {
-		const struct run *r = &f->v->runs[f->v->spans[f->items[from].span].run];
+		const struct extent *x = extent_of(f, &f->items[from]);
 		size_t end;
 
-		for (to = from; to < n && &f->v->runs[f->v->spans[f->items[to].span].run] == r; to++)
+		for (to = from; to < n && extent_of(f, &f->items[to]) == x; to++)
 			;
-		end = n_reads + io_coalesce(f->of + n_reads, in + from, to - from, (uint64_t)gap_most, READ_MOST);
+		end = n_reads + io_coalesce(f->of + n_reads, in + from, to - from, (uint64_t)gap_most, SEGMENT_READ_GOOD);
 		for (; n_reads < end; n_reads++) {
 			f->of[n_reads].first += from;
 			f->reads[n_reads] = (struct segment_read){
-				.x = r->extents[part_of(r, f)], .at = (int64_t)f->of[n_reads].offset,
-				.bytes = (int64_t)f->of[n_reads].bytes
+				.x = *x, .at = (int64_t)f->of[n_reads].offset, .bytes = (int64_t)f->of[n_reads].bytes
 			};
 		}
 	}
@@ -460,6 +466,7 @@ static int fetch_items(struct fetch *f, size_t n, int64_t gap_most, int64_t *bad
 {
 	char name[KEY_NAME_BYTES];
 	size_t n_reads, failed;
+	int32_t part;
 	int rc;
 
 	f->bad_span = -1;
@@ -473,6 +480,7 @@ static int fetch_items(struct fetch *f, size_t n, int64_t gap_most, int64_t *bad
 		f->bad_span = (int32_t)(f->bad_token / CACHE_SPAN_TOKENS);
 	else if (rc && f->bad_span < 0)
 		f->bad_span = f->items[f->of[failed].first].span;
+	part = rc ? f->items[f->of[failed].first].part : -1;
 	free(f->of);
 	free(f->reads);
 	if (!rc)
@@ -481,23 +489,23 @@ static int fetch_items(struct fetch *f, size_t n, int64_t gap_most, int64_t *bad
 	if (bad && (err->code == ERR_DAMAGED || f->bad_token >= 0))
 		*bad = f->bad_token >= 0 ? f->bad_token : (int64_t)f->bad_span * CACHE_SPAN_TOKENS;
 	return err_wrap(err, "span %s, %s %d", span_key_name(&f->v->spans[f->bad_span].key, name),
-			f->kind == EXTENT_LATENTS ? "latents of group" : "index keys of full layer", f->part);
+			f->kind == EXTENT_LATENTS ? "latents of group" : "index keys of full layer", part);
 }
 
 /* The part's extent and bytes of a token, as its run has them. */
-static int check_part(struct fetch *f, int32_t span, int64_t *token_bytes, int64_t *bad, struct err *err)
+static int check_part(struct fetch *f, int32_t part, int32_t span, int64_t *token_bytes, int64_t *bad, struct err *err)
 {
 	const struct run *r = &f->v->runs[f->v->spans[span].run];
-	int32_t part = part_of(r, f);
+	int32_t i = part_of(r, f, part);
 
-	if (part >= 0 && part < (f->kind == EXTENT_LATENTS ? r->n_groups : r->n_parts) && r->extents[part].bytes) {
-		*token_bytes = r->token_bytes[part];
+	if (i >= 0 && i < (f->kind == EXTENT_LATENTS ? r->n_groups : r->n_parts) && r->extents[i].bytes) {
+		*token_bytes = r->token_bytes[i];
 		return 0;
 	}
 	if (bad)
 		*bad = (int64_t)span * CACHE_SPAN_TOKENS;
 	return err_set(err, ERR_DAMAGED, "index of %s has no place for %s %d of token %" PRId64, f->v->cache->dir,
-		       f->kind == EXTENT_LATENTS ? "latents of group" : "index keys of full layer", f->part,
+		       f->kind == EXTENT_LATENTS ? "latents of group" : "index keys of full layer", part,
 		       (int64_t)span * CACHE_SPAN_TOKENS);
 }
 
@@ -505,7 +513,7 @@ static int check_part(struct fetch *f, int32_t span, int64_t *token_bytes, int64
 static int fetch_records(struct cache_view *v, int32_t group, const int32_t *positions, int64_t first, int64_t n,
 			 uint8_t *out, int64_t *bad, struct err *err)
 {
-	struct fetch f = {.v = v, .kind = EXTENT_LATENTS, .part = group};
+	struct fetch f = {.v = v, .kind = EXTENT_LATENTS};
 	size_t room = n < ITEMS_MOST ? (size_t)n : ITEMS_MOST, m;
 	int rc = 0;
 
@@ -518,12 +526,12 @@ static int fetch_records(struct cache_view *v, int32_t group, const int32_t *pos
 			int32_t span = (int32_t)(p / CACHE_SPAN_TOKENS), token = (int32_t)(p % CACHE_SPAN_TOKENS);
 
 			assert(p >= 0 && p < v->n_tokens);
-			rc = check_part(&f, span, &bytes, bad, err);
+			rc = check_part(&f, group, span, &bytes, bad, err);
 			if (rc)
 				break;
 			f.items[m] = (struct item){
 				.at = ((int64_t)v->spans[span].place * CACHE_SPAN_TOKENS + token) * bytes, .bytes = bytes,
-				.span = span, .token = token, .out = out
+				.part = group, .span = span, .token = token, .out = out
 			};
 			out += bytes;
 			v->stats.record_bytes += bytes;
@@ -547,55 +555,67 @@ int cache_view_gather(struct cache_view *v, int32_t group, const int32_t *positi
 	return fetch_records(v, group, positions, 0, n, out, bad, err);
 }
 
-int cache_view_take_index_keys(struct cache_view *v, int32_t index_layer, int64_t first, int64_t n,
-			       int (*take)(void *ctx, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad,
-					   struct err *err),
-			       void *ctx, int64_t *bad, struct err *err)
+/* The span at *position of the layer, or as much of it as is wanted before `end`; and on to what follows. */
+static int add_keys(struct fetch *f, size_t m, int32_t layer, int64_t *position, int64_t end, int64_t *bad, struct err *err)
 {
-	struct fetch f = {.v = v, .kind = EXTENT_INDEX_KEYS, .part = index_layer, .take = take, .ctx = ctx};
-	size_t m = 0;
+	struct cache_view *v = f->v;
+	int32_t span = (int32_t)(*position / CACHE_SPAN_TOKENS), token = (int32_t)(*position % CACHE_SPAN_TOKENS);
+	int64_t left = v->spans[span].n_tokens - token, bytes = 0;
+	int64_t n = left < end - *position ? left : end - *position;
+
+	if (check_part(f, layer, span, &bytes, bad, err))
+		return -1;
+	f->items[m] = (struct item){
+		.at = (int64_t)v->spans[span].place * CACHE_SPAN_TOKENS * bytes, .bytes = v->spans[span].n_tokens * bytes,
+		.part = layer, .span = span, .token = token, .n_tokens = (int32_t)n, .skip = token * bytes
+	};
+	*position += n;
+	v->stats.key_bytes += n * bytes;
+	return 0;
+}
+
+int cache_view_take_index_keys(struct cache_view *v, int32_t first_layer, int32_t n_layers, int64_t first, int64_t n,
+			       cache_view_taker *take, void *ctx, int64_t *bad, struct err *err)
+{
+	struct fetch f = {.v = v, .kind = EXTENT_INDEX_KEYS, .take = take, .ctx = ctx};
+	int64_t all = (n / CACHE_SPAN_TOKENS + 2) * n_layers, position = first;
+	size_t room = all < ITEMS_MOST ? (size_t)all : ITEMS_MOST, m;
+	int32_t layer = first_layer;
 	int rc = 0;
 
-	assert(first >= 0 && n >= 0 && n <= v->n_tokens - first);
+	assert(first >= 0 && n >= 0 && n <= v->n_tokens - first && n_layers >= 1);
 	if (bad)
 		*bad = -1;
 	if (!n)
 		return 0;
-	f.items = xmalloc((size_t)(n / CACHE_SPAN_TOKENS + 2), sizeof *f.items);
-	for (int64_t p = first; !rc && p < first + n; m++) {
-		int32_t span = (int32_t)(p / CACHE_SPAN_TOKENS), token = (int32_t)(p % CACHE_SPAN_TOKENS);
-		int64_t left = v->spans[span].n_tokens - token, bytes = 0;
-		int64_t k = left < first + n - p ? left : first + n - p;
-
-		rc = check_part(&f, span, &bytes, bad, err);
-		if (rc)
-			break;
-		f.items[m] = (struct item){
-			.at = (int64_t)v->spans[span].place * CACHE_SPAN_TOKENS * bytes,
-			.bytes = v->spans[span].n_tokens * bytes,
-			.span = span, .token = token, .n_tokens = (int32_t)k, .skip = token * bytes
-		};
-		p += k;
-		v->stats.key_bytes += k * bytes;
+	f.items = xmalloc(room, sizeof *f.items);
+	while (!rc && layer < first_layer + n_layers) {
+		for (m = 0; !rc && m < room && layer < first_layer + n_layers; m++) {
+			rc = add_keys(&f, m, layer, &position, first + n, bad, err);
+			if (position < first + n)
+				continue;
+			position = first;
+			layer++;
+		}
+		if (!rc)
+			rc = fetch_items(&f, m, 0, bad, err);
 	}
-	if (!rc)
-		rc = fetch_items(&f, m, 0, bad, err);
 	free(f.items);
 	return rc ? -1 : 0;
 }
 
 struct keys_out {
 	const struct cache_view *v;
-	int32_t index_layer;
 	int64_t first;
 	uint8_t *out;
 };
 
-static int copy_keys(void *ctx, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err)
+static int copy_keys(void *ctx, int32_t index_layer, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad,
+		     struct err *err)
 {
 	const struct keys_out *o = ctx;
 	const struct run *r = &o->v->runs[o->v->spans[at / CACHE_SPAN_TOKENS].run];
-	size_t bytes = (size_t)r->token_bytes[r->n_groups + o->index_layer];
+	size_t bytes = (size_t)r->token_bytes[r->n_groups + index_layer];
 
 	(void)bad;
 	(void)err;
@@ -606,9 +626,9 @@ static int copy_keys(void *ctx, int64_t at, int64_t n, const uint8_t *keys, int6
 int cache_view_index_keys(struct cache_view *v, int32_t index_layer, int64_t first, int64_t n, uint8_t *out,
 			  int64_t *bad, struct err *err)
 {
-	struct keys_out o = {v, index_layer, first, out};
+	struct keys_out o = {v, first, out};
 
-	return cache_view_take_index_keys(v, index_layer, first, n, copy_keys, &o, bad, err);
+	return cache_view_take_index_keys(v, index_layer, 1, first, n, copy_keys, &o, bad, err);
 }
 
 const struct span_key *cache_view_key(const struct cache_view *v, int64_t position)

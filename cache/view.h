@@ -32,13 +32,15 @@ int cache_view_records(struct cache_view *v, int32_t group, int64_t first, int64
 /* Keys are verified span by span: those at both ends are read whole. */
 int cache_view_index_keys(struct cache_view *v, int32_t index_layer, int64_t first, int64_t n, uint8_t *out,
 			  int64_t *bad, struct err *err);
-/* The same without a copy of them: take is called for tokens at..at + n - 1 of these, each token once, in any order of parts,
- * while the rest is on its way. keys are lent for the call, which must not use the store. Not 0, with err set and, where it is
- * one token's fault, *bad, ends it: some parts have then been taken. */
-int cache_view_take_index_keys(struct cache_view *v, int32_t index_layer, int64_t first, int64_t n,
-			       int (*take)(void *ctx, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad,
-					   struct err *err),
-			       void *ctx, int64_t *bad, struct err *err);
+/* Takes keys of tokens at .. at + n - 1, which are lent for the call. It must not use the store. Not 0, with err set and, where
+ * it is one token's fault, *bad, ends the reading. */
+typedef int cache_view_taker(void *ctx, int32_t index_layer, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad,
+			     struct err *err);
+/* The same of n_layers >= 1 index layers, without a copy: take is called while the rest is on its way, each token of each
+ * layer once, in any order of parts. After a failure some parts have been taken. All layers in one call keep the disk at
+ * work between them. */
+int cache_view_take_index_keys(struct cache_view *v, int32_t first_layer, int32_t n_layers, int64_t first, int64_t n,
+			       cache_view_taker *take, void *ctx, int64_t *bad, struct err *err);
 /* Records of n ascending positions of one group, coalesced reads, each verified. */
 int cache_view_gather(struct cache_view *v, int32_t group, const int32_t *positions, int64_t n, uint8_t *out,
 		      int64_t *bad, struct err *err);

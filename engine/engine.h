@@ -121,14 +121,15 @@ void session_import_commit(struct session *s, int64_t n);
  * token scores them all; a record comes when it is chosen, and stays while there is room. The bits are those of latents
  * that were imported.
  */
+typedef int latent_taker(void *taker, int32_t index_layer, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad,
+			 struct err *err);
 struct latent_source {
 	void *ctx;
-	/* What session_import_index_keys and session_import_records take: of tokens first .. first + n - 1, which are given to
-	 * `take` in parts, in any order, so that a source may read while the session takes; or of n ascending positions. On
-	 * failure *bad, which is -1 before, is a position whose latents cannot be had; where it is still -1, whatever wanted
-	 * them fails with this error. take fails in the same way, and then so does index_keys. */
-	int (*index_keys)(void *ctx, int32_t index_layer, int64_t first, int64_t n,
-			  int (*take)(void *taker, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err),
+	/* What session_import_index_keys and session_import_records take: of n_layers index layers and tokens first ..
+	 * first + n - 1, which are given to `take` in parts, in any order, so that a source may read while the session takes; or
+	 * of n ascending positions. On failure *bad, which is -1 before, is a position whose latents cannot be had; where it is
+	 * still -1, whatever wanted them fails with this error. take fails in the same way, and then so does index_keys. */
+	int (*index_keys)(void *ctx, int32_t first_layer, int32_t n_layers, int64_t first, int64_t n, latent_taker *take,
 			  void *taker, int64_t *bad, struct err *err);
 	int (*records)(void *ctx, int32_t group, const int32_t *positions, int64_t n, uint8_t *out, int64_t *bad,
 		       struct err *err);

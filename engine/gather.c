@@ -283,21 +283,16 @@ static int64_t whole_run(const struct gather *g, int64_t first, int64_t end, int
 	return (at < end ? at : end) - first;
 }
 
-struct key_taker {
-	struct session *s;
-	int32_t index_layer;
-};
-
-static int take_keys(void *ctx, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err)
+static int take_keys(void *ctx, int32_t index_layer, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad,
+		     struct err *err)
 {
-	const struct key_taker *t = ctx;
-
-	return session_place_index_keys(t->s, t->index_layer, at, n, keys, bad, err);
+	return session_place_index_keys(ctx, index_layer, at, n, keys, bad, err);
 }
 
-static int load_keys(struct gather *g, int32_t index_layer, struct err *err)
+/* Index keys of all layers, all tokens. */
+static int load_keys(struct gather *g, struct err *err)
 {
-	struct key_taker taker = {g->s, index_layer};
+	int32_t n_layers = g->s->layout->n_index_layers;
 	int64_t most = g->n, n;
 
 	for (int64_t at = 0; at < g->n; at += n) {
@@ -309,7 +304,7 @@ static int load_keys(struct gather *g, int32_t index_layer, struct err *err)
 			n = span_end(g, at / SPAN) - at;
 			continue;
 		}
-		if (!g->source.index_keys(g->source.ctx, index_layer, at, n, take_keys, &taker, &bad, &why))
+		if (!g->source.index_keys(g->source.ctx, 0, n_layers, at, n, take_keys, g->s, &bad, &why))
 			continue;
 		if (!lose(g, bad, &why))
 			return fail(err, &why);
@@ -355,8 +350,8 @@ int gather_load(struct gather *g, struct err *err)
 	const struct layout *l = g->s->layout;
 	int rc = 0;
 
-	for (int32_t i = 0; !rc && i < l->n_index_layers; i++)
-		rc = load_keys(g, i, err);
+	if (l->n_index_layers)
+		rc = load_keys(g, err);
 	for (int32_t i = 0; !rc && !g->groups && i < l->n_groups; i++)
 		rc = load_records(g, i, err);
 	return rc;

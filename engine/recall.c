@@ -47,13 +47,12 @@ static bool is_local(const struct err *err)
 	return err->code == ERR_IO || err->code == ERR_DAMAGED;
 }
 
-static int give_index_keys(void *ctx, int32_t index_layer, int64_t first, int64_t n,
-			   int (*take)(void *taker, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err),
+static int give_index_keys(void *ctx, int32_t first_layer, int32_t n_layers, int64_t first, int64_t n, latent_taker *take,
 			   void *taker, int64_t *bad, struct err *err)
 {
 	const struct recall *r = ctx;
 
-	if (!cache_view_take_index_keys(r->view, index_layer, first, n, take, taker, bad, err))
+	if (!cache_view_take_index_keys(r->view, first_layer, n_layers, first, n, take, taker, bad, err))
 		return 0;
 	if (*bad >= 0 || !is_local(err))
 		return -1;
@@ -61,7 +60,7 @@ static int give_index_keys(void *ctx, int32_t index_layer, int64_t first, int64_
 	for (int64_t i = 0, m; i < n; i += m) {
 		m = CACHE_SPAN_TOKENS - (first + i) % CACHE_SPAN_TOKENS;
 		m = n - i < m ? n - i : m;
-		if (!cache_view_take_index_keys(r->view, index_layer, first + i, m, take, taker, bad, err))
+		if (!cache_view_take_index_keys(r->view, first_layer, n_layers, first + i, m, take, taker, bad, err))
 			continue;
 		if (*bad < 0 && is_local(err))
 			*bad = first + i;

@@ -103,8 +103,7 @@ static int refuse(const struct stored *st, int64_t position, int64_t *bad, struc
 }
 
 /* In parts, the last one first. */
-static int give_keys(void *ctx, int32_t index_layer, int64_t first, int64_t n,
-		     int (*take)(void *taker, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err),
+static int give_keys(void *ctx, int32_t first_layer, int32_t n_layers, int64_t first, int64_t n, latent_taker *take,
 		     void *taker, int64_t *bad, struct err *err)
 {
 	struct stored *st = ctx;
@@ -113,12 +112,13 @@ static int give_keys(void *ctx, int32_t index_layer, int64_t first, int64_t n,
 	assert_true(n >= 1 && first >= 0 && first + n <= st->n);
 	if (st->bad_key_token >= first && st->bad_key_token < first + n)
 		return refuse(st, st->bad_key_token, bad, err);
-	for (int64_t end = n, at; end; end = at) {
-		at = end > KEYS_PART ? end - KEYS_PART : 0;
-		if (take(taker, first + at, end - at, st->keys[index_layer] + (size_t)(first + at) * bytes, bad, err))
-			return -1;
-	}
-	st->n_keys += n;
+	for (int32_t layer = first_layer + n_layers; layer-- > first_layer; )
+		for (int64_t end = n, at; end; end = at) {
+			at = end > KEYS_PART ? end - KEYS_PART : 0;
+			if (take(taker, layer, first + at, end - at, st->keys[layer] + (size_t)(first + at) * bytes, bad, err))
+				return -1;
+		}
+	st->n_keys += n * n_layers;
 	return 0;
 }
 

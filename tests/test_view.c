@@ -93,20 +93,19 @@ static void a_view_gives_any_range_of_what_was_written(void **state)
 
 struct taken {
 	const struct text *t;
-	int32_t index_layer;
-	uint8_t times[MOST_TOKENS]; /* that a token's key was given */
+	uint8_t times[N_INDEX_LAYERS][MOST_TOKENS]; /* that a token's key was given */
 	int64_t refused;            /* this token's key is not taken; -1: all are */
 };
 
-static int take(void *ctx, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err)
+static int take(void *ctx, int32_t index_layer, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err)
 {
 	struct taken *taken = ctx;
 	uint8_t want[MOST_TOKENS * KEY_BYTES];
 
-	text_compute(want, taken->t, N_GROUPS + taken->index_layer, (int32_t)at, (int32_t)n);
+	text_compute(want, taken->t, N_GROUPS + index_layer, (int32_t)at, (int32_t)n);
 	assert_memory_equal(keys, want, (size_t)n * KEY_BYTES);
 	for (int64_t i = at; i < at + n; i++)
-		taken->times[i]++;
+		taken->times[index_layer][i]++;
 	if (taken->refused < at || taken->refused >= at + n)
 		return 0;
 	*bad = taken->refused;
@@ -126,13 +125,17 @@ static void keys_are_taken_once_each_whoever_wrote_their_spans(void **state)
 
 	for (size_t i = 0; i < sizeof edges / sizeof *edges; i++)
 		for (size_t k = i; k < sizeof edges / sizeof *edges; k++) {
-			struct taken taken = {.t = &t, .index_layer = 1, .refused = -1};
-			int64_t bad;
+			for (int32_t layers = 1; layers <= N_INDEX_LAYERS; layers++) {
+				struct taken taken = {.t = &t, .refused = -1};
+				int32_t first = N_INDEX_LAYERS - layers;
+				int64_t bad;
 
-			assert_int_equal(cache_view_take_index_keys(v, 1, edges[i], edges[k] - edges[i], take, &taken, &bad,
-								    &err), 0);
-			for (int32_t p = 0; p < 300; p++)
-				assert_int_equal(taken.times[p], p >= edges[i] && p < edges[k]);
+				assert_int_equal(cache_view_take_index_keys(v, first, layers, edges[i], edges[k] - edges[i], take,
+									    &taken, &bad, &err), 0);
+				for (int32_t x = 0; x < N_INDEX_LAYERS; x++)
+					for (int32_t p = 0; p < 300; p++)
+						assert_int_equal(taken.times[x][p], x >= first && p >= edges[i] && p < edges[k]);
+			}
 		}
 
 	cache_view_close(v);
@@ -151,7 +154,7 @@ static void who_does_not_take_a_key_says_which(void **state)
 	must_store(c, &t);
 	v = view_of(c, &t, 300);
 
-	assert_int_equal(cache_view_take_index_keys(v, 0, 3, 290, take, &taken, &bad, &err), -1);
+	assert_int_equal(cache_view_take_index_keys(v, 0, 2, 3, 290, take, &taken, &bad, &err), -1);
 	assert_int_equal(err.code, ERR_FORMAT);
 	assert_int_equal(bad, 201);
 	assert_gives(v, &t, 0, 300);
