@@ -1,16 +1,13 @@
 #include "engine/ops.h"
 
 #include <string.h>
-#if !defined SCALAR_ONLY
+#if defined HAVE_avx2
 #include <cpuid.h>
 #endif
 
-extern const struct ops ops_scalar;
-#if !defined SCALAR_ONLY
-extern const struct ops ops_avx2, ops_avx512, ops_avx512bf16;
-#endif
+extern const struct ops ops_scalar, ops_avx2, ops_avx512, ops_avx512bf16;
 
-#if !defined SCALAR_ONLY
+#if defined HAVE_avx2
 /* clang 14's __builtin_cpu_supports does not know it. */
 static bool has_f16c(void)
 {
@@ -20,21 +17,24 @@ static bool has_f16c(void)
 }
 #endif
 
-/* Best first. What a level needs is what the Makefile compiles it with. */
+/* Best first. What a level needs is what the Makefile compiles it with; it says HAVE_ of those that it compiles, which are none
+ * or begin with avx2. */
 static int usable(const struct ops **out)
 {
 	int n = 0;
 
-#if !defined SCALAR_ONLY
+#if defined HAVE_avx2
 	bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+#if defined HAVE_avx512
 	bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
 		      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-	bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
-
-	if (bf16)
+#if defined HAVE_avx512bf16
+	if (avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi"))
 		out[n++] = &ops_avx512bf16;
+#endif
 	if (avx512)
 		out[n++] = &ops_avx512;
+#endif
 	if (avx2)
 		out[n++] = &ops_avx2;
 #endif
