@@ -324,6 +324,7 @@ struct fetch {
 	struct item *items;     /* [n], sorted by where they lie */
 	struct segment_read *reads;
 	struct io_run *of;      /* the items of each read */
+	int32_t stretch;        /* so many spans come before the next ones do; 0: items come as they lie */
 	int32_t bad_span;       /* -1: none */
 	/* Of keys: who takes them, and the token whose fault it was that he did not. */
 	cache_view_taker *take;
@@ -348,12 +349,14 @@ static const struct extent *extent_of(const struct fetch *f, const struct item *
 	return &r->extents[part_of(r, f, i->part)];
 }
 
-/* Where an item lies on disk: segment, then byte. */
+/* By stretch, then by where an item lies on disk: segment, then byte. */
 static int compare_items(const struct fetch *f, const struct item *a, const struct item *b)
 {
 	const struct extent *p = extent_of(f, a), *q = extent_of(f, b);
 	int64_t x = p->offset + a->at, y = q->offset + b->at;
 
+	if (f->stretch && a->span / f->stretch != b->span / f->stretch)
+		return a->span > b->span ? 1 : -1;
 	if (p->segment != q->segment)
 		return (p->segment > q->segment) - (p->segment < q->segment);
 	return (x > y) - (x < y);
@@ -555,47 +558,48 @@ int cache_view_gather(struct cache_view *v, int32_t group, const int32_t *positi
 	return fetch_records(v, group, positions, 0, n, out, bad, err);
 }
 
-/* The span at *position of the layer, or as much of it as is wanted before `end`; and on to what follows. */
-static int add_keys(struct fetch *f, size_t m, int32_t layer, int64_t *position, int64_t end, int64_t *bad, struct err *err)
+/* Spans of a layer that have tokens first .. end - 1, of the first and the last one perhaps not all. */
+static int add_keys(struct fetch *f, size_t *m, int32_t layer, int64_t first, int64_t end, int64_t *bad, struct err *err)
 {
 	struct cache_view *v = f->v;
-	int32_t span = (int32_t)(*position / CACHE_SPAN_TOKENS), token = (int32_t)(*position % CACHE_SPAN_TOKENS);
-	int64_t left = v->spans[span].n_tokens - token, bytes = 0;
-	int64_t n = left < end - *position ? left : end - *position;
+	int64_t n, bytes = 0;
 
-	if (check_part(f, layer, span, &bytes, bad, err))
-		return -1;
-	f->items[m] = (struct item){
-		.at = (int64_t)v->spans[span].place * CACHE_SPAN_TOKENS * bytes, .bytes = v->spans[span].n_tokens * bytes,
-		.part = layer, .span = span, .token = token, .n_tokens = (int32_t)n, .skip = token * bytes
-	};
-	*position += n;
-	v->stats.key_bytes += n * bytes;
+	for (int64_t at = first; at < end; at += n) {
+		int32_t span = (int32_t)(at / CACHE_SPAN_TOKENS), token = (int32_t)(at % CACHE_SPAN_TOKENS);
+
+		n = v->spans[span].n_tokens - token;
+		n = n < end - at ? n : end - at;
+		if (check_part(f, layer, span, &bytes, bad, err))
+			return -1;
+		f->items[(*m)++] = (struct item){
+			.at = (int64_t)v->spans[span].place * CACHE_SPAN_TOKENS * bytes, .bytes = v->spans[span].n_tokens * bytes,
+			.part = layer, .span = span, .token = token, .n_tokens = (int32_t)n, .skip = token * bytes
+		};
+		v->stats.key_bytes += n * bytes;
+	}
 	return 0;
 }
 
 int cache_view_take_index_keys(struct cache_view *v, int32_t first_layer, int32_t n_layers, int64_t first, int64_t n,
 			       cache_view_taker *take, void *ctx, int64_t *bad, struct err *err)
 {
-	struct fetch f = {.v = v, .kind = EXTENT_INDEX_KEYS, .take = take, .ctx = ctx};
-	int64_t all = (n / CACHE_SPAN_TOKENS + 2) * n_layers, position = first;
-	size_t room = all < ITEMS_MOST ? (size_t)all : ITEMS_MOST, m;
-	int32_t layer = first_layer;
+	struct fetch f = {.v = v, .kind = EXTENT_INDEX_KEYS, .take = take, .ctx = ctx,
+			  .stretch = CACHE_VIEW_STRETCH / CACHE_SPAN_TOKENS};
+	size_t of_stretch = (size_t)f.stretch * (size_t)n_layers, all = (size_t)n / CACHE_VIEW_STRETCH + 2;
+	size_t most = ITEMS_MOST / of_stretch ? ITEMS_MOST / of_stretch : 1, room = of_stretch * (all < most ? all : most), m;
+	int64_t end = first + n, to;
 	int rc = 0;
 
 	assert(first >= 0 && n >= 0 && n <= v->n_tokens - first && n_layers >= 1);
 	if (bad)
 		*bad = -1;
-	if (!n)
-		return 0;
 	f.items = xmalloc(room, sizeof *f.items);
-	while (!rc && layer < first_layer + n_layers) {
-		for (m = 0; !rc && m < room && layer < first_layer + n_layers; m++) {
-			rc = add_keys(&f, m, layer, &position, first + n, bad, err);
-			if (position < first + n)
-				continue;
-			position = first;
-			layer++;
+	while (!rc && first < end) {
+		for (m = 0; !rc && m + of_stretch <= room && first < end; first = to) {
+			to = (first / CACHE_VIEW_STRETCH + 1) * CACHE_VIEW_STRETCH;
+			to = to < end ? to : end;
+			for (int32_t i = 0; !rc && i < n_layers; i++)
+				rc = add_keys(&f, &m, first_layer + i, first, to, bad, err);
 		}
 		if (!rc)
 			rc = fetch_items(&f, m, 0, bad, err);

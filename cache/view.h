@@ -37,8 +37,9 @@ int cache_view_index_keys(struct cache_view *v, int32_t index_layer, int64_t fir
 typedef int cache_view_taker(void *ctx, int32_t index_layer, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad,
 			     struct err *err);
 /* The same of n_layers >= 1 index layers, without a copy: take is called while the rest is on its way, each token of each
- * layer once, in any order of parts. After a failure some parts have been taken. All layers in one call keep the disk at
- * work between them. */
+ * layer once, in any order of parts; but CACHE_VIEW_STRETCH tokens of all layers are asked for before the next ones, so that
+ * what a taker works out of positions serves all layers. After a failure some parts have been taken. */
+enum { CACHE_VIEW_STRETCH = 8192 };
 int cache_view_take_index_keys(struct cache_view *v, int32_t first_layer, int32_t n_layers, int64_t first, int64_t n,
 			       cache_view_taker *take, void *ctx, int64_t *bad, struct err *err);
 /* Records of n ascending positions of one group, coalesced reads, each verified. */

@@ -30,6 +30,7 @@ struct session {
 	float *inv_freq;              /* [rope_dim / 2] */
 	int64_t n_tokens, room;       /* room: a multiple of KEYS_ABREAST */
 	struct gather *gather;        /* NULL: no token is attached (gather.h) */
+	struct angles_kept *angles;   /* while keys are loaded; NULL: nothing is kept */
 	int64_t n_slots;              /* rows of attached tokens, before those of the session's own */
 	size_t open_bytes;            /* by_group: of the arrays that are there, all of this room; the others are NULL */
 	/* Rotated, in the types and places that ops.h says for the engine's profile: */

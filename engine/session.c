@@ -8,7 +8,7 @@
 #include "engine/latents.h"
 #include "engine/noise.h"
 
-enum { FIRST_ROOM = 256, IMPORT_ROWS = 256, FILL_ROWS = 8192 };
+enum { FIRST_ROOM = 256, IMPORT_ROWS = 256, KEY_ROWS = 1024, FILL_ROWS = 8192 };
 
 int session_new(struct session **out, struct engine *e, const struct model *m, const struct session_options *opt,
 		struct err *err)
@@ -299,14 +299,73 @@ void session_export_index_keys(const struct session *s, int32_t index_layer, int
 	memcpy(out, s->stored_keys[index_layer] + (size_t)first * bytes, (size_t)n * bytes);
 }
 
+struct angle_job {
+	const struct session *s;
+	int64_t first;
+	float *cos, *sin; /* [n, rope_dim / 2] */
+};
+
+static void find_angles(void *arg, int64_t first, int64_t end, int thread)
+{
+	const struct angle_job *j = arg;
+	int32_t dim = j->s->model->config.rope_dim;
+
+	(void)thread;
+	rope_cos_sin(j->s->inv_freq, dim, j->first + first, end - first, j->cos + first * (dim / 2), j->sin + first * (dim / 2));
+}
+
 /* cos and sin of positions first .. first + n - 1, in the session's scratch. */
 static void angles(struct session *s, int64_t first, int64_t n, float **cos, float **sin)
 {
 	int32_t dim = s->model->config.rope_dim;
+	struct angle_job j = {.s = s, .first = first};
 
-	*cos = arena_alloc(s->scratch, (size_t)n * (size_t)(dim / 2), sizeof **cos);
-	*sin = arena_alloc(s->scratch, (size_t)n * (size_t)(dim / 2), sizeof **sin);
-	rope_cos_sin(s->inv_freq, dim, first, n, *cos, *sin);
+	j.cos = *cos = arena_alloc(s->scratch, (size_t)n * (size_t)(dim / 2), sizeof **cos);
+	j.sin = *sin = arena_alloc(s->scratch, (size_t)n * (size_t)(dim / 2), sizeof **sin);
+	pool_run(s->engine->pool, find_angles, &j, n, 64 * dim);
+}
+
+/*
+ * Angles of positions that keys of many layers are imported for: of KEY_ROWS positions each, the last ones that were
+ * asked for. Their cosines take longer than everything else that is done to a key.
+ */
+enum { ANGLE_PIECES = 64 };
+
+struct angles_kept {
+	int64_t piece[ANGLE_PIECES]; /* its number; -1: none */
+	float *values;               /* [ANGLE_PIECES][2][KEY_ROWS][rope_dim / 2] cos, then sin */
+};
+
+static struct angles_kept *angles_kept_new(const struct session *s)
+{
+	struct angles_kept *k = xcalloc(1, sizeof *k);
+
+	for (int i = 0; i < ANGLE_PIECES; i++)
+		k->piece[i] = -1;
+	k->values = xmalloc((size_t)ANGLE_PIECES * KEY_ROWS, (size_t)s->model->config.rope_dim * sizeof *k->values);
+	return k;
+}
+
+static void angles_kept_free(struct angles_kept *k)
+{
+	if (k)
+		free(k->values);
+	free(k);
+}
+
+/* Of one piece's positions. They stay until ANGLE_PIECES others have been asked for. */
+static void kept_angles(struct session *s, int64_t first, float **cos, float **sin)
+{
+	struct angles_kept *k = s->angles;
+	int64_t piece = first / KEY_ROWS, half = s->model->config.rope_dim / 2, size = KEY_ROWS * half;
+	float *values = k->values + piece % ANGLE_PIECES * 2 * size;
+	struct angle_job j = {s, piece * KEY_ROWS, values, values + size};
+
+	if (k->piece[piece % ANGLE_PIECES] != piece)
+		pool_run(s->engine->pool, find_angles, &j, KEY_ROWS, 128 * half);
+	k->piece[piece % ANGLE_PIECES] = piece;
+	*cos = j.cos + first % KEY_ROWS * half;
+	*sin = j.sin + first % KEY_ROWS * half;
 }
 
 static int import_rows(struct session *s, const struct layout_group *g, int64_t first, int64_t n,
@@ -359,36 +418,63 @@ int session_import_records(struct session *s, int32_t group, int64_t first, int6
 	return reserve(s, first + n, err) || session_place_records(s, group, first, n, records, &bad, err) ? -1 : 0;
 }
 
+struct unpack_job {
+	enum latent_format format;
+	float *values;       /* [n, dim] */
+	const uint8_t *keys; /* [n, bytes] */
+	size_t bytes;
+	int32_t dim;
+	int64_t *bad;        /* [threads] the first that is not finite; -1: none */
+};
+
+static void unpack_keys(void *arg, int64_t first, int64_t end, int thread)
+{
+	const struct unpack_job *j = arg;
+
+	for (int64_t t = first; t < end && j->bad[thread] < 0; t++)
+		if (!index_key_unpack(j->format, j->values + t * j->dim, j->keys + (size_t)t * j->bytes, j->dim))
+			j->bad[thread] = t;
+}
+
+/* Positions of one piece of angles. */
 static int import_keys(struct session *s, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
 		       int64_t *bad, struct err *err)
 {
-	const struct model_config *c = &s->model->config;
-	size_t bytes = s->layout->index_key_bytes;
-	int32_t dim = c->index_dim;
-	float *cos, *sin, *values;
+	int32_t dim = s->model->config.index_dim, n_threads = pool_n_threads(s->engine->pool);
+	struct unpack_job j = {.format = s->opt.latents, .keys = keys, .bytes = s->layout->index_key_bytes, .dim = dim};
+	float *cos, *sin;
 
 	arena_reset(s->scratch);
-	angles(s, first, n, &cos, &sin);
-	values = arena_alloc(s->scratch, (size_t)n * (size_t)dim, sizeof *values);
-	for (int64_t t = 0; t < n; t++)
-		if (!index_key_unpack(s->opt.latents, values + t * dim, keys + (size_t)t * bytes, dim)) {
-			*bad = first + t;
+	if (s->angles)
+		kept_angles(s, first, &cos, &sin);
+	else
+		angles(s, first, n, &cos, &sin);
+	j.values = arena_alloc(s->scratch, (size_t)n * (size_t)dim, sizeof *j.values);
+	j.bad = arena_alloc(s->scratch, (size_t)n_threads, sizeof *j.bad);
+	for (int32_t i = 0; i < n_threads; i++)
+		j.bad[i] = -1;
+	pool_run(s->engine->pool, unpack_keys, &j, n, 4 * dim);
+	for (int32_t i = 0; i < n_threads; i++) /* their shares ascend */
+		if (j.bad[i] >= 0) {
+			*bad = first + j.bad[i];
 			return err_set(err, ERR_DAMAGED, "layer %d, position %lld: the stored index key is not finite",
-				       s->layout->index_layers[index_layer], (long long)(first + t));
+				       s->layout->index_layers[index_layer], (long long)*bad);
 		}
 	if (s->stored_keys)
-		memcpy(s->stored_keys[index_layer] + (size_t)first * bytes, keys, (size_t)n * bytes);
-	place_index_keys(s, index_layer, values, first, n, cos, sin);
+		memcpy(s->stored_keys[index_layer] + (size_t)first * j.bytes, keys, (size_t)n * j.bytes);
+	place_index_keys(s, index_layer, j.values, first, n, cos, sin);
 	return 0;
 }
 
 int session_place_index_keys(struct session *s, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
 			     int64_t *bad, struct err *err)
 {
-	for (int64_t i = 0; i < n; i += IMPORT_ROWS)
-		if (import_keys(s, index_layer, first + i, n - i < IMPORT_ROWS ? n - i : IMPORT_ROWS,
-				keys + (size_t)i * s->layout->index_key_bytes, bad, err))
+	for (int64_t i = 0, m; i < n; i += m) {
+		m = KEY_ROWS - (first + i) % KEY_ROWS;
+		m = m < n - i ? m : n - i;
+		if (import_keys(s, index_layer, first + i, m, keys + (size_t)i * s->layout->index_key_bytes, bad, err))
 			return -1;
+	}
 	return 0;
 }
 
@@ -413,6 +499,7 @@ int session_attach(struct session *s, const struct latent_source *source, int64_
 		   struct err *err)
 {
 	struct gather *g;
+	int rc;
 
 	assert(!s->n_tokens && !s->stored_rows && !s->opt.by_group && n >= 1);
 	if (n > s->opt.max_tokens)
@@ -425,7 +512,11 @@ int session_attach(struct session *s, const struct latent_source *source, int64_
 	if (gather_new(&g, s, source, n, latent_bytes, err))
 		return -1;
 	s->n_slots = gather_slots(g);
-	if (reserve(s, n, err) || gather_load(g, err)) {
+	s->angles = angles_kept_new(s);
+	rc = reserve(s, n, err) || gather_load(g, err) ? -1 : 0;
+	angles_kept_free(s->angles);
+	s->angles = NULL;
+	if (rc) {
 		resize(s, 0, NULL);
 		s->n_slots = 0;
 		gather_free(g);

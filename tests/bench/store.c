@@ -14,7 +14,7 @@
  *                                  opened on the snapshot, over the snapshot's; for a question of 1 and of 32 tokens. At most
  *                                  .08 with bf16 latents, .12 with fp8, for one token. The logits must be, in every bit, those
  *                                  of a session that holds the whole snapshot in memory (11.8 GB of 131072 tokens), or
- *                                  this program fails
+ *                                  this program fails. "opened_s" of "seconds": all index keys, read and placed
  *   store.cold_read_overhead       bytes read by it beside index keys and checksums, over those of the distinct records that
  *                                  were selected. Limit: 1
  *   store.checksum_cpu_share       processor time of the sums alone, over that of gathers of isolated selections
@@ -396,7 +396,7 @@ static void ask_cold(const struct asker *a, struct cache *c, const struct cache_
 		     const float *want, const int32_t *question, int n_question, const char *latents)
 {
 	const struct recall_options opt = {.engine = a->e, .model = a->m, .latents = a->latents};
-	double n = (double)snapshot->n_tokens, began = measure_now(), seconds, keys, sums, all;
+	double n = (double)snapshot->n_tokens, began = measure_now(), opened, seconds, keys, sums, all;
 	size_t bytes = (size_t)a->m->config.vocab * sizeof *want;
 	struct session *s = open_session(a);
 	struct recall_stats stats;
@@ -406,6 +406,7 @@ static void ask_cold(const struct asker *a, struct cache *c, const struct cache_
 
 	if (recall_open(&r, s, &opt, c, snapshot, snapshot->n_tokens, &err))
 		measure_fail(&err);
+	opened = measure_now() - began;
 	logits = answer(a, s, r, question, n_question);
 	seconds = measure_now() - began;
 	recall_count(r, &stats);
@@ -420,8 +421,8 @@ static void ask_cold(const struct asker *a, struct cache *c, const struct cache_
 	for (int32_t g = 0; g < shape->layout.n_groups; g++)
 		all += n * shape->record_bytes[g];
 	measure_print(stdout, "store.cold_first_token_share", (double)stats.read_bytes / all, "share", 0,
-		      "\"latents\":\"%s\",\"question\":%d,\"seconds\":%.3f,\"read_bytes\":%lld,\"records\":%lld,"
-		      "\"logits_equal\":true", latents, n_question, seconds, (long long)stats.read_bytes,
+		      "\"latents\":\"%s\",\"question\":%d,\"opened_s\":%.3f,\"seconds\":%.3f,\"read_bytes\":%lld,\"records\":%lld,"
+		      "\"logits_equal\":true", latents, n_question, opened, seconds, (long long)stats.read_bytes,
 		      (long long)stats.gathers.fetched);
 	measure_print(stdout, "store.cold_read_overhead", ((double)stats.read_bytes - keys - sums) /
 		      (double)stats.gathers.fetched_bytes, "ratio", 1, "\"latents\":\"%s\",\"question\":%d", latents, n_question);
