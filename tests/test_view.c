@@ -324,6 +324,19 @@ static void a_view_has_a_hole_where_checksums_are_gone(void **state)
 
 static struct fake_io fake;
 
+/* Every span of these tokens is a hole. */
+static void assert_lost(struct cache_view *v, int32_t first, int32_t end, enum err_code code)
+{
+	uint8_t out[40];
+	int64_t bad = -1;
+	struct err err;
+
+	for (int32_t t = first; t < end; t += CACHE_SPAN_TOKENS) {
+		assert_int_equal(cache_view_records(v, 1, t + 3, 1, out, &bad, &err), -1);
+		assert_true(err.code == code && bad == t);
+	}
+}
+
 /* Three runs, and one read for the checksums of each: whichever fails, the others are read. */
 static void what_is_behind_checksums_that_a_drive_cannot_read_is_there(void **state)
 {
@@ -350,6 +363,7 @@ static void what_is_behind_checksums_that_a_drive_cannot_read_is_there(void **st
 		for (int i = 0; i < 3; i++)
 			if (i != run)
 				assert_gives(v, &t, ends[i], ends[i + 1] - ends[i]);
+		assert_lost(v, ends[run], ends[run + 1], ERR_IO);
 		if (run)
 			assert_hole(v, ends[run], 44, ERR_IO);
 		cache_view_close(v);
@@ -385,6 +399,7 @@ static void a_large_read_of_checksums_that_fails_is_tried_again_by_halves(void *
 	assert_int_equal(cache_view_open(&v, c, text_identity, t.ids, 500, &whole, &err), 0);
 	assert_int_equal(fake.n_begun, 4); /* one half ended with the other one */
 	assert_int_equal(whole, 0);
+	assert_lost(v, 0, 500, ERR_IO);
 	cache_view_close(v);
 	cache_close(c);
 }
