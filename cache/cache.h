@@ -147,6 +147,10 @@ int cache_drop_corpus(struct cache *c, const char *corpus, struct err *err);
 void cache_set_limit(struct cache *c, int64_t max_bytes);
 /* The corpus that is being read; NULL: none. It takes the place of the one before. */
 void cache_pin(struct cache *c, const char *corpus);
+/* Called as a write begins whose room only the pinned corpus can give, when that and all else that may go are enough: who
+ * reads it ends that, and calls cache_pin(c, NULL). The corpus then goes like any other, as the one that was used last. NULL,
+ * as at first: what is pinned stays. */
+void cache_on_shortage(struct cache *c, void (*let_go)(void *ctx), void *ctx);
 /* It is used at this Unix time. No such corpus: nothing happens. */
 int cache_touch(struct cache *c, const char *corpus, int64_t now_s, struct err *err);
 

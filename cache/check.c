@@ -42,7 +42,6 @@ struct cache_check {
 	struct saved *jobs;    /* [n_jobs] */
 	size_t n_jobs, next_job;
 	struct scratch *state; /* of the job at hand; NULL: it is not open yet */
-	int64_t piece;
 	int64_t *spans;        /* [n_spans] to be read */
 	size_t n_spans, at;
 	int64_t *bad;          /* [n_bad] spans whose bytes are wrong, as far as they were read */
@@ -180,15 +179,14 @@ static void read_state(struct cache_check *k)
 	int rc = 0;
 
 	if (!k->state) {
-		k->piece = 0;
 		rc = scratch_open(&k->state, k->cache->dir, s->name, s->bytes, s->sum, &why);
 		more = !rc && k->read_share > 0;
-	} else if (scratch_piece_bytes(k->state, k->piece)) {
-		uint8_t *out = xmalloc((size_t)scratch_piece_bytes(k->state, k->piece), 1);
+	} else if (scratch_at(k->state) < s->bytes) {
+		int64_t left = s->bytes - scratch_at(k->state), n = left < SCRATCH_PIECE ? left : SCRATCH_PIECE;
+		uint8_t *out = xmalloc((size_t)n, 1);
 
-		rc = scratch_read(k->state, k->piece, out, &why);
-		k->report.read_bytes += rc ? 0 : scratch_piece_bytes(k->state, k->piece);
-		k->piece++;
+		rc = scratch_read(k->state, out, n, &why);
+		k->report.read_bytes += rc ? 0 : n;
 		more = !rc;
 		free(out);
 	}

@@ -18,6 +18,8 @@ struct cache {
 	int64_t max_bytes;     /* 0: no limit */
 	char *pinned;          /* NULL: no corpus */
 	int64_t pinned_former; /* a former snapshot; 0: none */
+	void (*let_go)(void *ctx); /* of what is pinned; NULL: it stays */
+	void *let_go_ctx;
 	int64_t keep_snapshots; /* former ones of a corpus */
 	struct cache_run *runs; /* that are open */
 	int64_t reads, read_bytes, damaged;

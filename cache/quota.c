@@ -1,3 +1,4 @@
+#include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,8 @@ struct table {
 	size_t n_corpora;
 	const struct cache *cache;
 	const char *writing;
+	const char *reading;       /* that stays; NULL: none */
+	int64_t reading_former;
 	int64_t *chain;            /* [n_chain] runs of the chain at hand, from its tip */
 	size_t n_chain, chain_room;
 };
@@ -32,6 +35,12 @@ void cache_pin(struct cache *c, const char *corpus)
 	free(c->pinned);
 	c->pinned = corpus ? xstrdup(corpus) : NULL;
 	c->pinned_former = 0;
+}
+
+void cache_on_shortage(struct cache *c, void (*let_go)(void *ctx), void *ctx)
+{
+	c->let_go = let_go;
+	c->let_go_ctx = ctx;
 }
 
 static void add_run(void *ctx, int64_t run, int64_t bytes)
@@ -63,7 +72,8 @@ static void add_use(void *ctx, const char *corpus, int64_t used_s)
 	if (!corpus)
 		return;
 	i = corpus_of(t, corpus); /* which may move used_s */
-	t->used_s[i] = used_s;
+	/* The row of the one that is held is as old as the first of its questions. */
+	t->used_s[i] = t->cache->pinned && !strcmp(corpus, t->cache->pinned) ? INT64_MAX : used_s;
 }
 
 static struct evict_run *run_of(struct table *t, int64_t run)
@@ -84,9 +94,8 @@ static struct evict_run *run_of(struct table *t, int64_t run)
 /* It is being read or written. */
 static bool is_pinned(const struct table *t, const char *corpus)
 {
-	const char *pinned = t->cache->pinned;
-
-	return !strcmp(corpus, t->writing) || (pinned && !strcmp(corpus, pinned)) || cache_runs_write(t->cache, corpus);
+	return !strcmp(corpus, t->writing) || (t->reading && !strcmp(corpus, t->reading)) ||
+	       cache_runs_write(t->cache, corpus);
 }
 
 static void add_link(void *ctx, const struct index_link *l)
@@ -105,7 +114,7 @@ static void add_link(void *ctx, const struct index_link *l)
 	}
 	corpus = corpus_of(t, l->corpus);
 	/* What the corpus that is read or written needs now; its former snapshots may make room for the next one. */
-	pinned = l->former ? l->former == t->cache->pinned_former : is_pinned(t, l->corpus);
+	pinned = l->former ? l->former == t->reading_former : is_pinned(t, l->corpus);
 	for (size_t i = 0; i < t->n_chain; i++) {
 		struct evict_run *r = run_of(t, t->chain[i]);
 		int64_t end = (int64_t)(t->n_chain - i);
@@ -152,9 +161,34 @@ static int evict(struct cache *c, const struct evict_run *runs, size_t n, struct
 	return cache_finish(c, rc, err);
 }
 
+static void clear(struct table *t)
+{
+	for (size_t i = 0; i < t->n_corpora; i++)
+		free(t->corpora[i]);
+	free(t->corpora);
+	free(t->used_s);
+	free(t->runs);
+	free(t->chain);
+	*t = (struct table){0};
+}
+
+/* The first *n runs of the table are to go for so many bytes, and give *back; what is read is among them if it may. */
+static int choose(struct table *t, const struct cache *c, const char *writing, bool reading_stays, int64_t bytes,
+		  size_t *n, int64_t *back, struct err *err)
+{
+	clear(t);
+	*t = (struct table){.cache = c, .writing = writing, .reading = reading_stays ? c->pinned : NULL,
+			    .reading_former = reading_stays ? c->pinned_former : 0};
+	if (index_each_run(c->index, add_run, t, err) || index_each_use(c->index, add_use, t, err) ||
+	    index_each_link(c->index, add_link, t, err) || index_each_job(c->index, add_job, t, err))
+		return -1;
+	*back = evict_choose(t->runs, t->n_runs, bytes, n);
+	return 0;
+}
+
 int cache_make_room(struct cache *c, const char *corpus, int64_t need_bytes, struct err *err)
 {
-	struct table t = {.cache = c, .writing = corpus};
+	struct table t = {0};
 	int64_t used, all, more, back;
 	size_t n;
 	int rc;
@@ -163,23 +197,21 @@ int cache_make_room(struct cache *c, const char *corpus, int64_t need_bytes, str
 	more = used + need_bytes - c->max_bytes;
 	if (!c->max_bytes || more <= 0)
 		return 0;
-	rc = index_each_run(c->index, add_run, &t, err) || index_each_use(c->index, add_use, &t, err) ||
-	     index_each_link(c->index, add_link, &t, err) || index_each_job(c->index, add_job, &t, err) ? -1 : 0;
-	if (!rc) {
-		back = evict_choose(t.runs, t.n_runs, more, &n);
-		if (back < more)
-			rc = err_set(err, ERR_TOO_LARGE, "the store may take %" PRId64 " bytes (store.max_bytes) and holds %" PRId64
-				     ", of which %" PRId64 " could go: there is no room for %" PRId64 " more; raise the limit or "
-				     "`quire rm` a corpus", c->max_bytes, used, back, need_bytes);
-		else if (!(rc = evict(c, t.runs, n, err)))
-			log_info("evicted bytes=%" PRId64 " of %zu runs: corpora that were used longest ago make room for '%s'",
-				 back, n, corpus);
+	rc = choose(&t, c, corpus, true, more, &n, &back, err);
+	if (!rc && back < more && c->pinned && c->let_go) {
+		rc = choose(&t, c, corpus, false, more, &n, &back, err);
+		if (!rc && back >= more) {
+			c->let_go(c->let_go_ctx);
+			assert(!c->pinned);
+		}
 	}
-	for (size_t i = 0; i < t.n_corpora; i++)
-		free(t.corpora[i]);
-	free(t.corpora);
-	free(t.used_s);
-	free(t.runs);
-	free(t.chain);
+	if (!rc && back < more)
+		rc = err_set(err, ERR_TOO_LARGE, "the store may take %" PRId64 " bytes (store.max_bytes) and holds %" PRId64
+			     ", of which %" PRId64 " could go: there is no room for %" PRId64 " more; raise the limit or "
+			     "`quire rm` a corpus", c->max_bytes, used, back, need_bytes);
+	else if (!rc && !(rc = evict(c, t.runs, n, err)))
+		log_info("evicted bytes=%" PRId64 " of %zu runs: corpora that were used longest ago make room for '%s'", back, n,
+			 corpus);
+	clear(&t);
 	return rc;
 }

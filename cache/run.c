@@ -13,7 +13,7 @@
 /*   begin: reserve --> put: write --> commit: sync --> rows, in one transaction --> found by readers
  *     ^                    ^  |
  *     |                    |  v
- *     +-- crash <-- checkpoint: sync --> job row, which names the extents and the state
+ *     +-- crash <-- checkpoint: state, piece by piece --> sync --> job row, which names the extents and the state
  *
  * The spans that the store lacks have places 0, 1, ... in their order. Each part has an extent, in which the tokens of
  * place p begin at p x 64; one more has all sums. So what is put lies in one piece of its extent, but for the pages at
@@ -60,7 +60,29 @@ struct cache_run {
 	struct scratch_name state; /* of the last checkpoint */
 	int64_t state_bytes;
 	uint64_t state_sum;
+	struct scratch *reading; /* that state, while it is read; NULL: it is not */
+	struct scratch *saving;  /* that of the checkpoint under way; NULL: none is */
+	struct scratch_name saving_name;
 };
+
+/* The checkpoint under way, if one is, will not be. */
+static void give_up(struct cache_run *r)
+{
+	if (!r->saving)
+		return;
+	scratch_close(r->saving);
+	r->saving = NULL;
+	/* When nobody knows whether a row is on disk that names it, it stays. */
+	if (!r->job && !r->cache->unsure.code)
+		scratch_remove(r->cache->dir, r->saving_name.job);
+}
+
+/* Its rows are gone. */
+static void lose_job(struct cache_run *r)
+{
+	r->job = r->run = 0;
+	give_up(r);
+}
 
 static void take_extents(const struct cache_run *r)
 {
@@ -77,7 +99,7 @@ int cache_runs_take(struct cache *c, struct err *err)
 		if (there < 0)
 			return -1;
 		if (!there)
-			r->job = r->run = 0;
+			lose_job(r);
 		take_extents(r);
 	}
 	return 0;
@@ -87,7 +109,7 @@ void cache_runs_end_job(struct cache *c, int64_t job)
 {
 	for (struct cache_run *r = c->runs; r; r = r->next)
 		if (r->job == job) {
-			r->job = r->run = 0;
+			lose_job(r);
 			take_extents(r);
 		}
 }
@@ -485,6 +507,8 @@ void cache_run_free(struct cache_run *r)
 {
 	if (!r)
 		return;
+	give_up(r);
+	scratch_close(r->reading);
 	/* When nobody knows whether rows are on disk that name the space, it must not become somebody else's. */
 	for (int32_t i = 0; !r->run && !r->cache->unsure.code && i <= r->n_parts; i++)
 		if (r->extents[i].bytes)
@@ -624,44 +648,58 @@ static int write_job(struct cache_run *r, struct index_job *j, struct err *err)
 	return rc;
 }
 
-static int checkpoint(struct cache_run *r, struct index_job *j, const void *state, struct err *err)
+/* A number for a job that is new: other runs may be about to write such a row. */
+static int next_job(const struct cache_run *r, int64_t *id, struct err *err)
+{
+	if (index_next_job(r->cache->index, id, err))
+		return -1;
+	for (const struct cache_run *o = r->cache->runs; o; o = o->next)
+		if (o->saving && o->saving_name.job >= *id)
+			*id = o->saving_name.job + 1;
+	return 0;
+}
+
+static int begin_saving(struct cache_run *r, size_t bytes, struct err *err)
+{
+	struct scratch_name name = {r->job, r->job ? !r->state.file : 0};
+
+	give_up(r);
+	if (cache_check_sure(r->cache, err) || (!r->job && next_job(r, &name.job, err)))
+		return -1;
+	r->saving_name = name;
+	if (!scratch_create(&r->saving, r->cache->dir, name, (int64_t)bytes, err))
+		return 0;
+	if (!r->job)
+		scratch_remove(r->cache->dir, name.job);
+	return -1;
+}
+
+/* All of the state is there: make durable what it belongs to, and say so. */
+static int finish_saving(struct cache_run *r, int32_t next_layer, size_t bytes, struct err *err)
 {
 	struct cache *c = r->cache;
+	struct index_job j = {
+		.id = r->saving_name.job, .run = r->run, .tip = r->keys[r->n_spans - 1], .n_tokens = r->n_tokens,
+		.n_parts = (size_t)r->n_parts, .next_layer = next_layer, .state = r->saving_name,
+		.state_bytes = (int64_t)bytes,
+	};
+	int rc;
 
-	if (scratch_write(c->dir, j->state, state, j->state_bytes, &j->state_sum, err) || write_pages(r, err))
+	if (cache_check_sure(c, err) || scratch_finish(r->saving, &j.state_sum, err) || write_pages(r, err))
 		return -1;
 	if (segments_sync(c->segments, err)) {
 		c->unsure = *err;
 		return -1;
 	}
-	return index_begin(c->index, err) || cache_finish(c, write_job(r, j, err), err) ? -1 : 0;
-}
-
-int cache_run_checkpoint(struct cache_run *r, int32_t next_layer, const void *state, size_t bytes, struct err *err)
-{
-	struct cache *c = r->cache;
-	struct index_job j = {
-		.id = r->job, .run = r->run, .tip = r->keys[r->n_spans - 1], .n_tokens = r->n_tokens,
-		.n_parts = (size_t)r->n_parts, .next_layer = next_layer, .state_bytes = (int64_t)bytes,
-	};
-	int rc;
-
-	assert(next_layer > 0);
-	if (!r->n_places)
-		return 0; /* there is nothing to lose */
-	if (cache_check_sure(c, err) || (!j.id && index_next_job(c->index, &j.id, err)))
-		return -1;
-	j.state = (struct scratch_name){j.id, r->job ? !r->state.file : 0};
 	j.whole = xmalloc(j.n_parts, 1);
 	for (int32_t p = 0; p < r->n_parts; p++)
 		j.whole[p] = r->n_put[p] == r->n_spans;
-	rc = checkpoint(r, &j, state, err);
+	rc = index_begin(c->index, err) || cache_finish(c, write_job(r, &j, err), err) ? -1 : 0;
 	free(j.whole);
-	if (rc) {
-		if (!r->job && !c->unsure.code)
-			scratch_remove(c->dir, j.id);
-		return err_wrap(err, "save the ingest of corpus '%s' before layer %d", r->corpus, next_layer);
-	}
+	if (rc)
+		return -1;
+	scratch_close(r->saving);
+	r->saving = NULL;
 	r->job = j.id;
 	r->run = j.run;
 	r->state = j.state;
@@ -670,22 +708,54 @@ int cache_run_checkpoint(struct cache_run *r, int32_t next_layer, const void *st
 	return 0;
 }
 
-int cache_run_state(struct cache_run *r, void *state, size_t bytes, struct err *err)
+static int save_piece(struct cache_run *r, int32_t next_layer, size_t bytes, size_t at, const void *piece, size_t n,
+		      struct err *err)
 {
-	struct scratch *s = NULL;
-	uint8_t *out = state;
-	int rc = 0;
+	if (!at && begin_saving(r, bytes, err))
+		return -1;
+	if (!r->saving)
+		return err_set(err, ERR_FAILED, "what it goes on from went when the corpus's interrupted ingest was dropped");
+	assert(scratch_at(r->saving) == (int64_t)at);
+	return scratch_append(r->saving, piece, (int64_t)n, err) ||
+	       (at + n == bytes && finish_saving(r, next_layer, bytes, err)) ? -1 : 0;
+}
 
-	assert(r->next_layer);
+int cache_run_checkpoint(struct cache_run *r, int32_t next_layer, size_t bytes, size_t at, const void *piece, size_t n,
+			 struct err *err)
+{
+	assert(next_layer > 0 && at <= bytes && n <= bytes - at);
+	if (!r->n_places)
+		return 0; /* there is nothing to lose */
+	if (!save_piece(r, next_layer, bytes, at, piece, n, err))
+		return 0;
+	give_up(r);
+	return err_wrap(err, "save the ingest of corpus '%s' before layer %d", r->corpus, next_layer);
+}
+
+static int read_state(struct cache_run *r, size_t bytes, size_t at, void *piece, size_t n, struct err *err)
+{
 	if ((int64_t)bytes != r->state_bytes)
-		rc = err_set(err, ERR_DAMAGED, "it has %" PRId64 " bytes, not %zu", r->state_bytes, bytes);
-	else
-		rc = scratch_open(&s, r->cache->dir, r->state, r->state_bytes, r->state_sum, err);
-	for (int64_t i = 0; !rc && scratch_piece_bytes(s, i); i++) {
-		rc = scratch_read(s, i, out, err);
-		out += scratch_piece_bytes(s, i);
+		return err_set(err, ERR_DAMAGED, "it has %" PRId64 " bytes, not %zu", r->state_bytes, bytes);
+	if (!at) {
+		scratch_close(r->reading);
+		r->reading = NULL;
+		if (scratch_open(&r->reading, r->cache->dir, r->state, r->state_bytes, r->state_sum, err))
+			return -1;
 	}
-	scratch_close(s);
+	assert(r->reading && scratch_at(r->reading) == (int64_t)at);
+	return scratch_read(r->reading, piece, (int64_t)n, err);
+}
+
+int cache_run_state(struct cache_run *r, size_t bytes, size_t at, void *piece, size_t n, struct err *err)
+{
+	int rc;
+
+	assert(r->next_layer && at <= bytes && n <= bytes - at);
+	rc = read_state(r, bytes, at, piece, n, err);
+	if (rc || at + n == bytes) {
+		scratch_close(r->reading);
+		r->reading = NULL;
+	}
 	return rc ? err_wrap(err, "the saved ingest of corpus '%s'", r->corpus) : 0;
 }
 

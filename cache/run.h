@@ -37,14 +37,18 @@ int cache_run_index_keys(struct cache_run *r, int32_t index_layer, int64_t first
 			 struct err *err);
 
 /*
- * All parts that are whole are made durable, with `bytes` of state, and the run's extents are named in one transaction:
- * from now on they outlive this process. The state goes to a scratch file, alternately one of two. When this fails, the
- * run can go on as if it had not been asked for, unless the store takes no more writes.
+ * A checkpoint, in a call for each piece of its state of `bytes`: bytes at .. at + n - 1, ascending from 0. They are on disk
+ * when the call returns. With the last ones all parts that are whole are made durable, and the run's extents and the state are
+ * named in one transaction: from now on they outlive this process. Until then the checkpoint before it counts; the state
+ * goes to a scratch file, alternately one of two. When a call fails, this checkpoint is over, at = 0 begins another one,
+ * and the run can go on as if it had not been asked for, unless the store takes no more writes.
  */
-int cache_run_checkpoint(struct cache_run *r, int32_t next_layer, const void *state, size_t bytes, struct err *err);
-/* The state of the checkpoint at which the run was taken up. ERR_DAMAGED when it is not what was written, or has not
- * these bytes: then cache_run_restart begins again with nothing put. */
-int cache_run_state(struct cache_run *r, void *state, size_t bytes, struct err *err);
+int cache_run_checkpoint(struct cache_run *r, int32_t next_layer, size_t bytes, size_t at, const void *piece, size_t n,
+			 struct err *err);
+/* The state of the checkpoint at which the run was taken up, piece by piece likewise; it is the state when all of them have
+ * come. ERR_DAMAGED when it is not what was written, or has not these bytes: then cache_run_restart begins again with
+ * nothing put. */
+int cache_run_state(struct cache_run *r, size_t bytes, size_t at, void *piece, size_t n, struct err *err);
 int cache_run_restart(struct cache_run *r, struct err *err);
 /* Forget what the corpus was interrupted in, so that its space is free again; nothing happens when there is nothing.
  * A run that is open goes on without its checkpoints. */

@@ -1,5 +1,6 @@
 #include "cache/scratch.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -15,12 +16,12 @@
 #include "config/log.h"
 #include "config/mem.h"
 
-#define PIECE_BYTES ((int64_t)4 << 20)
-
 struct scratch {
-	char *path;
+	char *dir, *path;
 	int fd;
-	int64_t bytes;         /* of the state */
+	bool writing;
+	int64_t bytes, at;     /* of the state; those that have passed */
+	XXH3_state_t *hash;    /* of the piece under way */
 	uint64_t *sums;        /* one for each piece */
 };
 
@@ -39,16 +40,49 @@ static bool name_parse(const char *text, struct scratch_name *out)
 	return !strcmp(again, text);
 }
 
-static int64_t n_pieces(int64_t bytes)
+static size_t sums_bytes(const struct scratch *s)
 {
-	return (bytes + PIECE_BYTES - 1) / PIECE_BYTES;
+	return (size_t)((s->bytes + SCRATCH_PIECE - 1) / SCRATCH_PIECE) * sizeof *s->sums;
 }
 
-static int64_t piece_bytes(int64_t bytes, int64_t i)
+static struct scratch *scratch_new(const char *dir, struct scratch_name name, int64_t bytes, bool writing)
 {
-	int64_t left = bytes - i * PIECE_BYTES;
+	struct scratch *s = xcalloc(1, sizeof *s);
 
-	return left < 0 ? 0 : left < PIECE_BYTES ? left : PIECE_BYTES;
+	s->dir = xstrdup(dir);
+	s->path = path_of(dir, name);
+	s->bytes = bytes;
+	s->writing = writing;
+	s->sums = xmalloc(sums_bytes(s), 1);
+	s->hash = XXH3_createState();
+	if (!s->hash || XXH3_64bits_reset(s->hash))
+		abort(); /* as xmalloc would */
+	s->fd = open(s->path, (writing ? O_RDWR | O_CREAT : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW, 0600);
+	return s;
+}
+
+/* The next n bytes have passed. -1: a piece that ends with them has not the sum that was written. */
+static int pass(struct scratch *s, const uint8_t *data, int64_t n)
+{
+	while (n) {
+		int64_t i = s->at / SCRATCH_PIECE, end = (i + 1) * SCRATCH_PIECE < s->bytes ? (i + 1) * SCRATCH_PIECE : s->bytes;
+		int64_t m = end - s->at < n ? end - s->at : n;
+		uint64_t sum;
+
+		XXH3_64bits_update(s->hash, data, (size_t)m);
+		data += m;
+		n -= m;
+		s->at += m;
+		if (s->at < end)
+			return 0;
+		sum = XXH3_64bits_digest(s->hash);
+		XXH3_64bits_reset(s->hash);
+		if (s->writing)
+			s->sums[i] = sum;
+		else if (s->sums[i] != sum)
+			return -1;
+	}
+	return 0;
 }
 
 static int write_error(struct err *err, int number, const char *what, const char *path)
@@ -85,43 +119,41 @@ static int set_size(int fd, const char *path, int64_t bytes, struct err *err)
 	return st.st_size != bytes && ftruncate(fd, bytes) ? write_error(err, errno, "cut", path) : 0;
 }
 
-static int write_state(int fd, const char *path, const char *state, int64_t bytes, uint64_t *sum, struct err *err)
+int scratch_create(struct scratch **out, const char *dir, struct scratch_name name, int64_t bytes, struct err *err)
 {
-	int64_t n = n_pieces(bytes), sums_bytes = n * (int64_t)sizeof *sum;
-	uint64_t *sums = xmalloc((size_t)n, sizeof *sums);
-	int rc = set_size(fd, path, bytes + sums_bytes, err);
+	struct scratch *s = scratch_new(dir, name, bytes, true);
 
-	for (int64_t i = 0; !rc && i < n; i++) {
-		int64_t at = i * PIECE_BYTES, m = piece_bytes(bytes, i);
-
-		sums[i] = XXH3_64bits(state + at, (size_t)m);
-		rc = write_whole(fd, path, state + at, m, at, err);
+	if (s->fd < 0)
+		write_error(err, errno, "open", s->path);
+	if (s->fd < 0 || set_size(s->fd, s->path, bytes + (int64_t)sums_bytes(s), err)) {
+		scratch_close(s);
+		return -1;
 	}
-	if (!rc)
-		rc = write_whole(fd, path, sums, sums_bytes, bytes, err);
-	if (!rc && fdatasync(fd))
-		rc = write_error(err, errno, "sync", path);
-	*sum = XXH3_64bits(sums, (size_t)sums_bytes);
-	free(sums);
-	/* It is read after a crash only: the page cache has better uses. */
-	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-	return rc;
+	*out = s;
+	return 0;
 }
 
-int scratch_write(const char *dir, struct scratch_name name, const void *state, int64_t bytes, uint64_t *sum,
-		  struct err *err)
+int scratch_append(struct scratch *s, const void *data, int64_t n, struct err *err)
 {
-	char *path = path_of(dir, name);
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600), rc;
+	assert(s->writing && n >= 0 && n <= s->bytes - s->at);
+	if (write_whole(s->fd, s->path, data, n, s->at, err))
+		return -1;
+	if (fdatasync(s->fd))
+		return write_error(err, errno, "sync", s->path);
+	/* It is read after a crash only: the page cache has better uses. */
+	posix_fadvise(s->fd, s->at, n, POSIX_FADV_DONTNEED);
+	return pass(s, data, n);
+}
 
-	if (fd < 0) {
-		rc = write_error(err, errno, "open", path);
-	} else {
-		rc = write_state(fd, path, state, bytes, sum, err) || file_sync_directory(dir, err) ? -1 : 0;
-		close(fd);
-	}
-	free(path);
-	return rc;
+int scratch_finish(struct scratch *s, uint64_t *sum, struct err *err)
+{
+	assert(s->writing && s->at == s->bytes);
+	if (write_whole(s->fd, s->path, s->sums, (int64_t)sums_bytes(s), s->bytes, err))
+		return -1;
+	if (fdatasync(s->fd))
+		return write_error(err, errno, "sync", s->path);
+	*sum = XXH3_64bits(s->sums, sums_bytes(s));
+	return file_sync_directory(s->dir, err);
 }
 
 static int read_whole(int fd, const char *path, void *out, int64_t n, int64_t at, struct err *err)
@@ -142,23 +174,18 @@ static int read_whole(int fd, const char *path, void *out, int64_t n, int64_t at
 int scratch_open(struct scratch **out, const char *dir, struct scratch_name name, int64_t bytes, uint64_t sum,
 		 struct err *err)
 {
-	struct scratch *s = xcalloc(1, sizeof *s);
-	int64_t n = n_pieces(bytes), sums_bytes = n * (int64_t)sizeof *s->sums;
+	struct scratch *s = scratch_new(dir, name, bytes, false);
+	int64_t all = bytes + (int64_t)sums_bytes(s);
 	struct stat st;
 	int rc = 0;
 
-	s->path = path_of(dir, name);
-	s->bytes = bytes;
-	s->sums = xmalloc((size_t)n, sizeof *s->sums);
-	s->fd = open(s->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (s->fd < 0 || fstat(s->fd, &st))
 		rc = err_set(err, ERR_DAMAGED, "open %s: %s", s->path, strerror(errno));
-	else if (st.st_size != bytes + sums_bytes)
-		rc = err_set(err, ERR_DAMAGED, "%s has %lld bytes, not %" PRId64, s->path, (long long)st.st_size,
-			     bytes + sums_bytes);
-	else if (read_whole(s->fd, s->path, s->sums, sums_bytes, bytes, err))
+	else if (st.st_size != all)
+		rc = err_set(err, ERR_DAMAGED, "%s has %lld bytes, not %" PRId64, s->path, (long long)st.st_size, all);
+	else if (read_whole(s->fd, s->path, s->sums, (int64_t)sums_bytes(s), bytes, err))
 		rc = -1;
-	else if (XXH3_64bits(s->sums, (size_t)sums_bytes) != sum)
+	else if (XXH3_64bits(s->sums, sums_bytes(s)) != sum)
 		rc = err_set(err, ERR_DAMAGED, "the checksums in %s are not those that were written", s->path);
 	if (rc)
 		scratch_close(s);
@@ -167,31 +194,33 @@ int scratch_open(struct scratch **out, const char *dir, struct scratch_name name
 	return rc;
 }
 
+int scratch_read(struct scratch *s, void *out, int64_t n, struct err *err)
+{
+	assert(!s->writing && n >= 0 && n <= s->bytes - s->at);
+	if (read_whole(s->fd, s->path, out, n, s->at, err))
+		return -1;
+	if (pass(s, out, n))
+		return err_set(err, ERR_DAMAGED, "checksum of %s at byte %" PRId64 " is wrong", s->path,
+			       (s->at - 1) / SCRATCH_PIECE * SCRATCH_PIECE);
+	return 0;
+}
+
+int64_t scratch_at(const struct scratch *s)
+{
+	return s->at;
+}
+
 void scratch_close(struct scratch *s)
 {
 	if (!s)
 		return;
 	if (s->fd >= 0)
 		close(s->fd);
+	XXH3_freeState(s->hash);
+	free(s->dir);
 	free(s->path);
 	free(s->sums);
 	free(s);
-}
-
-int64_t scratch_piece_bytes(const struct scratch *s, int64_t i)
-{
-	return piece_bytes(s->bytes, i);
-}
-
-int scratch_read(struct scratch *s, int64_t i, void *out, struct err *err)
-{
-	int64_t at = i * PIECE_BYTES, n = piece_bytes(s->bytes, i);
-
-	if (read_whole(s->fd, s->path, out, n, at, err))
-		return -1;
-	if (XXH3_64bits(out, (size_t)n) != s->sums[i])
-		return err_set(err, ERR_DAMAGED, "checksum of %s at byte %" PRId64 " is wrong", s->path, at);
-	return 0;
 }
 
 void scratch_remove(const char *dir, int64_t job)

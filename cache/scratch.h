@@ -4,6 +4,9 @@
  * A job has two files, scratch-JOB-0 and -1, which are written in turn, so that the one that the job's row names stays
  * whole while the other is written. A file is the state in pieces of 4 MiB, then XXH3-64 of each piece; the row has
  * XXH3-64 of these sums.
+ *
+ * Both ways it is passed from its beginning to its end, in as many calls as the caller likes: a state may be large, and
+ * others wait between two calls.
  */
 #ifndef QUIRE_CACHE_SCRATCH_H
 #define QUIRE_CACHE_SCRATCH_H
@@ -18,20 +21,29 @@ struct scratch_name {
 	int32_t file;          /* 0 or 1 */
 };
 
-/* Write `bytes` of state and sync them, the file's name too. *sum is what scratch_open wants to see. */
-int scratch_write(const char *dir, struct scratch_name name, const void *state, int64_t bytes, uint64_t *sum,
-		  struct err *err);
+enum { SCRATCH_PIECE = 4 << 20 };
+
+struct scratch;
+
+/* Writing: space for `bytes` of state is taken, so that a full disk is met before anything is written. What was in the
+ * file is lost. */
+int scratch_create(struct scratch **out, const char *dir, struct scratch_name name, int64_t bytes, struct err *err);
+/* The next n bytes, which are on disk when this returns: what is left for scratch_finish to sync is small. */
+int scratch_append(struct scratch *s, const void *data, int64_t n, struct err *err);
+/* After all bytes: sums and the file's name are synced too. *sum is what scratch_open wants to see. */
+int scratch_finish(struct scratch *s, uint64_t *sum, struct err *err);
 
 /* Reading: ERR_DAMAGED when the file is not there, has not these bytes, or its sums have not this sum. */
-struct scratch;
 int scratch_open(struct scratch **out, const char *dir, struct scratch_name name, int64_t bytes, uint64_t sum,
 		 struct err *err);
+/* The next n bytes. A piece is verified with its last byte: nothing counts before all of them have come without an error.
+ * ERR_DAMAGED, whatever the reason, as there is a way without it. */
+int scratch_read(struct scratch *s, void *out, int64_t n, struct err *err);
+
+/* Bytes that have passed. */
+int64_t scratch_at(const struct scratch *s);
 /* Takes NULL. */
 void scratch_close(struct scratch *s);
-/* Bytes of piece i; 0: there is none. Ascending from 0. */
-int64_t scratch_piece_bytes(const struct scratch *s, int64_t i);
-/* Read and verify it: ERR_DAMAGED, whatever the reason, as there is a way without it. */
-int scratch_read(struct scratch *s, int64_t i, void *out, struct err *err);
 
 /* Remove a job's files, if they are there. What cannot be removed is warned of, and is tried again by scratch_clean. */
 void scratch_remove(const char *dir, int64_t job);

@@ -37,6 +37,7 @@ struct run {
 struct span {
 	struct span_key key;
 	int32_t run, place, n_tokens;
+	enum err_code lost;     /* why it is a hole: ERR_NOT_FOUND, it is not in the store, or how its checksums' read failed */
 };
 
 struct cache_view {
@@ -114,10 +115,10 @@ static int find_run(struct cache_view *v, const struct span_key *key, const stru
 }
 
 /* 1: the span is there. */
-static int add_span(struct cache_view *v, const struct span_key *key, int32_t n_tokens, struct err *err)
+static int find_span(struct cache_view *v, struct span *s, struct err *err)
 {
 	struct index *x = v->cache->index;
-	struct span *s = &v->spans[v->n_spans];
+	const struct span_key *key = &s->key;
 	struct block b;
 	struct run *r;
 	int64_t id;
@@ -128,18 +129,16 @@ static int add_span(struct cache_view *v, const struct span_key *key, int32_t n_
 		found = index_find_block(x, key, EXTENT_LATENTS, 0, &b, err);
 	if (found <= 0)
 		return found;
-	if (b.n_tokens != n_tokens || b.n_groups < 1 || b.place < 0 || b.place >= b.n_places)
+	if (b.n_tokens != s->n_tokens || b.n_groups < 1 || b.place < 0 || b.place >= b.n_places)
 		return err_set(err, ERR_DAMAGED, "index of %s says %d tokens, place %d of %d, for a span of %d",
-			       v->cache->dir, b.n_tokens, b.place, b.n_places, n_tokens);
-	*s = (struct span){.key = *key, .place = b.place, .n_tokens = b.n_tokens};
+			       v->cache->dir, b.n_tokens, b.place, b.n_places, s->n_tokens);
+	s->place = b.place;
 	if (find_run(v, key, &b, &s->run, err))
 		return -1;
 	r = &v->runs[s->run];
 	end = r->first + r->n > s->place + 1 ? r->first + r->n : s->place + 1;
 	r->first = r->first < s->place ? r->first : s->place;
 	r->n = end - r->first;
-	v->n_spans++;
-	v->n_tokens += n_tokens;
 	return 1;
 }
 
@@ -148,14 +147,17 @@ static int find_spans(struct cache_view *v, const uint8_t identity[32], const in
 {
 	v->spans = xmalloc((size_t)(n_tokens / CACHE_SPAN_TOKENS + 1), sizeof *v->spans);
 	while (v->n_tokens < n_tokens) {
-		int32_t n = span_tokens(n_tokens, v->n_tokens);
-		struct span_key key;
+		struct span *s = &v->spans[v->n_spans];
 		int found;
 
-		span_key_make(&key, identity, v->n_spans ? &v->spans[v->n_spans - 1].key : NULL, ids + v->n_tokens, n);
-		found = add_span(v, &key, n, err);
-		if (found <= 0)
-			return found;
+		*s = (struct span){.n_tokens = span_tokens(n_tokens, v->n_tokens)};
+		span_key_make(&s->key, identity, v->n_spans ? &s[-1].key : NULL, ids + v->n_tokens, s->n_tokens);
+		found = find_span(v, s, err);
+		if (found < 0)
+			return -1;
+		s->lost = found ? 0 : ERR_NOT_FOUND;
+		v->n_spans++;
+		v->n_tokens += s->n_tokens;
 	}
 	return 0;
 }
@@ -165,6 +167,7 @@ struct copies {
 	struct segment_read *reads;
 	uint8_t **to;
 	int32_t *runs;          /* whose sums they are */
+	bool *done;
 	size_t n, room;
 };
 
@@ -174,6 +177,7 @@ static int copy(void *ctx, size_t i, const uint8_t *bytes, struct err *err)
 
 	(void)err;
 	memcpy(c->to[i], bytes, (size_t)c->reads[i].bytes);
+	c->done[i] = true;
 	return 0;
 }
 
@@ -187,9 +191,11 @@ static void add_copy(struct copies *c, int32_t run, struct extent x, int64_t at,
 			c->reads = xrealloc(c->reads, c->room, sizeof *c->reads);
 			c->to = xrealloc(c->to, c->room, sizeof *c->to);
 			c->runs = xrealloc(c->runs, c->room, sizeof *c->runs);
+			c->done = xrealloc(c->done, c->room, sizeof *c->done);
 		}
 		c->reads[c->n] = (struct segment_read){.x = x, .at = at, .bytes = n};
 		c->to[c->n] = to;
+		c->done[c->n] = false;
 		c->runs[c->n++] = run;
 		at += n;
 		to = (uint8_t *)to + n;
@@ -235,54 +241,74 @@ static int read_many(struct cache_view *v, const struct segment_read *reads, siz
 	return rc;
 }
 
-/* Let the view end before the first span of a run. */
-static void end_before(struct cache_view *v, int32_t run)
+/* Sums of a run that cannot be read, by their bytes in its extent: the spans that they are of are holes. */
+static void lose_sums(struct cache_view *v, int32_t run, int64_t at, int64_t bytes, enum err_code why)
 {
-	v->n_tokens = 0;
-	for (int32_t i = 0; i < v->n_spans; i++) {
-		if (v->spans[i].run == run) {
-			v->n_spans = i;
-			break;
-		}
-		v->n_tokens += v->spans[i].n_tokens;
-	}
+	const struct run *r = &v->runs[run];
+	int64_t of_keys = sums_place(EXTENT_INDEX_KEYS, 0, 0, r->n_places, r->n_groups);
+	bool *gone = xcalloc((size_t)r->n_places, sizeof *gone);
+
+	for (int64_t i = at / (int64_t)sizeof *r->sums; i < (at + bytes) / (int64_t)sizeof *r->sums; i++)
+		gone[(i < of_keys ? i / CACHE_SPAN_TOKENS : i - of_keys) % r->n_places] = true;
+	for (int32_t i = 0; i < v->n_spans; i++)
+		if (!v->spans[i].lost && v->spans[i].run == run && gone[v->spans[i].place])
+			v->spans[i].lost = why;
+	free(gone);
 }
 
-/* Without the reads of a run: it is not used any more. */
-static void drop_copies(struct copies *c, int32_t run)
+/* A read has failed, and none is in flight: without those that are done, and without it, or with its halves instead. */
+static void drop_copies(struct copies *c, size_t failed, bool halves)
 {
+	struct segment_read read = c->reads[failed];
+	int64_t half = read.bytes / 2 / EXTENT_ALIGN * EXTENT_ALIGN;
+	int32_t run = c->runs[failed];
+	uint8_t *to = c->to[failed];
 	size_t n = 0;
 
 	for (size_t i = 0; i < c->n; i++) {
-		if (c->runs[i] == run)
+		if (c->done[i] || i == failed)
 			continue;
 		c->reads[n] = c->reads[i];
 		c->to[n] = c->to[i];
+		c->done[n] = false;
 		c->runs[n++] = c->runs[i];
 	}
 	c->n = n;
+	if (!halves)
+		return;
+	add_copy(c, run, read.x, read.at, half, to);
+	add_copy(c, run, read.x, read.at + half, read.bytes - half, to + half);
 }
 
+/* A file that is not there, or too short, has lost what was to be read of it. A drive that fails a read does not say for
+ * which byte: that is found by halves, down to a page or two. */
 static void load_sums(struct cache_view *v)
 {
 	struct copies c = {0};
+	size_t failed, n_lost = 0;
 	struct err err;
-	size_t failed;
 
 	plan_sums(v, &c);
-	while (c.n && read_many(v, c.reads, c.n, copy, &c, &failed, &err)) {
-		int32_t run = c.runs[failed];
-
-		log_warn("checksums of stored latents cannot be read, so these are computed again: %s", err.text);
-		v->cache->damaged++;
-		end_before(v, run);
-		drop_copies(&c, run);
-	}
 	for (size_t i = 0; i < c.n; i++)
 		v->stats.sum_bytes += c.reads[i].bytes;
+	while (c.n && read_many(v, c.reads, c.n, copy, &c, &failed, &err)) {
+		const struct segment_read *r = &c.reads[failed];
+		bool halves = err.code == ERR_IO && r->bytes >= 2 * EXTENT_ALIGN;
+
+		if (!halves) {
+			if (!n_lost++)
+				log_warn("checksums of stored latents cannot be read, so these are computed again: %s", err.text);
+			v->cache->damaged++;
+			lose_sums(v, c.runs[failed], r->at, r->bytes, err.code);
+		}
+		drop_copies(&c, failed, halves);
+	}
+	if (n_lost > 1)
+		log_warn("%zu more reads of checksums failed", n_lost - 1);
 	free(c.reads);
 	free(c.to);
 	free(c.runs);
+	free(c.done);
 }
 
 int cache_view_open(struct cache_view **out, struct cache *c, const uint8_t identity[32], const int32_t *ids,
@@ -296,7 +322,9 @@ int cache_view_open(struct cache_view **out, struct cache *c, const uint8_t iden
 		return err_wrap(err, "look for %" PRId64 " stored tokens", n_tokens);
 	}
 	load_sums(v);
-	*n_whole = v->n_tokens;
+	*n_whole = 0;
+	for (int32_t i = 0; i < v->n_spans && !v->spans[i].lost; i++)
+		*n_whole += v->spans[i].n_tokens;
 	*out = v;
 	return 0;
 }
@@ -495,12 +523,29 @@ static int fetch_items(struct fetch *f, size_t n, int64_t gap_most, int64_t *bad
 			f->kind == EXTENT_LATENTS ? "latents of group" : "index keys of full layer", part);
 }
 
+static int hole_error(const struct span *s, struct err *err)
+{
+	char name[KEY_NAME_BYTES];
+
+	span_key_name(&s->key, name);
+	return s->lost == ERR_NOT_FOUND ? err_set(err, s->lost, "span %s is not in the store", name)
+					: err_set(err, s->lost, "the checksums of span %s cannot be read", name);
+}
+
 /* The part's extent and bytes of a token, as its run has them. */
 static int check_part(struct fetch *f, int32_t part, int32_t span, int64_t *token_bytes, int64_t *bad, struct err *err)
 {
-	const struct run *r = &f->v->runs[f->v->spans[span].run];
-	int32_t i = part_of(r, f, part);
+	const struct span *s = &f->v->spans[span];
+	const struct run *r;
+	int32_t i;
 
+	if (s->lost) {
+		if (bad)
+			*bad = (int64_t)span * CACHE_SPAN_TOKENS;
+		return hole_error(s, err);
+	}
+	r = &f->v->runs[s->run];
+	i = part_of(r, f, part);
 	if (i >= 0 && i < (f->kind == EXTENT_LATENTS ? r->n_groups : r->n_parts) && r->extents[i].bytes) {
 		*token_bytes = r->token_bytes[i];
 		return 0;

@@ -16,9 +16,10 @@ struct cache_view;
 
 /*
  * n_tokens of ids, from the beginning. Reads and holds the checksum pages: 8 bytes for each token and group. *n_whole:
- * tokens at the beginning whose spans are all found and whose checksum pages could be read; the view covers just these.
- * 0 when it worked, even if *n_whole < n_tokens; where cache_has_span says that the next span is there, it is its
- * checksum pages that could not be read, the log says why, and the span must be quarantined.
+ * tokens at the beginning whose spans are all found and whose checksum pages could be read. 0 when it worked, even if
+ * *n_whole < n_tokens: a span that is missing is a hole, and what is behind it is read like what is before. Where
+ * cache_has_span says that the span of a hole is there, it is its checksum pages that could not be read, and the log says
+ * why.
  */
 int cache_view_open(struct cache_view **out, struct cache *c, const uint8_t identity[32], const int32_t *ids,
 		    int64_t n_tokens, int64_t *n_whole, struct err *err);
@@ -26,7 +27,8 @@ int cache_view_open(struct cache_view **out, struct cache *c, const uint8_t iden
 void cache_view_close(struct cache_view *v);
 
 /* Tokens first .. first + n - 1, token-major, verified. After a failure `out` holds nothing to be used. ERR_DAMAGED:
- * *bad (if not NULL) is a position whose span must be quarantined; -1 after other errors. */
+ * *bad (if not NULL) is a position whose span must be quarantined. ERR_NOT_FOUND, or ERR_IO with a position in *bad: that is in
+ * a hole. -1 after other errors. */
 int cache_view_records(struct cache_view *v, int32_t group, int64_t first, int64_t n, uint8_t *out, int64_t *bad,
 		       struct err *err);
 /* Keys are verified span by span: those at both ends are read whole. */
@@ -46,7 +48,7 @@ int cache_view_take_index_keys(struct cache_view *v, int32_t first_layer, int32_
 int cache_view_gather(struct cache_view *v, int32_t group, const int32_t *positions, int64_t n, uint8_t *out,
 		      int64_t *bad, struct err *err);
 
-/* The span of a position that the view covers. */
+/* The span of a position, a hole's too. */
 const struct span_key *cache_view_key(const struct cache_view *v, int64_t position);
 
 struct cache_view_stats {

@@ -195,6 +195,15 @@ static void drop_held(struct worker *w)
 	cache_pin(w->cache, NULL);
 }
 
+/* An ingest needs its room, and steps of one are made between two questions. */
+static void let_go(void *ctx)
+{
+	struct worker *w = ctx;
+
+	log_info("corpus %s was asked last and is held no longer: an ingest needs its room", w->held->corpus);
+	drop_held(w);
+}
+
 static int begin_job(struct worker *w, struct message *job, struct err *err)
 {
 	const struct api_ingest *request = &job->ingest.request;
@@ -816,6 +825,7 @@ static void *run_engine_thread(void *ctx)
 		tell(w, m);
 	} else {
 		cache_set_limit(w->cache, w->config->store.max_bytes);
+		cache_on_shortage(w->cache, let_go, w);
 		cache_keep_snapshots(w->cache, w->config->store.keep_snapshots);
 		cache_stats(w->cache, &m->store);
 		tell(w, m);

@@ -21,7 +21,6 @@ struct recall {
 	int64_t n_tokens;              /* of the snapshot */
 	int64_t n_lost;                /* spans */
 	int64_t recomputed_tokens;
-	int64_t read_bytes;            /* beside the view's */
 };
 
 static int check_identity(const struct recall_options *opt, const struct cache_snapshot *snapshot, struct err *err)
@@ -158,78 +157,16 @@ int recall_append(struct recall *r, const int32_t *ids, size_t n, float *last_lo
  * Opening
  */
 
-/* One span to the end of the session: n_wanted of its n_tokens tokens. On error the session has the tokens it had. */
-static int load_span(struct session *s, struct cache *c, const struct span_key *key, int32_t n_tokens, int32_t n_wanted,
-		     int64_t *read_bytes, struct err *err)
-{
-	const struct layout *l = session_layout(s);
-	int64_t first = session_n_tokens(s);
-	uint8_t *buffer = NULL;
-	int rc = 0;
-
-	assert(n_wanted <= n_tokens && n_tokens <= CACHE_SPAN_TOKENS);
-	for (int32_t i = 0; !rc && i < l->n_groups + l->n_index_layers; i++) {
-		int32_t k = i - l->n_groups;
-		size_t bytes = (size_t)n_tokens * (k < 0 ? layout_record_bytes(l, i) : l->index_key_bytes);
-
-		buffer = xrealloc(buffer, bytes, 1);
-		if (k < 0)
-			rc = cache_read_records(c, key, i, buffer, bytes, err) ||
-			     session_import_records(s, i, first, n_wanted, buffer, err);
-		else
-			rc = cache_read_index_keys(c, key, k, buffer, bytes, err) ||
-			     session_import_index_keys(s, k, first, n_wanted, buffer, err);
-		*read_bytes += (int64_t)bytes;
-	}
-	free(buffer);
-	if (rc)
-		return -1;
-	session_import_commit(s, n_wanted);
-	return 0;
-}
-
-/* Spans from token `at` on, which the view does not cover: into the session's memory, or computed. */
-static int load_rest(struct recall *r, const struct span_key *parent, int64_t at, struct err *err)
-{
-	struct span_key before = {0}, key;
-
-	if (parent)
-		before = *parent;
-	for (; at < r->n_tokens; at += CACHE_SPAN_TOKENS) {
-		int64_t left = r->snapshot->n_tokens - at;
-		int32_t n = (int32_t)(left < CACHE_SPAN_TOKENS ? left : CACHE_SPAN_TOKENS);
-		int32_t wanted = (int32_t)(r->n_tokens - at < n ? r->n_tokens - at : n);
-		struct err why;
-
-		span_key_make(&key, r->snapshot->identity, at ? &before : NULL, r->snapshot->ids + at, n);
-		before = key;
-		if (!load_span(r->s, r->cache, &key, n, wanted, &r->read_bytes, &why))
-			continue;
-		if (why.code == ERR_TOO_LARGE)
-			return fail(err, &why);
-		give_up(r, &key, at, wanted, &why);
-		if (recall_append(r, r->snapshot->ids + at, (size_t)wanted, NULL, NULL, err))
-			return -1;
-		r->recomputed_tokens += wanted;
-	}
-	return 0;
-}
-
 static int load(struct recall *r, struct err *err)
 {
 	const struct latent_source source = {r, give_index_keys, give_records, note_loss};
 	const struct cache_snapshot *snapshot = r->snapshot;
-	struct span_key key = {0};
-	int64_t n_whole, n;
+	int64_t n_whole; /* what is missing behind them is lost when it is asked for, like what is damaged */
 
-	if (cache_view_open(&r->view, r->cache, snapshot->identity, snapshot->ids, snapshot->n_tokens, &n_whole, err))
+	if (cache_view_open(&r->view, r->cache, snapshot->identity, snapshot->ids, snapshot->n_tokens, &n_whole, err) ||
+	    session_attach(r->s, &source, r->n_tokens, r->opt.latent_bytes, err))
 		return -1;
-	n = n_whole < r->n_tokens ? n_whole : r->n_tokens;
-	if (n && (session_attach(r->s, &source, n, r->opt.latent_bytes, err) || mend(r, err)))
-		return -1;
-	if (n < r->n_tokens && n)
-		key = *cache_view_key(r->view, n - 1);
-	return load_rest(r, n ? &key : NULL, n, err);
+	return mend(r, err);
 }
 
 int recall_open(struct recall **out, struct session *s, const struct recall_options *opt, struct cache *c,
@@ -268,7 +205,7 @@ void recall_count(const struct recall *r, struct recall_stats *stats)
 	*stats = (struct recall_stats){
 		.loaded_tokens = r->n_tokens - r->recomputed_tokens,
 		.recomputed_tokens = r->recomputed_tokens,
-		.read_bytes = r->read_bytes + view.read_bytes,
+		.read_bytes = view.read_bytes,
 	};
 	session_count_gathers(r->s, &stats->gathers);
 }

@@ -2,9 +2,7 @@
  * A snapshot's latents behind a session: index keys come when it is opened, records when a token attends to them. Every
  * read is verified; the tokens of a span that is damaged or missing are computed again from the snapshot's ids, with a
  * warning, at the moment it is found: a bad record never reaches attention, and the answer has the bits it would have had.
- *
- * Where the store lacks a span, the session holds what follows it in its memory, whatever the budget: the next ingest
- * of the corpus mends that.
+ * What was computed so is held in the session's memory, whatever the budget; the next ingest of the corpus mends that.
  */
 #ifndef QUIRE_ENGINE_RECALL_H
 #define QUIRE_ENGINE_RECALL_H

@@ -94,9 +94,9 @@ int sweep_plan(struct sweep_plan *plan, const struct model_config *c, enum compu
 /* ---- the sweep -------------------------------------------------------------------------------------------------- */
 
 /*   open_chunk --> enter_layer --> LOAD --> TILE --> leave_layer --> STORE --> CHECKPOINT --+
- *                    ^   |  (its group    ^  |  ^      |  (it is its group's last)          |
- *                    |   |   begins)      |  +--+      |                                    |
- *                    |   +----------------+            |                                    |
+ *        |           ^   |  (its group    ^  |  ^      |  (it is its group's last)          |
+ *        |           |   |   begins)      |  +--+      |                                    |
+ *        +-> RESTORE-+   +----------------+            |                                    |
  *                    +---------------------------------+------------------------------------+--> the chunk is done
  *
  * (1) A group is open from its first layer to the end of STORE: then, and only then, there are buffers for what it stores.
@@ -104,7 +104,7 @@ int sweep_plan(struct sweep_plan *plan, const struct model_config *c, enum compu
  * (3) At CHECKPOINT no group is open: residual rows are all that a token brings along.                                 */
 
 /* Tokens that are brought from a source, or handed to a sink, in one step: some megabytes. */
-enum { PIECE_TOKENS = 16 * CACHE_SPAN_TOKENS };
+enum { PIECE_TOKENS = 16 * CACHE_SPAN_TOKENS, STATE_PIECE_BYTES = 4 << 20 };
 
 /* Whatever a checkpoint takes, a second's work is not worth one. */
 enum { CHECKPOINT_LEAST_NS = 1000000000 };
@@ -126,11 +126,12 @@ struct sweep {
 	int32_t at_sequence;
 	int64_t at_token;               /* of that sequence, where its part begins */
 
-	enum { LOAD, TILE, STORE, CHECKPOINT } stage;
+	enum { RESTORE, LOAD, TILE, STORE, CHECKPOINT } stage;
 	int32_t group;                  /* that is loaded or stored */
 	/* How far: items of a group are the index keys of its full layers, then its records. */
 	int32_t item, part;
 	int64_t token;
+	size_t state_at;                /* of the part's residual rows, in bytes */
 	uint8_t *piece;                 /* [PIECE_TOKENS] of the widest item, from a source */
 
 	int32_t n_open;                 /* groups */
@@ -138,7 +139,7 @@ struct sweep {
 	uint8_t **records;              /* [n_groups] of all tokens of the chunk, NULL: the group is not open */
 	uint8_t **index_keys;           /* [n_index_layers] likewise */
 
-	int64_t checkpoint_ns, checkpointed_ns; /* what the last one took, and when it ended */
+	int64_t checkpoint_ns, checkpointed_ns; /* what the last one's steps took, and when it ended */
 	int64_t bad;
 	int32_t bad_sequence;
 	size_t held;
@@ -275,22 +276,6 @@ static int32_t choose_parts(struct sweep *w)
 	return n;
 }
 
-/* The residual rows of a checkpoint. */
-static int restore(struct sweep *w, struct err *err)
-{
-	struct chunk *k = &w->chunk;
-
-	k->layer = k->first_layer = w->opt.first_layer;
-	for (int32_t i = 0; w->opt.first_layer && i < k->n_parts; i++) {
-		const struct sweep_sequence *q = &w->sequences[w->at_sequence + i];
-
-		if (q->residual(q->residual_ctx, k->h + k->parts[i].row * w->config->hidden,
-				(size_t)(k->parts[i].n * w->config->hidden) * sizeof *k->h, err))
-			return -1;
-	}
-	return 0;
-}
-
 static int open_chunk(struct sweep *w, struct err *err)
 {
 	struct sweep_bytes token;
@@ -306,7 +291,8 @@ static int open_chunk(struct sweep *w, struct err *err)
 	w->chunk.take_up_ctx = w->opt.take_up_ctx;
 	chunk_bytes(w->config, w->compute, &token, &fixed);
 	hold(w, (size_t)w->chunk.n * sweep_token_bytes(&token) + fixed);
-	return restore(w, err);
+	w->chunk.layer = w->chunk.first_layer = w->opt.first_layer;
+	return 0;
 }
 
 static void close_chunk(struct sweep *w)
@@ -496,6 +482,78 @@ static int store_piece(struct sweep *w, struct err *err)
 }
 
 /*
+ * Residual rows, on their way from a checkpoint or to one
+ */
+
+/* A part's, and how many bytes they are. */
+static uint8_t *state_of(const struct sweep *w, int32_t part, size_t *bytes)
+{
+	const struct chunk_part *p = &w->parts[part];
+
+	*bytes = (size_t)(p->n * w->config->hidden) * sizeof *w->chunk.h;
+	return (uint8_t *)(w->chunk.h + p->row * w->config->hidden);
+}
+
+/* Whether there is a piece of them left; then part and state_at say which. */
+static bool find_state(struct sweep *w)
+{
+	for (; w->part < w->chunk.n_parts; w->part++, w->state_at = 0) {
+		const struct sweep_sink *to = w->sequences[w->at_sequence + w->part].sink;
+		size_t bytes;
+
+		state_of(w, w->part, &bytes);
+		if (w->state_at < bytes && (w->stage == RESTORE || (to && to->checkpoint)))
+			return true;
+	}
+	return false;
+}
+
+static bool begin_state(struct sweep *w, int stage)
+{
+	w->stage = stage;
+	w->part = 0;
+	w->state_at = 0;
+	return find_state(w);
+}
+
+static size_t state_piece(const struct sweep *w, size_t bytes)
+{
+	size_t most = w->opt.state_piece_bytes ? w->opt.state_piece_bytes : STATE_PIECE_BYTES;
+
+	return bytes - w->state_at < most ? bytes - w->state_at : most;
+}
+
+static int restore_piece(struct sweep *w, struct err *err)
+{
+	const struct sweep_sequence *q = &w->sequences[w->at_sequence + w->part];
+	size_t bytes, n;
+	uint8_t *rows = state_of(w, w->part, &bytes);
+
+	n = state_piece(w, bytes);
+	if (q->residual(q->residual_ctx, bytes, w->state_at, rows + w->state_at, n, err))
+		return -1;
+	w->state_at += n;
+	return 0;
+}
+
+static int save_piece(struct sweep *w, struct err *err)
+{
+	const struct sweep_sink *to = w->sequences[w->at_sequence + w->part].sink;
+	int64_t began = clock_now_ns();
+	size_t bytes, n;
+	const uint8_t *rows = state_of(w, w->part, &bytes);
+	int rc;
+
+	n = state_piece(w, bytes);
+	rc = to->checkpoint(to->ctx, w->chunk.layer, bytes, w->state_at, rows + w->state_at, n, err);
+	if (rc < 0)
+		return -1;
+	w->state_at = rc ? bytes : w->state_at + n;
+	w->checkpoint_ns += clock_now_ns() - began;
+	return 0;
+}
+
+/*
  * Layers
  */
 
@@ -559,25 +617,14 @@ static int end_group(struct sweep *w, struct err *err)
 	close_group(w, w->group);
 	if (!checkpoint_is_due(w))
 		return go_on(w, err);
-	w->stage = CHECKPOINT;
+	w->checkpoint_ns = 0;
+	begin_state(w, CHECKPOINT);
 	return 1;
 }
 
-static int checkpoint(struct sweep *w, struct err *err)
+static int end_checkpoint(struct sweep *w, struct err *err)
 {
-	int64_t began = clock_now_ns();
-
-	for (int32_t i = 0; i < w->n_sequences; i++) {
-		const struct sweep_sink *to = w->sequences[i].sink;
-		const struct chunk_part *p = &w->parts[i];
-
-		if (to && to->checkpoint &&
-		    to->checkpoint(to->ctx, w->chunk.layer, w->chunk.h + p->row * w->config->hidden,
-				   (size_t)(p->n * w->config->hidden) * sizeof(float), err))
-			return -1;
-	}
 	w->checkpointed_ns = clock_now_ns();
-	w->checkpoint_ns = w->checkpointed_ns - began;
 	w->stats.n_checkpoints++;
 	return go_on(w, err);
 }
@@ -598,9 +645,19 @@ static int tile(struct sweep *w, struct err *err)
 
 int sweep_step(struct sweep *w, struct err *err)
 {
-	if (!w->under_way && (open_chunk(w, err) || enter_layer(w, err) < 0))
-		return -1;
+	if (!w->under_way) {
+		if (open_chunk(w, err))
+			return -1;
+		if (w->opt.first_layer)
+			begin_state(w, RESTORE);
+		else if (enter_layer(w, err) < 0)
+			return -1;
+	}
 	switch (w->stage) {
+	case RESTORE:
+		if (restore_piece(w, err))
+			return -1;
+		return find_state(w) ? 1 : enter_layer(w, err);
 	case LOAD:
 		if (load_piece(w, err))
 			return -1;
@@ -614,7 +671,9 @@ int sweep_step(struct sweep *w, struct err *err)
 			return -1;
 		return find_piece(w) ? 1 : end_group(w, err);
 	case CHECKPOINT:
-		return checkpoint(w, err);
+		if (save_piece(w, err))
+			return -1;
+		return find_state(w) ? 1 : end_checkpoint(w, err);
 	}
 	assert(!"a stage");
 	return -1;

@@ -75,9 +75,11 @@ struct sweep_sink {
 	int (*records)(void *ctx, int32_t group, int64_t first, int64_t n, const uint8_t *records, struct err *err);
 	int (*index_keys)(void *ctx, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys, struct err *err);
 	/* NULL, or called now and then between a group's end and the next one's beginning, while no group is open and all that
-	 * was computed has left: the residual rows of the sequence, all that a later sweep needs to begin at
-	 * next_layer. */
-	int (*checkpoint)(void *ctx, int32_t next_layer, const float *residual, size_t bytes, struct err *err);
+	 * was computed has left: the residual rows of the sequence, all that a later sweep needs to begin at next_layer. They
+	 * are so many bytes, and come piece by piece, a step each: bytes at .. at + n - 1, ascending from 0. 1: this
+	 * checkpoint is given up, and no more of it is wanted. */
+	int (*checkpoint)(void *ctx, int32_t next_layer, size_t bytes, size_t at, const void *piece, size_t n,
+			  struct err *err);
 };
 
 struct sweep_sequence {
@@ -88,8 +90,9 @@ struct sweep_sequence {
 	const struct sweep_source *source;
 	const struct sweep_sink *sink;  /* NULL: nobody wants them */
 	float *last_logits;             /* [vocab] of the last token, written at the end; may be NULL */
-	/* Of a sweep that begins behind a checkpoint: the residual rows that were given to it. */
-	int (*residual)(void *ctx, float *out, size_t bytes, struct err *err);
+	/* Of a sweep that begins behind a checkpoint: the residual rows that were given to it, piece by piece likewise. -1 ends
+	 * the sweep. */
+	int (*residual)(void *ctx, size_t bytes, size_t at, void *piece, size_t n, struct err *err);
 	void *residual_ctx;
 };
 
@@ -101,6 +104,7 @@ struct sweep_options {
 	/* Checkpoints wherever one can be made. Else: once SWEEP_CHECKPOINT_SHARE times what the last one took has passed
 	 * since, and a second at the least. */
 	bool always_checkpoint;
+	size_t state_piece_bytes;       /* residual rows that come or go in a step; 0: some megabytes */
 	/* NULL, or called before an expert is taken up for a chunk's tokens, in ascending order within a layer: whoever has to
 	 * bring its weights must have them there when it returns. -1 ends the sweep. */
 	int (*take_up)(void *ctx, int32_t layer, int32_t expert, struct err *err);
@@ -131,7 +135,7 @@ struct sweep;
 int sweep_begin(struct sweep **out, const struct sweep_sequence *sequences, int32_t n_sequences,
 		const struct sweep_options *opt, struct err *err);
 
-/* The next tile, or piece of what comes from a source or goes to a sink, or a checkpoint. 1: there is more; 0: done; -1:
+/* The next tile, or piece of what comes from a source or goes to a sink, or of a checkpoint. 1: there is more; 0: done; -1:
  * error, that of a source or sink or one of session_append, and the sweep can only be ended. */
 int sweep_step(struct sweep *w, struct err *err);
 

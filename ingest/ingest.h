@@ -33,6 +33,7 @@ struct ingest_options {
 	const char *const *include;     /* beats every skip but "not a regular file" and "outside the tree" */
 	size_t scratch_bytes;           /* of a sweep: sweep_plan's budget; 0: no limit */
 	bool always_checkpoint;         /* wherever one can be made, whatever it takes */
+	size_t state_piece_bytes;       /* of a checkpoint, a step; 0: some megabytes */
 	/* The corpus as it is; NULL: the first time. Its order of documents is kept as far as it goes (ingest/order.h).
 	 * Snapshots are read only during ingest_prepare. */
 	const struct cache_snapshot *previous;

@@ -36,6 +36,7 @@ struct ingest {
 	struct walk *walk;
 	size_t scratch_bytes;
 	bool always_checkpoint;
+	size_t state_piece_bytes;
 	struct repo *repo;              /* while documents are read; NULL: none, or none that is read */
 	char *no_history;               /* why */
 	const char *history_note;
@@ -296,6 +297,7 @@ int ingest_prepare(struct ingest **out, const struct ingest_options *opt, const 
 	in->arena = arena_new();
 	in->scratch_bytes = opt->scratch_bytes;
 	in->always_checkpoint = opt->always_checkpoint;
+	in->state_piece_bytes = opt->state_piece_bytes;
 	in->corpus = xstrdup(opt->corpus);
 	in->source = opt->ref ? xasprintf("%s@%s", opt->source, opt->ref) : xstrdup(opt->source);
 	if (opt->order_from)
@@ -538,24 +540,26 @@ static int begin_run(struct ingest *in, int64_t n, int32_t *next_layer, struct e
 	return rc;
 }
 
-static int write_checkpoint(void *ctx, int32_t next_layer, const float *residual, size_t bytes, struct err *err)
+static int write_checkpoint(void *ctx, int32_t next_layer, size_t bytes, size_t at, const void *piece, size_t n,
+			    struct err *err)
 {
 	struct ingest *in = ctx;
 	struct err why;
 
 	(void)err;
+	if (!cache_run_checkpoint(in->run, next_layer, bytes, at, piece, n, &why))
+		return 0;
 	/* Nothing is lost but what it is for: a store that takes no more writes says so when the next latents leave. */
-	if (cache_run_checkpoint(in->run, next_layer, residual, bytes, &why))
-		log_warn("an ingest of corpus '%s' would not go on at layer %d after an interruption: %s", in->corpus, next_layer,
-			 why.text);
-	return 0;
+	log_warn("an ingest of corpus '%s' would not go on at layer %d after an interruption: %s", in->corpus, next_layer,
+		 why.text);
+	return 1;
 }
 
-static int read_checkpoint(void *ctx, float *residual, size_t bytes, struct err *err)
+static int read_checkpoint(void *ctx, size_t bytes, size_t at, void *piece, size_t n, struct err *err)
 {
 	struct ingest *in = ctx;
 
-	in->lost_state = cache_run_state(in->run, residual, bytes, err);
+	in->lost_state = cache_run_state(in->run, bytes, at, piece, n, err);
 	return in->lost_state ? -1 : 0;
 }
 
@@ -563,7 +567,8 @@ static int read_checkpoint(void *ctx, float *residual, size_t bytes, struct err 
 static int begin_sweep(struct ingest *in, int32_t first_layer, struct err *err)
 {
 	const struct sweep_options opt = {.scratch_bytes = in->scratch_bytes, .first_layer = first_layer,
-					  .always_checkpoint = in->always_checkpoint};
+					  .always_checkpoint = in->always_checkpoint,
+					  .state_piece_bytes = in->state_piece_bytes};
 	const struct sweep_sequence q = {
 		.session = in->session, .ids = in->ids.id + chunk_first(in),
 		.n = span_end(in, in->chunk_last) - chunk_first(in), .source = &in->from_store, .sink = &in->to_store,

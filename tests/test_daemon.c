@@ -227,6 +227,31 @@ static void an_answer_survives_a_restart_and_costs_only_the_question(void **stat
 	stop(d);
 }
 
+/* The limit holds one of two corpora: the one that was asked last makes room for the other, and is asked all the same. */
+static void a_corpus_that_was_asked_makes_room_for_an_ingest(void **state)
+{
+	struct daemon_process *d = *state;
+	struct answer before = {0}, after = {0};
+	struct err err;
+	json_t *reply;
+
+	assert_int_equal(ingest(d, "lines"), JOB_DONE);
+	reply = request(d, API_STATUS, NULL, NULL);
+	stop(d);
+	d->config.store.max_bytes = 3 * json_integer_value(json_object_get(json_object_get(reply, "store"), "used_bytes")) / 2;
+	assert_true(d->config.store.max_bytes > 0);
+	json_decref(reply);
+	start(d);
+	wait_until_ready(d);
+	assert_int_equal(ask(d, "lines", 12, &before, &err), 0);
+	free(temp_text(d->dir, "source/0.txt", "what stands before all the others has changed\n"));
+	assert_int_equal(ingest(d, "others"), JOB_DONE);
+	assert_int_equal(ask(d, "lines", 12, &after, &err), 0);
+	assert_string_equal(after.text, before.text);
+	assert_true(after.usage.recomputed_tokens > 0);
+	stop(d);
+}
+
 static void clients_that_leave_early_leave_nothing_behind(void **state)
 {
 	struct daemon_process *d = *state;
@@ -333,6 +358,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(an_answer_survives_a_restart_and_costs_only_the_question),
+		CASE(a_corpus_that_was_asked_makes_room_for_an_ingest),
 		CASE(clients_that_leave_early_leave_nothing_behind),
 		CASE(refusals_come_with_their_code_and_their_words),
 		CASE(a_stop_in_the_middle_of_an_ingest_is_in_good_order),

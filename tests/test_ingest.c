@@ -247,6 +247,44 @@ static void a_damaged_span_is_computed_again_with_the_same_bits_and_mended_by_th
 	free(warm);
 }
 
+/* Holes in the middle of a corpus: they alone are computed and held, and what is behind them comes when it is chosen. */
+static void what_is_behind_spans_that_the_store_lacks_is_read_as_it_is_chosen(void **state)
+{
+	static const int lacking[] = {2, 3, 7};
+	const struct place *p = *state;
+	size_t bytes = (size_t)tiny.model->config.vocab * sizeof(float);
+	float *cold = xmalloc(bytes, 1), *warm = xmalloc(bytes, 1);
+	struct cache *c = tiny_store(p->store);
+	struct recall_stats whole, stats;
+	struct span_key keys[16] = {0};
+	struct cache_snapshot *s;
+	struct err err;
+
+	place_lines(p, "a.c", "alpha", 60);
+	ingest_all(p, c, NULL);
+	s = tiny_load(c);
+	ask(cold, NULL, s, LATENTS_BF16);
+	whole = ask(warm, c, s, LATENTS_BF16);
+	assert_true(s->n_tokens > 12 * 64 && s->n_tokens < 16 * 64);
+	for (int i = 0; i < 12; i++)
+		span_key_make(&keys[i], s->identity, i ? &keys[i - 1] : NULL, s->ids + 64 * i, 64);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(cache_quarantine(c, &keys[lacking[i]], &err), 0);
+
+	stats = ask(warm, c, s, LATENTS_BF16);
+
+	assert_memory_equal(warm, cold, bytes);
+	assert_int_equal(stats.recomputed_tokens, 3 * 64);
+	assert_int_equal(stats.loaded_tokens, s->n_tokens - 3 * 64);
+	/* Whoever held all that is behind a hole would have slots only for what is before it. */
+	assert_int_equal(stats.gathers.n_slots, whole.gathers.n_slots);
+	assert_int_equal(stats.gathers.recomputed_tokens, 3 * 64);
+	cache_free_snapshot(s);
+	cache_close(c);
+	free(cold);
+	free(warm);
+}
+
 static void an_ingest_that_was_interrupted_anywhere_goes_on_and_ends_with_the_same_bits(void **state)
 {
 	const struct place *p = *state;
@@ -719,6 +757,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(a_directory_becomes_documents_whose_lines_are_known, place_set_up, place_tear_down),
 		cmocka_unit_test_setup_teardown(a_document_cannot_forge_a_turn_or_another_document, place_set_up, place_tear_down),
+		cmocka_unit_test_setup_teardown(what_is_behind_spans_that_the_store_lacks_is_read_as_it_is_chosen, place_set_up,
+						place_tear_down),
 		cmocka_unit_test_setup_teardown(logits_after_recall_are_those_of_before_bit_for_bit, place_set_up, place_tear_down),
 		cmocka_unit_test_setup_teardown(
 			a_damaged_span_is_computed_again_with_the_same_bits_and_mended_by_the_next_ingest, place_set_up,

@@ -18,7 +18,7 @@
 #include "tests/support/tiny_ingest.h"
 
 /* Ingest all of the source in one chunk, with a checkpoint wherever one can be made, in a process that is killed before
- * so many steps; false if it is done before. *resumed: where its sweep began. */
+ * so many steps; false if it is done before. *resumed: where its sweep began, when all that it needs for that had been read. */
 static bool killed_after(const struct place *p, const char *store, int n_steps, int32_t *resumed)
 {
 	int fds[2], status;
@@ -36,6 +36,7 @@ static bool killed_after(const struct place *p, const char *store, int n_steps, 
 		int rc = 1;
 
 		opt.always_checkpoint = true;
+		opt.state_piece_bytes = 20000; /* several pieces, so that it is killed between two of them as well */
 		if (cache_open(&c, store, &err) || ingest_prepare(&in, &opt, tiny.tokenizer, NULL, NULL, NULL, &err) ||
 		    ingest_bind(in, tiny.engine, tiny.model, LATENTS_BF16, c, &err) || ingest_begin(in, &err))
 			rc = -1;
@@ -43,7 +44,7 @@ static bool killed_after(const struct place *p, const char *store, int n_steps, 
 			if (i == n_steps)
 				raise(SIGKILL);
 			rc = ingest_step(in, &progress, &err);
-			if (!i && write(fds[1], &progress.resumed_layer, sizeof progress.resumed_layer) < 0)
+			if (write(fds[1], &progress.resumed_layer, sizeof progress.resumed_layer) < 0)
 				rc = -1;
 		}
 		if (rc)
@@ -51,7 +52,8 @@ static bool killed_after(const struct place *p, const char *store, int n_steps, 
 		_exit(rc ? 1 : 0);
 	}
 	close(fds[1]);
-	assert_int_equal(read(fds[0], resumed, sizeof *resumed), sizeof *resumed);
+	for (ssize_t n; (n = read(fds[0], resumed, sizeof *resumed)); )
+		assert_int_equal(n, sizeof *resumed);
 	close(fds[0]);
 	assert_int_equal(waitpid(child, &status, 0), child);
 	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)

@@ -156,6 +156,57 @@ static void a_corpus_that_is_read_or_shared_or_written_stays(void **state)
 	cache_close(c);
 }
 
+struct reader {
+	struct cache *c;
+	int n_asked;
+};
+
+static void let_go(void *ctx)
+{
+	struct reader *r = ctx;
+
+	r->n_asked++;
+	cache_pin(r->c, NULL);
+}
+
+/* The one who reads is asked when his corpus is needed and enough: not before, and not in vain. */
+static void a_corpus_that_is_read_goes_last_and_only_if_that_helps(void **state)
+{
+	const struct text d = text_of("d", 100, 0, 4), e = text_of("e", 500, 0, 5);
+	struct text t[3], again;
+	struct cache *c = three_corpora(*state, t);
+	struct reader r = {c, 0};
+	int64_t used = stats_of(c).used_bytes;
+	struct err err;
+
+	cache_on_shortage(c, let_go, &r);
+	cache_pin(c, "a"); /* which the rows say was used longest ago */
+	cache_set_limit(c, used);
+	must_store(c, &d);
+	assert_int_equal(r.n_asked, 0);
+	assert_true(known(c, &t[1]) < 500);
+	assert_true(is_stored(c, &t[0]));
+
+	cache_set_limit(c, used / 20);
+	assert_int_equal(store_text(c, &e, &err), -1); /* not even with all that there is */
+	assert_int_equal(err.code, ERR_TOO_LARGE);
+	assert_int_equal(r.n_asked, 0);
+	assert_true(is_stored(c, &t[0]));
+
+	/* Its own next version has no place but its own, which it does not get. */
+	cache_set_limit(c, used / 3);
+	again = text_of("a", 500, 0, 6);
+	assert_int_equal(store_text(c, &again, &err), -1);
+	assert_int_equal(r.n_asked, 0);
+
+	must_store(c, &e);
+	assert_int_equal(r.n_asked, 1);
+	assert_true(is_stored(c, &e));
+	assert_true(known(c, &t[0]) < 500);
+	must_be_in_order(c, t, 3);
+	cache_close(c);
+}
+
 static void what_is_refused_takes_nothing_with_it(void **state)
 {
 	struct text t[3], big = text_of("d", 512, 0, 9);
@@ -285,6 +336,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(at_its_limit_the_store_takes_the_end_of_what_was_used_longest_ago, set_up,
 						tear_down),
 		cmocka_unit_test_setup_teardown(a_corpus_that_is_read_or_shared_or_written_stays, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_corpus_that_is_read_goes_last_and_only_if_that_helps, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(what_is_refused_takes_nothing_with_it, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(files_do_not_grow_beyond_the_limit, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_dropped_corpus_gives_back_what_no_other_needs, set_up, tear_down),

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
+#include <limits.h>
 #include <string.h>
 
 #include "config/mem.h"
@@ -28,6 +29,20 @@ static int64_t groups_from(const struct layout *l, int32_t layer)
 	return n;
 }
 
+/* To its end, or behind so many checkpoints: no step gives or takes more than a piece of residual rows. */
+static bool run_until(struct sweep *w, const struct sweep_store *t, int n_checkpoints)
+{
+	int more = 1;
+
+	while (more > 0 && t->n_checkpoints < n_checkpoints) {
+		int n_pieces = t->n_pieces;
+
+		more = sweep_step(w, NULL);
+		assert_true(more >= 0 && t->n_pieces <= n_pieces + 1);
+	}
+	return more;
+}
+
 /* Everywhere a checkpoint can be made, the sweep is left behind; another one goes on from there, with the bits of one that
  * was not interrupted. */
 static void a_sweep_goes_on_behind_any_checkpoint_with_the_same_bits(void **state)
@@ -40,7 +55,7 @@ static void a_sweep_goes_on_behind_any_checkpoint_with_the_same_bits(void **stat
 		struct session *all = sweeping_session(e, m, LATENTS_FP8, true);
 		size_t vocab = (size_t)m->config.vocab;
 		float *expected = xmalloc(vocab, sizeof *expected), *got = xmalloc(vocab, sizeof *got);
-		struct sweep_options opt = {.always_checkpoint = true};
+		struct sweep_options opt = {.always_checkpoint = true, .state_piece_bytes = 10007};
 		int n_resumed = 0;
 		int32_t ids[150];
 
@@ -55,13 +70,12 @@ static void a_sweep_goes_on_behind_any_checkpoint_with_the_same_bits(void **stat
 			struct sweep_sequence q = {.session = s, .ids = ids + 40, .n = 110, .source = &source, .sink = &sink};
 			struct sweep_stats stats;
 			struct sweep *w;
-			int more = 1;
+			bool more;
 
 			sink.checkpoint = sweep_store_checkpoint;
 			session_skip(s, 40);
 			w = sweeping_begin(&q, 1, &opt);
-			while (more > 0 && store.n_checkpoints < stop)
-				more = sweep_step(w, NULL);
+			more = run_until(w, &store, stop);
 			sweep_end(w);
 			session_free(s);
 			if (!more) {
@@ -70,6 +84,7 @@ static void a_sweep_goes_on_behind_any_checkpoint_with_the_same_bits(void **stat
 				break;
 			}
 			assert_int_equal(store.residual_bytes, 110 * (size_t)m->config.hidden * sizeof(float));
+			assert_true(store.residual_bytes > opt.state_piece_bytes && store.piece_most == opt.state_piece_bytes);
 			s = sweeping_session_of(e, m, &how); /* nothing of the first one is left but what left it */
 			q.session = s;
 			q.residual = sweep_store_residual;
@@ -79,7 +94,8 @@ static void a_sweep_goes_on_behind_any_checkpoint_with_the_same_bits(void **stat
 			opt.first_layer = store.next_layer;
 			w = sweeping_begin(&q, 1, &opt);
 			assert_int_equal(sweep_token_layers(w), 0);
-			sweeping_run(w);
+			run_until(w, &store, INT_MAX);
+			assert_int_equal(store.piece_most, opt.state_piece_bytes);
 			sweep_count(w, &stats);
 			assert_int_equal(stats.source_tokens, 40 * groups_from(session_layout(s), opt.first_layer));
 			sweep_end(w);
@@ -98,6 +114,48 @@ static void a_sweep_goes_on_behind_any_checkpoint_with_the_same_bits(void **stat
 		engine_close(e);
 		model_close(m);
 	}
+}
+
+/* Whichever piece it is that finds no taker: no other one of its checkpoint comes, the sweep goes on, and the next checkpoint
+ * is offered from its beginning. */
+static void a_checkpoint_that_is_given_up_at_any_piece_is_left_and_the_next_one_is_made(void **state)
+{
+	struct model *m = sweeping_model("glm52");
+	struct engine *e = sweeping_engine(COMPUTE_F32);
+	struct session *all = sweeping_session(e, m, LATENTS_BF16, true);
+	size_t bytes = 20 * (size_t)m->config.hidden * sizeof(float);
+	const struct sweep_options opt = {.always_checkpoint = true, .state_piece_bytes = bytes / 3 + 1};
+	int n_checkpoints = 0, refused = 0;
+	int32_t ids[20] = {0};
+
+	(void)state;
+	sweeping_append(all, ids, 20, NULL);
+	for (; refused <= 3 * n_checkpoints; refused++) {
+		struct session *s = sweeping_session(e, m, LATENTS_BF16, false);
+		struct sweep_store store = sweep_store_of(all, 0);
+		struct sweep_sink sink = sweep_store_sink(&store);
+		struct sweep_stats stats;
+		struct sweep *w;
+
+		sink.checkpoint = sweep_store_checkpoint;
+		store.refused_piece = refused;
+		w = sweeping_begin(&(struct sweep_sequence){.session = s, .ids = ids, .n = 20, .sink = &sink}, 1, &opt);
+		run_until(w, &store, INT_MAX);
+		sweep_count(w, &stats);
+		sweep_end(w);
+		sweep_store_assert_has(&store, 20);
+		if (!refused)
+			n_checkpoints = store.n_checkpoints;
+		assert_int_equal(stats.n_checkpoints, n_checkpoints);
+		assert_int_equal(store.n_checkpoints, n_checkpoints - !!refused);
+		assert_int_equal(store.n_pieces, 3 * n_checkpoints - (refused ? 2 - (refused - 1) % 3 : 0));
+		free(store.residual);
+		session_free(s);
+	}
+	assert_true(n_checkpoints > 1);
+	session_free(all);
+	engine_close(e);
+	model_close(m);
 }
 
 static void a_checkpoint_is_not_made_for_less_than_a_seconds_work(void **state)
@@ -296,6 +354,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_sweep_goes_on_behind_any_checkpoint_with_the_same_bits),
+		cmocka_unit_test(a_checkpoint_that_is_given_up_at_any_piece_is_left_and_the_next_one_is_made),
 		cmocka_unit_test(a_checkpoint_is_not_made_for_less_than_a_seconds_work),
 		cmocka_unit_test(sequences_that_share_a_sweep_have_the_bits_that_each_has_alone),
 		cmocka_unit_test(what_a_sink_cannot_take_ends_the_sweep),

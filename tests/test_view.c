@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,8 @@
 
 #include "cache/view.h"
 #include "tests/support/disk_calls.h"
+#include "tests/support/fake_io.h"
+#include "tests/support/run_text.h"
 #include "tests/support/store_text.h"
 #include "tests/support/temp_dir.h"
 
@@ -245,7 +248,27 @@ static void places_need_not_be_in_the_order_of_positions(void **state)
 	cache_close(c);
 }
 
-static void a_view_ends_before_the_first_span_that_is_missing_or_known_to_be_damaged(void **state)
+/* Nothing of a span that the view lacks is given, whatever else is asked for with it, and it says where. */
+static void assert_hole(struct cache_view *v, int32_t first, int32_t n, enum err_code code)
+{
+	uint8_t out[MOST_TOKENS * 40];
+	const int32_t positions[] = {first - 1, first, first + n - 1};
+	int64_t bad = -1;
+	struct err err;
+
+	for (int g = 0; g < N_GROUPS; g++) {
+		assert_int_equal(cache_view_records(v, g, first - 10, n + 10, out, &bad, &err), -1);
+		assert_true(err.code == code && bad == first);
+		assert_int_equal(cache_view_gather(v, g, positions, 3, out, &bad, &err), -1);
+		assert_true(err.code == code && bad == first);
+	}
+	for (int i = 0; i < N_INDEX_LAYERS; i++) {
+		assert_int_equal(cache_view_index_keys(v, i, first - 64, n + 64, out, &bad, &err), -1);
+		assert_true(err.code == code && bad == first);
+	}
+}
+
+static void a_view_has_a_hole_where_a_span_is_missing_or_known_to_be_damaged(void **state)
 {
 	const struct text t = text_of("a", 256, 0, 1);
 	struct cache *c = store_open(*state);
@@ -265,11 +288,14 @@ static void a_view_ends_before_the_first_span_that_is_missing_or_known_to_be_dam
 
 	assert_int_equal(whole, 128);
 	assert_gives(v, &t, 0, 128);
+	assert_gives(v, &t, 192, 64);
+	assert_hole(v, 128, 64, ERR_NOT_FOUND);
+	assert_memory_equal(cache_view_key(v, 130), &keys[2], sizeof keys[2]);
 	cache_view_close(v);
 	cache_close(c);
 }
 
-static void a_view_ends_before_the_first_span_whose_checksums_cannot_be_read(void **state)
+static void a_view_has_a_hole_where_checksums_are_gone(void **state)
 {
 	const struct text t = text_of("a", 256, 0, 1);
 	struct cache *c = store_open(*state);
@@ -287,6 +313,7 @@ static void a_view_ends_before_the_first_span_whose_checksums_cannot_be_read(voi
 
 	assert_int_equal(whole, 128);
 	assert_gives(v, &t, 0, 128);
+	assert_hole(v, 128, 64, ERR_DAMAGED);
 	cache_view_close(v);
 	assert_int_equal(truncate(path, 4096), 0);
 	cache_close(c);
@@ -296,6 +323,88 @@ static void a_view_ends_before_the_first_span_whose_checksums_cannot_be_read(voi
 	cache_view_close(v);
 	cache_close(c);
 	free(path);
+}
+
+static struct fake_io fake;
+
+/* Every span of these tokens is a hole. */
+static void assert_lost(struct cache_view *v, int32_t first, int32_t end, enum err_code code)
+{
+	uint8_t out[40];
+	int64_t bad = -1;
+	struct err err;
+
+	for (int32_t t = first; t < end; t += CACHE_SPAN_TOKENS) {
+		assert_int_equal(cache_view_records(v, 1, t + 3, 1, out, &bad, &err), -1);
+		assert_true(err.code == code && bad == t);
+	}
+}
+
+/* Three runs, and one read for the checksums of each: whichever fails, the others are read. */
+static void what_is_behind_checksums_that_a_drive_cannot_read_is_there(void **state)
+{
+	static const struct io_options options = {.backend = &fake_io_backend, .backend_state = &fake};
+	const struct text t = text_of("a", 300, 0, 1);
+	static const int32_t ends[] = {0, 128, 256, 300};
+	struct cache *c = store_open(*state);
+	bool hit[3] = {false};
+
+	must_store(c, &t);
+	cache_close(c);
+	for (int nth = 1; nth <= 3; nth++) {
+		struct cache_view *v;
+		int64_t whole;
+		struct err err;
+		int run = 0;
+
+		fake = (struct fake_io){.fault = FAKE_ERROR, .error = EIO, .nth = nth};
+		c = store_open_with(*state, &options);
+		assert_int_equal(cache_view_open(&v, c, text_identity, t.ids, 300, &whole, &err), 0);
+		while (ends[run] != whole)
+			assert_true(++run < 3);
+		hit[run] = true;
+		for (int i = 0; i < 3; i++)
+			if (i != run)
+				assert_gives(v, &t, ends[i], ends[i + 1] - ends[i]);
+		assert_lost(v, ends[run], ends[run + 1], ERR_IO);
+		if (run)
+			assert_hole(v, ends[run], 44, ERR_IO);
+		cache_view_close(v);
+		cache_close(c);
+	}
+	assert_true(hit[0] && hit[1] && hit[2]);
+}
+
+/* A drive does not say for which of many bytes it failed. */
+static void a_large_read_of_checksums_that_fails_is_tried_again_by_halves(void **state)
+{
+	static const struct io_options options = {.backend = &fake_io_backend, .backend_state = &fake};
+	const struct text t = text_of("a", 500, 0, 1); /* 8 spans in one run: 1,040 sums, a page for each half */
+	struct cache *c = store_open(*state);
+	struct cache_view *v;
+	int64_t whole;
+	int32_t from;
+	struct err err;
+
+	assert_int_equal(run_text(c, &t, N_PARTS, &from, &err), 0);
+	cache_close(c);
+	fake = (struct fake_io){.fault = FAKE_ERROR, .error = EIO, .nth = 1};
+	c = store_open_with(*state, &options);
+	assert_int_equal(cache_view_open(&v, c, text_identity, t.ids, 500, &whole, &err), 0);
+	assert_int_equal(fake.n_begun, 3);
+	assert_int_equal(whole, 500);
+	assert_gives(v, &t, 0, 500);
+	cache_view_close(v);
+	cache_close(c);
+	/* And for good. */
+	fake = (struct fake_io){.fault = FAKE_ERROR, .error = EIO, .nth = 1, .then_on = true};
+	c = store_open_with(*state, &options);
+	assert_int_equal(cache_view_open(&v, c, text_identity, t.ids, 500, &whole, &err), 0);
+	assert_int_equal(fake.n_begun, 4); /* one half ended with the other one */
+	assert_int_equal(whole, 0);
+	assert_lost(v, 0, 500, ERR_IO);
+	cache_view_close(v);
+	cache_close(c);
 }
 
 /* Reads of a part, by record, by span, and by range; whether it was found to be damaged at `bad`. */
@@ -460,8 +569,10 @@ int main(void)
 		CASE(a_gather_gives_the_records_of_scattered_positions_in_their_order),
 		CASE(a_view_covers_spans_of_others_and_parts_of_runs),
 		CASE(places_need_not_be_in_the_order_of_positions),
-		CASE(a_view_ends_before_the_first_span_that_is_missing_or_known_to_be_damaged),
-		CASE(a_view_ends_before_the_first_span_whose_checksums_cannot_be_read),
+		CASE(a_view_has_a_hole_where_a_span_is_missing_or_known_to_be_damaged),
+		CASE(a_view_has_a_hole_where_checksums_are_gone),
+		CASE(what_is_behind_checksums_that_a_drive_cannot_read_is_there),
+		CASE(a_large_read_of_checksums_that_fails_is_tried_again_by_halves),
 		cmocka_unit_test_setup_teardown(every_flipped_bit_is_found_and_says_which_span_it_is_in, set_up_in_memory,
 						tear_down),
 		CASE(records_in_each_others_place_are_found),

@@ -56,6 +56,26 @@ void run_state_of(uint8_t out[STATE_BYTES], const struct text *t, int32_t next_l
 		out[i] = (uint8_t)XXH3_64bits_withSeed(&i, sizeof i, seed);
 }
 
+int run_save(struct cache_run *r, int32_t next_layer, const uint8_t *state, size_t bytes, size_t piece, struct err *err)
+{
+	for (size_t at = 0, n; at < bytes; at += n) {
+		n = bytes - at < piece ? bytes - at : piece;
+		if (cache_run_checkpoint(r, next_layer, bytes, at, state + at, n, err))
+			return -1;
+	}
+	return 0;
+}
+
+int run_saved(struct cache_run *r, uint8_t *state, size_t bytes, size_t piece, struct err *err)
+{
+	for (size_t at = 0, n; at < bytes; at += n) {
+		n = bytes - at < piece ? bytes - at : piece;
+		if (cache_run_state(r, bytes, at, state + at, n, err))
+			return -1;
+	}
+	return 0;
+}
+
 /* Where to begin: what was saved must be what was to be saved. */
 static int take_up(struct cache_run *r, const struct text *t, int32_t *next_layer, struct err *err)
 {
@@ -63,7 +83,7 @@ static int take_up(struct cache_run *r, const struct text *t, int32_t *next_laye
 
 	if (!*next_layer)
 		return 0;
-	if (cache_run_state(r, got, sizeof got, err)) {
+	if (run_saved(r, got, sizeof got, STATE_PIECE, err)) {
 		*next_layer = 0;
 		return err->code == ERR_DAMAGED ? cache_run_restart(r, err) : -1;
 	}
@@ -88,7 +108,7 @@ int run_text(struct cache *c, const struct text *t, int until, int32_t *from, st
 			rc = run_put(r, t, (int32_t)known, part_of[i], (int32_t)known, t->n - (int32_t)known, err);
 			run_state_of(state, t, i + 1);
 			if (!rc && i + 1 < N_PARTS)
-				(void)cache_run_checkpoint(r, i + 1, state, sizeof state, err);
+				(void)run_save(r, i + 1, state, sizeof state, STATE_PIECE, err);
 		}
 		if (!rc && until == N_PARTS)
 			rc = cache_run_commit(r, err);

@@ -132,27 +132,40 @@ static int take_index_keys(void *ctx, int32_t index_layer, int64_t first, int64_
 	return 0;
 }
 
-int sweep_store_checkpoint(void *ctx, int32_t next_layer, const float *residual, size_t bytes, struct err *err)
+int sweep_store_checkpoint(void *ctx, int32_t next_layer, size_t bytes, size_t at, const void *piece, size_t n,
+			   struct err *err)
 {
 	struct sweep_store *t = ctx;
 
 	(void)err;
-	assert_true(next_layer > t->next_layer);
-	t->next_layer = next_layer;
-	t->n_checkpoints++;
-	t->residual = xrealloc(t->residual, bytes, 1);
-	t->residual_bytes = bytes;
-	memcpy(t->residual, residual, bytes);
+	assert_true(n >= 1 && n <= bytes - at);
+	t->piece_most = n > t->piece_most ? n : t->piece_most;
+	if (++t->n_pieces == t->refused_piece)
+		return 1;
+	if (!at) {
+		assert_true(next_layer > t->next_layer);
+		t->next_layer = next_layer;
+		t->residual = xrealloc(t->residual, bytes, 1);
+		t->residual_bytes = bytes;
+		t->residual_at = 0;
+	}
+	assert_true(next_layer == t->next_layer && bytes == t->residual_bytes && at == t->residual_at);
+	memcpy(t->residual + at, piece, n);
+	t->residual_at += n;
+	t->n_checkpoints += t->residual_at == bytes;
 	return 0;
 }
 
-int sweep_store_residual(void *ctx, float *out, size_t bytes, struct err *err)
+int sweep_store_residual(void *ctx, size_t bytes, size_t at, void *piece, size_t n, struct err *err)
 {
-	const struct sweep_store *t = ctx;
+	struct sweep_store *t = ctx;
 
 	(void)err;
 	assert_int_equal(bytes, t->residual_bytes);
-	memcpy(out, t->residual, bytes);
+	assert_true(n >= 1 && n <= bytes - at);
+	t->n_pieces++;
+	t->piece_most = n > t->piece_most ? n : t->piece_most;
+	memcpy(piece, t->residual + at, n);
 	return 0;
 }
 

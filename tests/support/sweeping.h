@@ -30,11 +30,14 @@ struct sweep_store {
 	int64_t n_records[MODEL_MAX_LAYERS], n_keys[MODEL_MAX_LAYERS]; /* positions that each group and index layer has */
 	int32_t bad_group;       /* < 0, or a group of which it cannot give position 70 */
 	int64_t given_tokens;
-	/* The last checkpoint, and how many there were: */
+	/* The checkpoint under way, or the last one, and how many have come whole: */
 	int32_t next_layer;
-	float *residual;         /* free() it */
-	size_t residual_bytes;
+	uint8_t *residual;       /* free() it */
+	size_t residual_bytes, residual_at;
 	int n_checkpoints;
+	/* Pieces in all; of these the one that is refused, from 1; the most bytes of one. */
+	int n_pieces, refused_piece;
+	size_t piece_most;
 };
 
 /* One that has the first n tokens of a session. */
@@ -43,7 +46,8 @@ void sweep_store_assert_has(const struct sweep_store *t, int64_t n);
 /* A sink without checkpoints, which are sweep_store_checkpoint's to take. */
 struct sweep_sink sweep_store_sink(struct sweep_store *t);
 struct sweep_source sweep_store_source(struct sweep_store *t);
-int sweep_store_checkpoint(void *ctx, int32_t next_layer, const float *residual, size_t bytes, struct err *err);
-int sweep_store_residual(void *ctx, float *out, size_t bytes, struct err *err);
+int sweep_store_checkpoint(void *ctx, int32_t next_layer, size_t bytes, size_t at, const void *piece, size_t n,
+			   struct err *err);
+int sweep_store_residual(void *ctx, size_t bytes, size_t at, void *piece, size_t n, struct err *err);
 
 #endif
