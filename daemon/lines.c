@@ -136,6 +136,12 @@ void lines_index(struct lines *l)
 	int32_t document = l->n_documents;
 
 	assert(!l->slots);
+	l->room = l->n + 1;
+	l->text_room = l->n_text;
+	if (l->n) {
+		l->start = xrealloc(l->start, (size_t)l->room, sizeof *l->start);
+		l->text = xrealloc(l->text, l->text_room, 1);
+	}
 	for (l->n_slots = 16; l->n_slots < 2 * (uint32_t)l->n; l->n_slots *= 2)
 		;
 	l->slots = xcalloc(l->n_slots, sizeof *l->slots);
