@@ -126,6 +126,9 @@ static void lines_in_a_row_are_one_quotation_and_the_longest_run_wins(void **sta
 		{"int retry_limit_set(int n);\n# Retries\n\nThe limit is read once, when the daemon starts.\n",
 		 "lines verified 0-27 src/limit.h:3-3\n"
 		 "lines verified 28-86 doc/notes.md:1-3"},
+		{"int retry_limit_set(int n);\n\n# Retries\n\nThe limit is read once, when the daemon starts.\n",
+		 "lines verified 0-27 src/limit.h:3-3\n"
+		 "lines verified 29-87 doc/notes.md:1-3"},
 		/* The other way round there are two. */
 		{"int retry_limit_set(int n);\nint retry_limit(void);\n", "lines verified 0-27 src/limit.h:3-3\n"
 									  "lines verified 28-50 src/limit.h:2-2"},
