@@ -206,6 +206,7 @@ struct answer {
 	bool any_text, ends_line, done;
 	struct api_usage usage;
 	char finish[16];
+	json_t *last;            /* the event with the citations */
 };
 
 static void print_phase(struct answer *a, const json_t *data)
@@ -251,6 +252,7 @@ static int on_ask_event(void *ctx, const char *name, json_t *data, struct err *e
 		api_usage_parse(&a->usage, data);
 	} else if (!strcmp(name, "done")) {
 		snprintf(a->finish, sizeof a->finish, "%s", get_string(data, "finish_reason"));
+		a->last = json_incref(data);
 		a->done = true;
 		return 1;
 	}
@@ -312,7 +314,10 @@ static int run_ask(struct cli *c)
 	print_progress_end(&a.progress);
 	if (a.any_text && !a.ends_line)
 		putchar('\n');
+	if (!c->given[OPTION_JSON])
+		show_citations(a.last);
 	fflush(stdout);
+	json_decref(a.last);
 	if (!status && !a.done)
 		status = err_set(&c->err, ERR_UNREACHABLE, "the daemon went away before the answer was complete");
 	if (!status && !c->given[OPTION_JSON])

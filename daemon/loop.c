@@ -579,7 +579,6 @@ static void on_asked(struct loop *l, const struct message *m)
 	struct waiter *w = waiter_find(l->waiters, WAITER_ASK, m->id);
 	const struct api_usage *u = &m->asked.usage;
 	struct err stop;
-	json_t *done;
 
 	l->n_asks--;
 	w->engine_has_it = false;
@@ -604,10 +603,8 @@ static void on_asked(struct loop *l, const struct message *m)
 		err_set(&stop, ERR_UNAVAILABLE, "the daemon stops");
 		exchange_error(w->x, 0, l->stopping && m->err.code == ERR_CANCELLED ? &stop : &m->err);
 	} else if (w->x) {
-		done = json_object();
-		json_object_set_new(done, "finish_reason", json_string(m->asked.finish));
 		exchange_event(w->x, "usage", api_dump(api_usage_json(u)));
-		exchange_event(w->x, "done", api_dump(done));
+		exchange_event(w->x, "done", xstrdup(m->asked.done));
 		exchange_end(w->x);
 	}
 	waiter_free_if_over(w);

@@ -36,6 +36,10 @@ void message_free(void *message)
 	case MESSAGE_UPKEPT:
 		free(m->report);
 		break;
+	case MESSAGE_ASKED:
+		bytes_free(&m->asked.answer);
+		free(m->asked.done);
+		break;
 	case MESSAGE_TOKEN:
 		free(m->token.text);
 		break;

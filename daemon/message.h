@@ -92,6 +92,9 @@ struct message {
 		struct {
 			struct api_usage usage;
 			const char *finish;    /* "stop" or "length"; static */
+			struct bytes answer;   /* all of its text, */
+			size_t thought;        /* and how much of that is reasoning */
+			char *done;            /* JSON of the last event (cite.h); NULL with err */
 		} asked;
 	};
 };

@@ -220,6 +220,80 @@ void show_diff(json_t *reply, bool json)
 	show_shared(reply);
 }
 
+static void show_range(const json_t *range)
+{
+	long long first = (long long)get_integer(range, "first"), last = (long long)get_integer(range, "last");
+
+	print_line(stdout, get_string(range, "path"));
+	printf(last == first ? ":%lld" : ":%lld-%lld", first, last);
+}
+
+enum { SHOWN_TEXT_BYTES = 60 };
+
+/* Of a text that stands nowhere, its first line, as far as it takes to know it again. */
+static void show_quoted(const json_t *citation)
+{
+	const char *text = get_string(citation, "text");
+	size_t line = strcspn(text, "\n"), n = line;
+
+	if (n > SHOWN_TEXT_BYTES)
+		for (n = SHOWN_TEXT_BYTES; n && (text[n] & 0xc0) == 0x80; n--)
+			;
+	putchar('"');
+	print_text(stdout, text, n);
+	fputs(n < line || text[line] ? "...\"" : "\"", stdout);
+}
+
+static void show_citation(const json_t *c)
+{
+	bool is_place = !strcmp(get_string(c, "kind"), "place");
+	const json_t *claimed = json_object_get(c, "claimed"), *other;
+	int64_t places = get_integer(c, "places");
+	char count[PRINT_BYTES];
+	size_t i;
+
+	fputs("  ", stdout);
+	if (places)
+		show_range(c);
+	else if (is_place)
+		show_range(claimed);
+	else
+		show_quoted(c);
+	printf("  %s", get_string(c, "status"));
+	if (is_place) {
+		fputs(places ? ": the lines are there; nothing is quoted" : ": there is no such file, or no such line", stdout);
+	} else if (claimed && strcmp(get_string(c, "status"), "verified")) {
+		fputs(": the answer says ", stdout);
+		show_range(claimed);
+	}
+	if (!places && !is_place)
+		fputs(claimed ? ", and it stands nowhere" : ": it stands nowhere", stdout);
+	json_array_foreach(json_object_get(c, "others"), i, other) {
+		fputs(i ? ", " : "; also ", stdout);
+		show_range(other);
+	}
+	if (places > (int64_t)i + 1)
+		printf(" and %s more", print_count(count, places - (int64_t)i - 1));
+	putchar('\n');
+}
+
+void show_citations(const json_t *done)
+{
+	const json_t *citation;
+	size_t i;
+
+	json_array_foreach(json_object_get(done, "citations"), i, citation)
+		show_citation(citation);
+	if (json_is_integer(json_object_get(done, "unchecked_from")))
+		printf("  the rest of the answer, from byte %lld on, is not checked: it quotes too much\n",
+		       (long long)get_integer(done, "unchecked_from"));
+	if (json_is_string(json_object_get(done, "citations_error"))) {
+		fputs("  not checked: ", stdout);
+		print_line(stdout, get_string(done, "citations_error"));
+		putchar('\n');
+	}
+}
+
 static void show_skips(const json_t *skips)
 {
 	char count[PRINT_BYTES];

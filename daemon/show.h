@@ -23,6 +23,9 @@ void show_text(json_t *reply, bool json);
  * each kind, and what both share. As JSON lines, all of it but the files, and each file. */
 void show_diff(json_t *reply, bool json);
 
+/* The citations of an answer, of the last event of API_ASK, to stdout, for people: a line each. */
+void show_citations(const json_t *done);
+
 /* What a dry run counted, to stdout, for people. */
 void show_report(const struct api_job *job);
 

@@ -15,6 +15,7 @@
 #include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
+#include "daemon/cite.h"
 #include "daemon/message.h"
 #include "daemon/opened.h"
 #include "daemon/upkeep.h"
@@ -46,6 +47,7 @@ struct worker {
 	struct cache_snapshot *held;
 	struct session *session;
 	struct recall *recall;        /* what is behind the session */
+	struct lines *lines;          /* its text; NULL until an answer is checked against it */
 
 	/* The ingest in progress, if job is not NULL: prepared elsewhere while in is NULL. */
 	struct message *job;
@@ -190,6 +192,8 @@ static void drop_held(struct worker *w)
 	w->session = NULL;
 	recall_close(w->recall);
 	w->recall = NULL;
+	lines_free(w->lines);
+	w->lines = NULL;
 	cache_free_snapshot(w->held);
 	w->held = NULL;
 	cache_pin(w->cache, NULL);
@@ -367,13 +371,14 @@ static void tell_phase(struct worker *w, const struct message *ask, enum ask_pha
 }
 
 /* The bytes in `text`, if there are any, and leave it empty. */
-static void tell_text(struct worker *w, const struct message *ask, struct bytes *text)
+static void tell_text(struct worker *w, struct message *end, struct bytes *text)
 {
 	struct message *m;
 
 	if (!text->n)
 		return;
-	m = message_new(MESSAGE_TOKEN, ask->id);
+	bytes_append(&end->asked.answer, text->data, text->n);
+	m = message_new(MESSAGE_TOKEN, end->id);
 	m->token.text = text->data;
 	m->token.bytes = text->n;
 	*text = (struct bytes){0};
@@ -530,13 +535,15 @@ static int generate(struct worker *w, const struct message *ask, int64_t max_tok
 		piece = tokenizer_piece(w->opened.tokenizer, id, &n);
 		if (piece && !tokenizer_is_special(w->opened.tokenizer, id))
 			text_stream_push(&stream, &text, piece, n);
-		tell_text(w, ask, &text);
+		tell_text(w, end, &text);
+		if (id == renderer_think_end(w->opened.renderer))
+			end->asked.thought = end->asked.answer.n;
 		if (end->asked.usage.completion_tokens >= max_tokens)
 			break;
 		failed = recall_append(w->recall, &id, 1, w->logits, NULL, err);
 	}
 	text_stream_end(&stream, &text);
-	tell_text(w, ask, &text);
+	tell_text(w, end, &text);
 	bytes_free(&text);
 	sampler_free(sampler);
 	end->asked.usage.decode_s = first_ns ? clock_seconds_since(first_ns) : 0;
@@ -587,6 +594,9 @@ static int answer(struct worker *w, const struct message *ask, struct message *e
 	usage->prompt_tokens = usage->cached_tokens + usage->prefilled_tokens;
 	if (w->session)
 		session_truncate(w->session, w->held->n_tokens);
+	if (!failed)
+		end->asked.done = cite_answer(end->asked.finish, &end->asked.answer, end->asked.thought, &w->lines,
+					      w->opened.tokenizer, w->held);
 	ids_free(&ids);
 	return failed ? -1 : 0;
 }

@@ -96,8 +96,18 @@ start_daemon
 places()
 {
 	(cd "$DEMO/sources" && TEXT=$1 awk '{ line = $0; sub(/^[ \t]+/, "", line) }
-		line == ENVIRON["TEXT"] { print "# it stands at " FILENAME ":" FNR; n++ } END { exit !n }' *)
+		line == ENVIRON["TEXT"] { print FILENAME ":" FNR; n++ } END { exit !n }' *)
 }
+
+# agrees ANSWER CITATIONS: the place that the daemon gives is one of those where the sources have the line, and it gives
+# none where they have none.
+agrees()
+{
+	if [ -n "$2" ]; then places "$1" | grep -qxF -- "$2"; else ! places "$1" >/dev/null; fi
+}
+
+# cited FILE: PATH:LINE of the whole line that an answer quotes, out of what quire printed.
+cited() { sed -n 's/^  \([^ ]*:[0-9]*\)  verified.*/\1/p' "$1" | head -n 1; }
 
 # ask QUESTION: the answer, and where it stands. The model may be wrong; the sources are not.
 ask()
@@ -107,8 +117,8 @@ ask()
 	answer=$(sed -n 2p "$DEMO/answer")
 	if [ "$answer" = "not found" ]; then
 		echo "# lines that have ${1##* }: $(cat "$DEMO"/sources/* | grep -cwF -- "${1##* }")"
-	else
-		places "$answer" || echo "# no line reads so: a misquotation"
+	elif [ -z "$(cited "$DEMO/answer")" ]; then
+		echo "# no line reads so: a misquotation"
 	fi
 }
 
@@ -118,13 +128,18 @@ ask "$QUESTION"
 ask "Where is log_warn"
 ask "Where is err_frobnicate"
 ask "Where is duration_parse"
-right=0 asked=0
+right=0 asked=0 wrong=0
 for name in $(sed -n 's/^[a-z][a-z0-9_ *]*[ *]\([a-z0-9_]*\)(.*/\1/p' "$DEMO"/sources/*); do
-	answer=$(quire --config "$DEMO/quire.yaml" ask headers "Where is $name" --max-tokens 60 2>/dev/null | head -n 1)
+	quire --config "$DEMO/quire.yaml" ask headers "Where is $name" --max-tokens 60 >"$DEMO/answer" 2>/dev/null
+	answer=$(head -n 1 "$DEMO/answer")
+	place=$(cited "$DEMO/answer")
 	asked=$((asked + 1))
-	case $answer in *"$name"*) ! places "$answer" >/dev/null || right=$((right + 1)) ;; esac
+	case $answer in *"$name"*) [ -z "$place" ] || right=$((right + 1)) ;; esac
+	agrees "$answer" "$place" || wrong=$((wrong + 1))
 done
-echo "# asked for every function that the files declare, it quotes $right of $asked right"
+echo "# asked for every function that the files declare, it quotes $right of $asked right;"
+echo "# of the places that quired gives for its answers, grep finds $wrong wrong or missing"
+[ $wrong = 0 ] || exit 1
 quire --config "$DEMO/quire.yaml" --json ask headers "$QUESTION" --max-tokens 1 >"$DEMO/usage"
 quire --config "$DEMO/quire.yaml" --json corpora >"$DEMO/corpora"
 number() { sed -n "s/.*\"$1\":\\([0-9]*\\).*/\\1/p" "$2" | head -n 1; }

@@ -13,6 +13,13 @@ answers()
 	grep -qxF -- "$1" "$T/out" || fail "the answer is not: $1"
 }
 
+# What the daemon says of where the line stands is what grep says.
+cites()
+{
+	PLACE=$(cd "$T/source" && grep -nxF -- "$LINE" err.h | sed 's/^\([0-9]*\):.*/err.h:\1/')
+	grep -qxF -- "  $PLACE  verified" "$T/out" || fail "the line's place is not given: $PLACE"
+}
+
 for form in bf16 fp8; do
 	MODEL=$ROOT_DIR/tests/pocket/model/$form
 	rm -rf "$T/store"
@@ -21,12 +28,29 @@ for form in bf16 fp8; do
 	run 0 ingest "$T/source" --as "with"
 	run 0 ask "with" "Where is err_exit_status" --max-tokens 60
 	answers "$LINE"
+	cites
 	run 0 ask "with" "Where is err_frobnicate" --max-tokens 60
 	answers "not found"
+	[ "$(wc -l <"$T/out")" = 1 ] || fail "an answer that quotes nothing has a citation"
+	run 0 --json ask "with" "Where is err_frobnicate" --max-tokens 60
+	says out '"finish_reason":"stop","snapshot":1,"citations":[]}'
 	stop_daemon
 	start_daemon
 	run 0 ask "with" "Where is err_exit_status" --max-tokens 60
 	answers "$LINE"
+	cites
+	run 0 --json ask "with" "Where is err_exit_status" --max-tokens 60
+	says out '"citations":[{"kind":"lines","status":"verified","begin":0,"end":'${#LINE}',"text":"'"$LINE"'","places":1,"path":"err.h","first":'"${PLACE#*:}"
+	stop_daemon
+	# Looked up in what was read, whatever is on disk by now.
+	start_daemon
+	mv "$T/source" "$T/elsewhere"
+	run 0 ask "with" "Where is err_exit_status" --max-tokens 60
+	mv "$T/elsewhere" "$T/source"
+	cites
+	# Cut in the middle of a line, it is known by its beginning.
+	run 0 ask "with" "Where is err_exit_status" --max-tokens 8
+	grep -qxF -- "  $PLACE  verified" "$T/out" || fail "the beginning of the line has no place"
 	stop_daemon
 done
 
