@@ -1,17 +1,20 @@
 /*
  * Decoding with some of the experts in memory: how near to the machine's limit it runs, and what the choice of who stays costs.
  *
- *   offload [SHARE ...]     of all experts that there is memory for; .05 .10 .25 .50 1 unless said
+ *   offload [--expert-dim N] [SHARE ...]    of all experts that there is memory for; .05 .10 .25 .50 1 unless said
  *
  *   offload.tokens_per_s    limit: 1 / the longer of what the disk and what memory takes for the bytes that were moved
  *   offload.pipe_eff        of that time, over the time it took: 1 is a disk, or memory, that is never waited with
  *   offload.policy_eff      experts that a cache which knows the future would read, over those read. Beside it what a list of
  *                           the recently used would reach ("lru"), and its product with pipe_eff ("lru_fraction")
  *   offload.fraction_of_limit   their product: of what is possible on this machine with this memory
+ *   plan.error              what engine/plan.h says of this model, this memory and this machine, which is asked as `quire plan` asks
+ *                           it (engine/rates.h), over what was measured: the distance to the nearer end of its range, though
+ *                           the figure lies inside; the ends stand beside it, and the range's width over its middle
  *
  * The checkpoint is synthetic (made below build/bench, removed at the end): two layers of 256 experts of GLM-5.2's size in fp8, 19.3 GB,
- * halved until the experts and some room for all else fit into the free memory, since at share 1 they are all in it; the
- * lines say what was taken. A token's attention is small. Random weights route like nothing real, so the choices of preset
+ * halved until the experts and some room for all else fit into the free memory, since at share 1 they are all in it, or as
+ * narrow as --expert-dim says; the lines say what was taken. A token's attention is small. Random weights route like nothing real, so the choices of preset
  * A (offload/trace.h) are put in the routers' place: an op of a copied table. What is predicted for the next layer comes true
  * in .74 of cases, as measured on GLM-5.2. Everything else is the engine that users have.
  *
@@ -28,6 +31,8 @@
 #include "engine/checkpoint.h"
 #include "engine/experts.h"
 #include "engine/internal.h"
+#include "engine/plan.h"
+#include "engine/rates.h"
 #include "engine/synth.h"
 #include "offload/io.h"
 #include "offload/trace.h"
@@ -51,6 +56,7 @@ struct bench {
 	struct io_file shards[SHARDS_MOST];
 	int n_shards;
 	double disk[2 * PROBES], memory[2 * PROBES]; /* bytes per second */
+	double told_disk[2 * PROBES], told_read[2 * PROBES], told_flops[2 * PROBES]; /* what a plan is told */
 	int n_probes;
 	uint64_t seed;
 };
@@ -134,12 +140,13 @@ static double experts_bytes(const struct synth_options *o)
 	return (double)LAYERS * EXPERTS * 3 * o->hidden * o->expert_dim;
 }
 
-static void make_checkpoint(struct bench *b)
+static void make_checkpoint(struct bench *b, int32_t expert_dim)
 {
 	double room = free_memory() - 3e9;
 	struct err err;
 
 	b->synth = synth_glm52;
+	b->synth.expert_dim = expert_dim ? expert_dim : b->synth.expert_dim;
 	b->synth.n_dense_layers = 1;
 	b->synth.n_moe_layers = LAYERS;
 	b->synth.n_heads = 4;
@@ -199,9 +206,15 @@ static double raw_rate(struct bench *b, uint32_t expert_bytes)
 
 static void probe(struct bench *b, uint32_t expert_bytes)
 {
+	struct err err;
+
 	for (int i = 0; i < PROBES; i++, b->n_probes++) {
 		b->disk[b->n_probes] = raw_rate(b, expert_bytes);
 		b->memory[b->n_probes] = probe_read(b->pool, b->probe, PROBE_BYTES);
+		if (rates_disk(b->dir, &b->told_disk[b->n_probes], &err) ||
+		    rates_read(b->e, DTYPE_F8_E4M3, &b->told_read[b->n_probes], &err) ||
+		    rates_compute(b->e, &b->told_flops[b->n_probes], &err))
+			measure_fail(&err);
 	}
 }
 
@@ -213,6 +226,7 @@ struct run {
 	double common_bytes;    /* of a token, without routed experts */
 	int64_t n_slots;
 	struct experts_stats stats;   /* of what was timed */
+	struct plan_machine told;     /* but for its memory */
 };
 
 static void load_all(struct model *m)
@@ -295,6 +309,12 @@ static void run(struct bench *b, struct run *r)
 	r->tokens_per_s = TOKENS / r->seconds;
 	r->disk = measure_median(b->disk, b->n_probes);
 	r->memory = measure_median(b->memory, b->n_probes);
+	r->told = (struct plan_machine){
+		.disk_bytes = INT64_MAX,
+		.disk_read = measure_median(b->told_disk, b->n_probes),
+		.host_read = measure_median(b->told_read, b->n_probes),
+		.host_flops = measure_median(b->told_flops, b->n_probes),
+	};
 	r->disk_s = (double)r->stats.read_bytes / r->disk;
 	r->memory_s = (TOKENS * r->common_bytes + (double)r->stats.taken * expert_bytes) / r->memory;
 	free(logits);
@@ -337,6 +357,36 @@ static void print(const struct bench *b, const struct run *r)
 		      pipe * lru);
 }
 
+/* The memory that leaves room for the slots, as a plan would count it. */
+static void print_plan_error(const struct bench *b, const struct run *r)
+{
+	const struct plan_options opt = {.context = CONTEXT + WARM + TOKENS / 2, .weights = PLAN_FP8, .latents = LATENTS_BF16,
+					 .latent_cache_bytes = INT64_MAX};
+	struct plan_machine k = r->told;
+	struct plan_model m;
+	struct plan p;
+	double low, high;
+	struct err err;
+
+	if (plan_model_load(&m, b->dir, &err))
+		measure_fail(&err);
+	k.host_bytes = INT64_MAX / 2;
+	plan_make(&p, &m, &k, &opt);
+	k.host_bytes = (int64_t)(p.tier_bytes[PLAN_HOST] - p.routed_bytes + (uint64_t)r->n_slots * p.expert_bytes) + (1 << 16);
+	plan_make(&p, &m, &k, &opt);
+	if (fabs(p.expert_share[PLAN_HOST] - (double)r->n_slots / (LAYERS * EXPERTS)) > .01) {
+		fprintf(stderr, "offload: the plan has %.3f of the experts in memory\n", p.expert_share[PLAN_HOST]);
+		exit(1);
+	}
+	low = fabs(p.low / r->tokens_per_s - 1);
+	high = fabs(p.high / r->tokens_per_s - 1);
+	measure_print(stdout, "plan.error", fmin(low, high), "ratio", 0, CELL ",\"low\":%.3f,\"high\":%.3f,\"measured\":%.3f,"
+		      "\"inside\":%s,\"width\":%.3f,\"disk_gb_per_s\":%.3f,\"read_gb_per_s\":%.2f,\"gflop_per_s\":%.1f", r->share,
+		      p.binds, p.low, p.high, r->tokens_per_s,
+		      r->tokens_per_s >= p.low && r->tokens_per_s <= p.high ? "true" : "false", 2 * (p.high - p.low) / (p.high + p.low),
+		      k.disk_read / 1e9, k.host_read / 1e9, k.host_flops / 1e9);
+}
+
 int main(int argc, char **argv)
 {
 	static const double usual[] = {.05, .10, .25, .50, 1};
@@ -344,8 +394,15 @@ int main(int argc, char **argv)
 	struct bench b = {.seed = 3};
 	struct ops forced;
 	char *base;
+	int first = 1, expert_dim = 0;
 	struct err err;
 
+	if (argc > 2 && !strcmp(argv[1], "--expert-dim")) {
+		expert_dim = atoi(argv[2]);
+		first = 3;
+		if (expert_dim < 256 || expert_dim % 256)
+			return fprintf(stderr, "offload: --expert-dim: \"%s\" is no multiple of 256\n", argv[2]), 2;
+	}
 	if (file_make_directories("build/bench", &err))
 		measure_fail(&err);
 	base = realpath("build/bench", NULL);
@@ -359,15 +416,16 @@ int main(int argc, char **argv)
 	forced.router_topk = forced_topk;
 	b.e->ops = &forced;
 	b.probe = measure_buffer(b.pool, PROBE_BYTES);
-	make_checkpoint(&b);
+	make_checkpoint(&b, expert_dim);
 	open_shards(&b);
-	for (int i = 0; i < (argc > 1 ? argc - 1 : 5); i++) {
-		struct run r = {.share = argc > 1 ? strtod(argv[i + 1], NULL) : usual[i]};
+	for (int i = 0; i < (argc > first ? argc - first : 5); i++) {
+		struct run r = {.share = argc > first ? strtod(argv[first + i], NULL) : usual[i]};
 
 		if (!(r.share > 0 && r.share <= 1))
-			return fprintf(stderr, "offload: \"%s\" is no share; from .04 to 1 are\n", argv[i + 1]), 2;
+			return fprintf(stderr, "offload: \"%s\" is no share; from .04 to 1 are\n", argv[first + i]), 2;
 		run(&b, &r);
 		print(&b, &r);
+		print_plan_error(&b, &r);
 	}
 	for (int i = 0; i < b.n_shards; i++)
 		io_close(&b.shards[i]);
