@@ -35,8 +35,10 @@ static void note(struct notes *n, char *text)
 }
 
 /* Memory that is free now, rates that the engine reaches now. */
-static int measure_this(struct plan_machine *k, const char *model, struct notes *notes, struct err *err)
+static int measure_this(struct plan_machine *k, const char *model, enum plan_weights weights, struct notes *notes,
+			struct err *err)
 {
+	static const enum dtype formats[N_PLAN_WEIGHTS] = {DTYPE_F8_E4M3, DTYPE_BF16, DTYPE_INT4};
 	const struct engine_options opt = {.compute = COMPUTE_BF16};
 	struct machine_memory memory;
 	struct machine_disk disk;
@@ -57,7 +59,7 @@ static int measure_this(struct plan_machine *k, const char *model, struct notes 
 	if (memory.available_bytes < memory.total_bytes / 4 * 3)
 		note(notes, xasprintf("only %.1f of %.1f GB of memory are free now: the plan counts with those",
 				      (double)memory.available_bytes / 1e9, (double)memory.total_bytes / 1e9));
-	rc = rates_read(e, &k->host_read, err) || rates_compute(e, &k->host_flops, err) ? -1 : 0;
+	rc = rates_read(e, formats[weights], &k->host_read, err) || rates_compute(e, &k->host_flops, err) ? -1 : 0;
 	engine_close(e);
 	note(notes, xstrdup("no GPU is counted: this build computes on the processor"));
 	if (!rc && !stat(model, &st) && S_ISDIR(st.st_mode) && !machine_disk(&disk, model, &why))
@@ -225,7 +227,8 @@ int cli_plan(struct cli *c)
 
 	if (plan_model_load(&m, path, &c->err) || read_options(c, &m, &opt))
 		return -1;
-	rc = machine && strcmp(machine, "this") ? plan_machine_load(&k, machine, &c->err) : measure_this(&k, path, &notes, &c->err);
+	rc = machine && strcmp(machine, "this") ? plan_machine_load(&k, machine, &c->err)
+						: measure_this(&k, path, opt.weights, &notes, &c->err);
 	if (!rc) {
 		plan_make(&p, &m, &k, &opt);
 		if (c->given[OPTION_JSON])

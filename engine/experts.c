@@ -10,15 +10,19 @@
 #include "config/log.h"
 #include "config/mem.h"
 #include "engine/expert_sums.h"
+#include "offload/ahead.h"
 #include "offload/io.h"
 #include "offload/policy.h"
 
 enum {
 	GAP = 64 << 10,      /* bytes read in vain rather than begin another read */
 	FIX_ALIGN = 64,
-	AHEAD_MOST = 2,      /* experts read ahead at a time: so many keep a drive busy, and one that is wrong is soon over */
+	PIECE = 4 << 20,     /* of a read; what is under way of a wrong guess is whole ones */
 	NONE = -1,
 };
+
+/* A guess that is there already stays until its router has spoken, if guesses come true as often as this. */
+static const double likely = .3;
 
 enum slot_state { SLOT_FREE, SLOT_READING, SLOT_WARM };
 
@@ -32,7 +36,10 @@ struct slot {
 	struct err err;              /* of a read */
 	bool wanted;                 /* by the pass under way: it stays */
 	bool ahead;                  /* read ahead, and not wanted yet */
+	bool guessed;                /* was there when it was guessed: it stays while there is room for what is wanted */
 	bool cancelled;              /* it was, and then it was not going to be wanted: what still comes of it may be anything */
+	int64_t cancelled_at;
+	int n_left;                  /* pieces that were under way then */
 	int tries;
 };
 
@@ -52,9 +59,13 @@ struct experts {
 	struct policy *policy;
 	struct trace_entry *entries; /* [n_experts] */
 	struct expert_sums *sums;
+	struct ahead admission;
 	int32_t ahead_layer, *ahead; /* [n_chosen] the prediction under way */
+	bool *ahead_is_missing;      /* [n_chosen] it was not there when it was guessed */
 	int32_t n_ahead, next_ahead; /* next_ahead: the first that nothing has been done about */
 	int32_t n_awaited, n_guessed; /* experts that are being read since they are wanted; since they may be */
+	int64_t busy_since;          /* n_awaited was 0 until then */
+	int32_t n_busy;              /* experts whose reads began since; NONE: one had begun before, so that no time of one is known */
 	bool no_prediction;
 	struct experts_stats stats;
 };
@@ -181,7 +192,7 @@ static int take_slots(struct experts *x, int64_t bytes, int32_t n_slots, struct 
 int experts_open(struct experts **out, const struct checkpoint *files, struct expert_place *places, int32_t n_layers,
 		 int32_t n_experts, int32_t n_chosen, const struct experts_options *opt, struct err *err)
 {
-	const struct io_options io = {.purpose = "experts", .backend = opt->backend, .backend_state = opt->backend_state};
+	const struct io_options io = {.purpose = "experts", .piece_bytes = PIECE, .backend = opt->backend, .backend_state = opt->backend_state};
 	struct experts *x = xcalloc(1, sizeof *x);
 	size_t n = (size_t)n_layers * (size_t)n_experts;
 
@@ -193,6 +204,7 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 	x->no_prediction = opt->no_prediction;
 	x->ahead_layer = NONE;
 	x->ahead = xmalloc((size_t)n_chosen, sizeof *x->ahead);
+	x->ahead_is_missing = xmalloc((size_t)n_chosen, sizeof *x->ahead_is_missing);
 	x->slot_of = xmalloc(n, sizeof *x->slot_of);
 	for (size_t i = 0; i < n; i++)
 		x->slot_of[i] = NONE;
@@ -204,6 +216,7 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 		return -1;
 	}
 	x->spent = xmalloc((size_t)x->n_slots, sizeof *x->spent);
+	ahead_init(&x->admission, n_chosen, x->slot_bytes ? (double)PIECE / (double)x->slot_bytes : 1);
 	*out = x;
 	return 0;
 }
@@ -228,6 +241,7 @@ void experts_close(struct experts *x)
 	free(x->spent);
 	free(x->entries);
 	free(x->ahead);
+	free(x->ahead_is_missing);
 	free(x);
 }
 
@@ -255,14 +269,38 @@ static void empty(struct experts *x, struct slot *s)
 	x->slot_of[index_of(x, s->layer, s->expert)] = NONE;
 	s->state = SLOT_FREE;
 	s->layer = s->expert = NONE;
-	s->wanted = s->ahead = false;
+	s->wanted = s->ahead = s->guessed = false;
 }
 
 static void hold(struct experts *x, struct slot *s, bool wanted)
 {
 	s->wanted = wanted;
 	if (s->state == SLOT_WARM)
-		policy_hold(x->policy, s->layer, s->expert, wanted);
+		policy_hold(x->policy, s->layer, s->expert, wanted || s->guessed);
+}
+
+static struct slot *slot_with(const struct experts *x, int32_t layer, int32_t expert)
+{
+	int32_t at = x->slot_of[index_of(x, layer, expert)];
+
+	return at == NONE ? NULL : &x->slots[at];
+}
+
+/* Guesses that are there stay, or may go. Returns how many of them that changes. */
+static int keep_guesses(struct experts *x, bool keep)
+{
+	int n = 0;
+
+	for (int32_t i = 0; i < x->n_ahead && x->ahead_layer != NONE; i++) {
+		struct slot *s = slot_with(x, x->ahead_layer, x->ahead[i]);
+
+		if (!s || s->state != SLOT_WARM || s->guessed == keep || (keep && ahead_chance(&x->admission, i) < likely))
+			continue;
+		s->guessed = keep;
+		hold(x, s, s->wanted);
+		n++;
+	}
+	return n;
 }
 
 /* A slot for somebody who is worth so much; NULL: everybody who is there is worth more, or is held. */
@@ -282,10 +320,28 @@ static struct slot *find_slot(struct experts *x, float worth)
 			return s;
 		}
 	}
-	if (!policy_victim(x->policy, &layer, &expert, &least) || least >= worth)
+	if (!policy_victim(x->policy, &layer, &expert, &least))
+		return worth > 1 && keep_guesses(x, false) ? find_slot(x, worth) : NULL;
+	if (least >= worth)
 		return NULL;
 	empty(x, &x->slots[x->slot_of[index_of(x, layer, expert)]]);
 	return find_slot(x, worth);
+}
+
+/* One more is being read that is waited for; begins: it begins now. */
+static void await(struct experts *x, bool begins)
+{
+	if (!x->n_awaited++) {
+		x->busy_since = clock_now_ns();
+		x->n_busy = 0;
+	}
+	x->n_busy = x->n_busy == NONE || !begins ? NONE : x->n_busy + 1;
+}
+
+static void no_longer_await(struct experts *x)
+{
+	if (!--x->n_awaited && x->n_busy > 0)
+		ahead_carried(&x->admission, clock_seconds_since(x->busy_since) / x->n_busy);
 }
 
 static void begin_reading(struct experts *x, struct slot *s, int32_t layer, int32_t expert, enum io_class class)
@@ -308,7 +364,10 @@ static void begin_reading(struct experts *x, struct slot *s, int32_t layer, int3
 		requests[i] = &s->requests[i];
 	}
 	x->stats.reads++;
-	*(s->ahead ? &x->n_guessed : &x->n_awaited) += 1;
+	if (s->ahead)
+		x->n_guessed++;
+	else
+		await(x, true);
 	x->slot_of[index_of(x, layer, expert)] = (int32_t)(s - x->slots);
 	io_submit(x->io, requests, (size_t)r.n);
 }
@@ -367,8 +426,16 @@ static void take_back(struct experts *x, struct io_request *r)
 		s->err = err;
 	if (--s->n_pending)
 		return;
-	*(s->ahead ? &x->n_guessed : &x->n_awaited) -= 1;
-	if (s->err.code == ERR_NONE && !look_at(x, s, &s->err))
+	if (s->ahead) {
+		x->n_guessed--;
+	} else if (s->cancelled) {
+		ahead_held_up(&x->admission, s->n_left, x->n_awaited ? clock_seconds_since(s->cancelled_at) : 0);
+		x->stats.behind += x->n_awaited && s->n_left;
+	} else {
+		no_longer_await(x);
+	}
+	/* Of what was given up all may have come. To look at it takes its time, which others are waiting for. */
+	if (s->err.code == ERR_NONE && (!s->cancelled || s->wanted) && !look_at(x, s, &s->err))
 		return;
 	if (s->cancelled && s->wanted) /* since then */
 		begin_reading(x, s, s->layer, s->expert, IO_CLASS_EXPERT);
@@ -380,23 +447,54 @@ static void take_back(struct experts *x, struct io_request *r)
 static void no_guess(struct experts *x, struct slot *s, bool wanted)
 {
 	x->stats.useful += wanted;
-	if (s->n_pending) {
-		x->n_guessed--;
-		x->n_awaited++;
-	}
 	s->ahead = false;
+	if (!s->n_pending)
+		return;
+	x->n_guessed--;
+	if (wanted) {
+		await(x, false);
+		return;
+	}
+	s->cancelled = true;
+	s->cancelled_at = clock_now_ns();
+	s->n_left = 0;
+	for (int k = 0; k < s->n_requests; k++) {
+		io_cancel(x->io, &s->requests[k]);
+		s->n_left += s->requests[k].status == IO_PENDING ? s->requests[k].n_in_flight : 0;
+	}
+}
+
+static int to_compute(const struct experts *x)
+{
+	int n = 0;
+
+	for (int32_t i = 0; i < x->n_slots; i++)
+		n += x->slots[i].wanted;
+	return n;
 }
 
 /* The drive has nothing to do that is waited for: on with the prediction. */
 static void go_ahead(struct experts *x)
 {
-	for (; x->ahead_layer != NONE && !x->n_awaited && x->n_guessed < AHEAD_MOST && x->next_ahead < x->n_ahead; x->next_ahead++) {
+	int64_t now;
+
+	if (x->ahead_layer == NONE || x->n_awaited)
+		return;
+	now = clock_now_ns();
+	if (!x->admission.began)
+		ahead_idle(&x->admission, to_compute(x), now);
+	io_allow(x->io, IO_CLASS_PREFETCH, ahead_pieces(&x->admission, now));
+	for (; x->next_ahead < x->n_ahead; x->next_ahead++) {
 		int32_t expert = x->ahead[x->next_ahead];
 		struct slot *s;
+		float bid;
 
 		if (x->slot_of[index_of(x, x->ahead_layer, expert)] != NONE)
 			continue;
-		s = find_slot(x, policy_guess(x->policy, x->ahead_layer, expert, x->next_ahead));
+		bid = ahead_bid(&x->admission, x->next_ahead, x->n_guessed, now);
+		if (!(bid > 0))
+			return; /* now: when one has come there may be time for it */
+		s = find_slot(x, bid);
 		if (!s)
 			continue;
 		s->ahead = true;
@@ -542,7 +640,9 @@ void experts_forget(struct experts *x)
 	for (int32_t i = 0; i < x->n_slots; i++)
 		if (x->slots[i].wanted)
 			hold(x, &x->slots[i], false);
+	keep_guesses(x, false);
 	x->ahead_layer = NONE;
+	ahead_forget(&x->admission);
 	for (int32_t i = 0; i < x->n_slots; i++)
 		if (x->slots[i].state == SLOT_READING && !x->slots[i].n_pending)
 			empty(x, &x->slots[i]);
@@ -567,33 +667,41 @@ void experts_observe(struct experts *x, int32_t layer, const float *scores, cons
 	policy_observe(x->policy, layer, x->entries, n);
 	if (x->ahead_layer != layer)
 		return;
-	policy_judge(x->policy, x->ahead, x->n_ahead, x->entries);
+	ahead_spoken(&x->admission, clock_now_ns());
+	keep_guesses(x, false);
 	for (int32_t i = 0; i < x->n_ahead; i++) {
-		int32_t at = x->slot_of[index_of(x, layer, x->ahead[i])];
-		struct slot *s = at == NONE ? NULL : &x->slots[at];
+		struct slot *s = slot_with(x, layer, x->ahead[i]);
 		bool right = false;
 
 		for (int32_t k = 0; k < x->n_chosen; k++)
 			right |= chosen[k] == x->ahead[i];
+		if (x->ahead_is_missing[i])
+			ahead_judge(&x->admission, i, right);
 		if (!s || right || !s->ahead)
 			continue;
 		no_guess(x, s, false);
-		s->cancelled = s->state == SLOT_READING;
-		for (int k = 0; k < s->n_requests && s->cancelled; k++)
-			io_cancel(x->io, &s->requests[k]);
 		hold(x, s, false);
 	}
 	x->ahead_layer = NONE;
+}
+
+bool experts_looks_ahead(const struct experts *x)
+{
+	return !x->no_prediction;
 }
 
 void experts_ahead(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
 {
 	if (x->no_prediction)
 		return;
+	keep_guesses(x, false); /* of a prediction that nothing came of */
 	x->ahead_layer = layer;
 	x->n_ahead = n < x->n_chosen ? n : x->n_chosen;
 	x->next_ahead = 0;
 	memcpy(x->ahead, ids, (size_t)x->n_ahead * sizeof *ids);
+	for (int32_t i = 0; i < x->n_ahead; i++)
+		x->ahead_is_missing[i] = !slot_with(x, layer, ids[i]);
+	keep_guesses(x, true);
 	poll(x);
 }
 

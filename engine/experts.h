@@ -76,8 +76,10 @@ void experts_forget(struct experts *x);
 
 /* A router's scores of one token, higher is better, and its choice: what experts are worth is learned from them. */
 void experts_observe(struct experts *x, int32_t layer, const float *scores, const int32_t *chosen);
-/* What the next layer's router would choose now, best guess first: what is worth it is read ahead, in moments when nothing that
- * is waited for is being read, and a few at a time, so that a wrong guess costs next to nothing. What was read ahead and is
+/* False: experts_ahead does nothing. */
+bool experts_looks_ahead(const struct experts *x);
+/* What the next layer's router would choose now, best guess first: what is worth it (offload/ahead.h) is read ahead, in moments when
+ * nothing that is waited for is being read, and as much as can be there when that router speaks. What was read ahead and is
  * not among `chosen` of experts_observe is let go there. */
 void experts_ahead(struct experts *x, int32_t layer, const int32_t *ids, int32_t n);
 
@@ -87,6 +89,7 @@ struct experts_stats {
 	int64_t resident;
 	int64_t taken, hits, late;        /* hits: resident when wanted; late: on their way then */
 	int64_t ahead, useful;            /* reads begun ahead, and of those wanted next */
+	int64_t behind;                   /* reads ahead that were given up and still held up what was waited for */
 	int64_t reads, read_bytes;        /* of experts, begun; bytes that came of the files, of reads that were given up too */
 	int64_t retried;                  /* read again since the sum was wrong */
 	int64_t trusted_first;            /* experts whose sum is of their first read */

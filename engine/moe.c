@@ -68,7 +68,7 @@ static void tell_experts(struct pass *p, int32_t layer, const int32_t *experts, 
 	memcpy(ids, experts, (size_t)n * sizeof *ids);
 	qsort(ids, (size_t)n, sizeof *ids, by_id);
 	experts_want(p->m->experts, layer, ids, (int32_t)n);
-	if (layer + 1 < c->n_layers && !c->layer_is_dense[layer + 1])
+	if (layer + 1 < c->n_layers && !c->layer_is_dense[layer + 1] && experts_looks_ahead(p->m->experts))
 		look_ahead(p, layer + 1);
 }
 

@@ -4,9 +4,9 @@
  * whoever measured them or wrote them down.
  *
  * Limits, a token at a time: the weights that every token uses, the chosen experts and the context are read once from
- * where they lie. `high`: all tiers at once, and experts found in the faster ones as often as GLM-5.2's routing allows
- * (its hits by resident share have been measured); `low`: one tier after another, experts chosen evenly. What is true lies
- * between, unless the rates are wrong.
+ * where they lie. `high`: all tiers at once, and experts found in the faster ones as often as others measured on GLM-5.2;
+ * `low`: one tier after another, and experts found as seldom as the least local of the routers that were made up after those
+ * measurements allows (offload/trace.h, A). A model whose router has no locality is slower than `low`.
  */
 #ifndef QUIRE_ENGINE_PLAN_H
 #define QUIRE_ENGINE_PLAN_H
@@ -28,7 +28,7 @@ int plan_weights_from_name(const char *name);
 struct plan_machine {
 	char name[96];
 	int64_t n_gpus, gpu_bytes;             /* of each, as is the next line */
-	double gpu_read, gpu_flops;
+	double gpu_read, gpu_flops;            /* read: as products with one row do */
 	double link_read;                      /* from host memory to all GPUs together */
 	int64_t host_bytes;                    /* that quire may have */
 	double host_read, host_flops;
@@ -78,7 +78,9 @@ void plan_make(struct plan *p, const struct plan_model *m, const struct plan_mac
 /* GPUs with so much memory that hold all weights in nine tenths of it. */
 int64_t plan_gpus(const struct plan *p, int64_t gpu_bytes);
 
-/* The share of a token's experts that are found in the fastest `share` of all, for GLM-5.2's routing. */
+/* The share of a token's experts that are found in the fastest `share` of all, for GLM-5.2's routing: as measured, and the least
+ * of it that a plan counts on. */
 double plan_hits(double share);
+double plan_hits_least(double share);
 
 #endif

@@ -17,57 +17,91 @@ enum {
 	PIECE = 4 << 20, DEPTH = 16, N_READS = 128,
 };
 
-/* A product of n rows with a weight of `rows` rows; the shortest time of some. */
-static int time_product(struct engine *e, int32_t rows, int64_t n, double *seconds, struct err *err)
+/* Values from 1 to 2 of either sign in bf16, below 2 in E4M3, any code in int4. */
+static void fill(struct weight *w, void *data, size_t bytes)
 {
-	size_t bytes = (size_t)rows * COLS * sizeof(uint16_t);
-	float *x = xcalloc((size_t)n * COLS, sizeof *x), *y = xmalloc((size_t)n * (size_t)rows, sizeof *y);
-	void *data = NULL;
-	struct weight w = {.dtype = DTYPE_BF16, .rows = rows, .cols = COLS};
-	int rc = pages_resize(&data, 0, bytes, "a measurement", err);
+	uint64_t keep = w->dtype == DTYPE_BF16 ? 0x807f807f807f807f : w->dtype == DTYPE_F8_E4M3 ? 0xbfbfbfbfbfbfbfbf : UINT64_MAX;
+	uint64_t set = w->dtype == DTYPE_BF16 ? 0x3f803f803f803f80 : 0;
 
+	for (size_t i = 0; i < bytes / sizeof(uint64_t); i++)
+		((uint64_t *)data)[i] = (noise_word(1, i) & keep) | set;
+	w->data = data;
+}
+
+/* Of all values alike; the bytes that they take are read besides. */
+static void *give_scales(struct weight *w)
+{
+	size_t blocks = (size_t)(w->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK * ((COLS + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
+	size_t groups = (size_t)w->rows * (size_t)weight_groups(w);
+	float *scale;
+	uint16_t *group_scale;
+
+	if (w->dtype == DTYPE_F8_E4M3) {
+		w->scale = scale = xmalloc(blocks, sizeof *scale);
+		for (size_t i = 0; i < blocks; i++)
+			scale[i] = 1;
+		return scale;
+	}
+	if (w->dtype != DTYPE_INT4)
+		return NULL;
+	w->group_scale = group_scale = xmalloc(groups, sizeof *group_scale);
+	for (size_t i = 0; i < groups; i++)
+		group_scale[i] = 0x3f80; /* 1 */
+	return group_scale;
+}
+
+/* A product of n rows with a weight of about so many bytes: exactly *bytes, scales included; the shortest time of some. */
+static int time_product(struct engine *e, enum dtype dtype, size_t about, int64_t n, double *seconds, double *bytes, struct err *err)
+{
+	struct weight w = {.dtype = dtype, .rows = 1, .cols = COLS};
+	size_t data_bytes = about / weight_row_bytes(&w) * weight_row_bytes(&w);
+	float *x = xcalloc((size_t)n * COLS, sizeof *x), *y;
+	void *data = NULL, *scales;
+	int rc = pages_resize(&data, 0, data_bytes, "a measurement", err);
+
+	w.rows = (int32_t)(about / weight_row_bytes(&w));
+	y = xmalloc((size_t)n * (size_t)w.rows, sizeof *y);
 	if (!rc) {
-		/* bf16 values from 1 to 2 of either sign. */
-		for (size_t i = 0; i < bytes / sizeof(uint64_t); i++)
-			((uint64_t *)data)[i] = (noise_word(1, i) & 0x807f807f807f807f) | 0x3f803f803f803f80;
+		fill(&w, data, data_bytes);
+		scales = give_scales(&w);
 		for (size_t i = 0; i < (size_t)n * COLS; i++)
 			x[i] = (float)(i % 31) - 15;
-		w.data = data;
 		*seconds = 0;
 		for (int i = 0; i <= TRIES; i++) {
 			int64_t from = clock_now_ns();
 			double s;
 
-			e->ops->matmul(&e->device, y, rows, x, COLS, &w, n, e->compute);
+			e->ops->matmul(&e->device, y, w.rows, x, COLS, &w, n, e->compute);
 			s = clock_seconds_since(from);
 			if (i && (i == 1 || s < *seconds))
 				*seconds = s;
 		}
-		pages_free(data, bytes);
+		pages_free(data, data_bytes);
+		free(scales);
 	}
+	*bytes = (double)weight_full_bytes(&w);
 	free(x);
 	free(y);
 	return rc;
 }
 
-int rates_read(struct engine *e, double *bytes_per_s, struct err *err)
+int rates_read(struct engine *e, enum dtype dtype, double *bytes_per_s, struct err *err)
 {
-	int32_t rows = READ_BYTES / (COLS * (int32_t)sizeof(uint16_t));
-	double seconds;
+	double seconds, bytes;
 
-	if (time_product(e, rows, 1, &seconds, err))
+	if (time_product(e, dtype, READ_BYTES, 1, &seconds, &bytes, err))
 		return -1;
-	*bytes_per_s = (double)rows * COLS * sizeof(uint16_t) / seconds;
+	*bytes_per_s = bytes / seconds;
 	return 0;
 }
 
 int rates_compute(struct engine *e, double *flops, struct err *err)
 {
-	double seconds;
+	double seconds, bytes;
 
-	if (time_product(e, ROWS, PROMPT, &seconds, err))
+	if (time_product(e, DTYPE_BF16, (size_t)ROWS * COLS * sizeof(uint16_t), PROMPT, &seconds, &bytes, err))
 		return -1;
-	*flops = 2.0 * ROWS * PROMPT * COLS / seconds;
+	*flops = bytes * PROMPT / seconds; /* a bf16 is two bytes, and a multiply-add two operations */
 	return 0;
 }
 

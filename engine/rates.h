@@ -7,9 +7,11 @@
 
 #include "config/err.h"
 #include "engine/engine.h"
+#include "engine/weight.h"
 
-/* Bytes per second of weights that one row is multiplied with, in bf16. */
-int rates_read(struct engine *e, double *bytes_per_s, struct err *err);
+/* Bytes per second of weights of a format (not F32, F16) that one row is multiplied with: what is to be widened first
+ * goes more slowly. */
+int rates_read(struct engine *e, enum dtype dtype, double *bytes_per_s, struct err *err);
 /* Operations per second of many rows times a bf16 weight; a multiply-add is two. */
 int rates_compute(struct engine *e, double *flops, struct err *err);
 /* Bytes per second of reads as large as experts, past the page cache, from the largest of a model's files.

@@ -86,6 +86,7 @@ struct io {
 	int *free_slots, n_free;     /* a stack */
 	uint64_t n_started;
 	struct list waiting[N_IO_CLASSES], done;
+	int in_flight_most[N_IO_CLASSES];
 	int64_t n_pending;
 	bool strange;
 	bool told_cached;
@@ -249,7 +250,18 @@ static void start(struct io *io, int number)
 	});
 }
 
-/* Start the next piece of the first request of the highest class that waits; false when none waits. */
+static bool is_allowed(const struct io *io, int class)
+{
+	int n = 0;
+
+	if (io->in_flight_most[class] >= io->depth)
+		return true;
+	for (int i = 0; i < io->depth; i++)
+		n += io->slots[i].id && (int)io->slots[i].r->class == class;
+	return n < io->in_flight_most[class];
+}
+
+/* Start the next piece of the first request of the highest class that waits and may; false when none does. */
 static bool next_piece(struct io *io)
 {
 	struct io_request *r = NULL;
@@ -258,7 +270,7 @@ static bool next_piece(struct io *io)
 	int number;
 
 	for (int class = 0; !r && class < N_IO_CLASSES; class++)
-		r = io->waiting[class].first;
+		r = io->waiting[class].first && is_allowed(io, class) ? io->waiting[class].first : NULL;
 	if (!r || !io->n_free)
 		return false;
 	number = io->free_slots[--io->n_free];
@@ -446,6 +458,8 @@ int io_new(struct io **out, const struct io_options *opt, struct err *err)
 	io->free_slots = xcalloc((size_t)io->depth, sizeof *io->free_slots);
 	for (int i = io->depth; i--; )
 		io->free_slots[io->n_free++] = i;
+	for (int class = 0; class < N_IO_CLASSES; class++)
+		io->in_flight_most[class] = io->depth;
 	io->stats.backend = io->backend->name;
 	*out = io;
 	return 0;
@@ -585,6 +599,13 @@ void io_cancel(struct io *io, struct io_request *r)
 		if (io->slots[i].id && io->slots[i].r == r)
 			io->backend->cancel(io->state, io->slots[i].id);
 	finish_if_done(io, r);
+}
+
+void io_allow(struct io *io, enum io_class class, int n)
+{
+	assert(n > 0);
+	assert_owner(io);
+	io->in_flight_most[class] = n;
 }
 
 void io_raise(struct io *io, struct io_request *r, enum io_class class)

@@ -13,8 +13,6 @@ static const float keep[N_SCALES] = {0, .6f, .85f, .96f, .995f};
 /* Before anything is known: recent scores count, older ones less. The last one is the constant, set by how many are chosen. */
 static const float first_weights[N_SCALES] = {.3f, .6f, .4f, .2f, .1f};
 
-enum { GUESS_RANKS = 64 };
-
 #define STEP   .3f /* of learning: of each weight by the root of its slopes so far */
 #define LATER  .5f /* what being chosen one token later counts */
 #define WAIT   .6f /* what worth counts in a layer that is asked a whole token later */
@@ -32,7 +30,6 @@ struct policy {
 	bool *chosen;
 	int32_t layer;            /* that spoke last */
 	float *soon;              /* [n_layers] what worth in a layer counts that is asked so many layers later */
-	double guess_hits[GUESS_RANKS], guesses[GUESS_RANKS];
 };
 
 struct policy *policy_new(int32_t n_layers, int32_t n_experts, int32_t n_chosen)
@@ -60,11 +57,6 @@ struct policy *policy_new(int32_t n_layers, int32_t n_experts, int32_t n_chosen)
 		p->worth[i] = share;
 	for (int32_t i = 0; i < n_layers; i++)
 		p->least[i] = -1;
-	/* As others found it: three guesses of four come true, the first ones more often. */
-	for (int i = 0; i < GUESS_RANKS; i++) {
-		p->guesses[i] = 20;
-		p->guess_hits[i] = 20 * (i < n_chosen ? .95 - .4 * i / n_chosen : .3);
-	}
 	return p;
 }
 
@@ -208,22 +200,4 @@ bool policy_victim(const struct policy *p, int32_t *layer, int32_t *expert, floa
 		}
 	}
 	return found;
-}
-
-float policy_guess(const struct policy *p, int32_t layer, int32_t expert, int32_t rank)
-{
-	int i = rank < GUESS_RANKS ? rank : GUESS_RANKS - 1;
-	float told = (float)(p->guess_hits[i] / p->guesses[i]), own = policy_worth(p, layer, expert);
-
-	return (1 - LATER) * told + LATER * own;
-}
-
-void policy_judge(struct policy *p, const int32_t *ids, int32_t n, const struct trace_entry *chosen)
-{
-	for (int32_t i = 0; i < n && i < GUESS_RANKS; i++) {
-		p->guesses[i] = .999 * p->guesses[i] + 1;
-		p->guess_hits[i] *= .999;
-		for (int32_t k = 0; k < p->n_chosen; k++)
-			p->guess_hits[i] += chosen[k].expert == ids[i];
-	}
 }

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "config/file.h"
@@ -22,6 +23,7 @@
 #include "engine/sweep.h"
 #include "tests/support/fake_io.h"
 #include "tests/support/golden.h"
+#include "tests/support/slow_io.h"
 #include "tests/support/temp_dir.h"
 
 static int quiet(void **state)
@@ -420,6 +422,112 @@ static void sums_are_kept_and_told_apart(void **state)
 	temp_dir_free(dir);
 }
 
+/* 10 MB/s, and every 20th read 30 ms more. */
+static struct slow_io slow_disk(void)
+{
+	return (struct slow_io){.bytes_per_s = 1e7, .stall_s = .03, .stall_every = 20};
+}
+
+/* Token by token: the same bits, and the disk has no more to do with reading ahead than without. */
+static void a_slow_disk_that_stalls_changes_no_bit_and_is_not_read_ahead_of_in_vain(void **state)
+{
+	struct model *all = open_model("glm52", NULL);
+	struct engine *e = open_engine(COMPUTE_BF16);
+	struct golden_run want, got;
+	struct golden_case *cases;
+	struct experts_stats stats;
+	double busy[2];
+	int n;
+
+	(void)state;
+	cases = golden_load("glm52", all->config.vocab, &n);
+	golden_run(&want, e, all, LATENTS_BF16, &cases[0], 0);
+	for (int predicts = 0; predicts < 2; predicts++) {
+		struct slow_io disk = slow_disk();
+		struct experts_options opt = {.bytes = slots("glm52", 4), .no_prediction = !predicts, .backend = &slow_io_backend,
+					      .backend_state = &disk};
+		struct model *m = open_model("glm52", &opt);
+
+		golden_run(&got, e, m, LATENTS_BF16, &cases[0], 1);
+		same_logits(&got, &want);
+		golden_run_free(&got);
+		/* A tiny layer computes in less time than a read takes: nothing that the window is too short for begins. */
+		experts_stats(m->experts, &stats);
+		assert_true(stats.reads > 100 && stats.ahead < stats.reads / 20);
+		model_close(m);
+		busy[predicts] = disk.busy_s;
+	}
+	if (busy[1] > 1.1 * busy[0])
+		fail_msg("the disk is busy for %.3f s with reading ahead, %.3f s without", busy[1], busy[0]);
+	golden_run_free(&want);
+	golden_free(cases, n);
+	engine_close(e);
+	model_close(all);
+}
+
+/* One layer's experts are used, the next one's guessed, and 20 ms later, or every fourth time at once, its router chooses those, or
+ * others. */
+static void guess_and_choose(struct experts *x, const struct model_config *c, int32_t layer, int32_t first, bool right)
+{
+	int32_t used[16], guess[16], chosen[16], k = c->experts_per_token;
+	float scores[64] = {0};
+	struct err err;
+
+	assert_true(k <= 16 && c->n_experts <= 64);
+	for (int32_t i = 0; i < k; i++) {
+		used[i] = guess[i] = (first + i) % c->n_experts;
+		chosen[i] = right ? guess[i] : (first + k + i) % c->n_experts;
+	}
+	experts_observe(x, layer, scores, used);
+	experts_want(x, layer, used, k);
+	experts_ahead(x, layer + 1, guess, k);
+	for (int32_t i = 0; i < k; i++) {
+		assert_int_equal(experts_take(x, layer, used[i], &err), 0);
+		experts_done(x, layer, used[i], false);
+	}
+	if (first % 4 != 3)
+		nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+	experts_observe(x, layer + 1, scores, chosen);
+	experts_want(x, layer + 1, chosen, k);
+	for (int32_t i = 0; i < k; i++) {
+		assert_int_equal(experts_take(x, layer + 1, chosen[i], &err), 0);
+		experts_done(x, layer + 1, chosen[i], false);
+	}
+}
+
+/* Here is time to read ahead: guesses that come true are useful or late, those that do not are given up, and no slot is lost. */
+static void what_is_given_up_on_a_slow_disk_leaves_its_slot(void **state)
+{
+	struct slow_io disk = slow_disk();
+	struct experts_options opt = {.bytes = slots("glm52", 6), .backend = &slow_io_backend, .backend_state = &disk};
+	struct model *m = open_model("glm52", &opt);
+	const struct model_config *c = &m->config;
+	struct experts_stats right, wrong, stats;
+	int32_t layer = 0, taken = 0;
+	struct err err;
+
+	(void)state;
+	while (c->layer_is_dense[layer])
+		layer++;
+	for (int i = 0; i < 40; i++)
+		guess_and_choose(m->experts, c, layer, i, true);
+	experts_stats(m->experts, &right);
+	assert_true(right.ahead > 0 && right.useful > right.ahead / 2);
+	assert_true(right.late > 0);
+	for (int i = 0; i < 4; i++)
+		guess_and_choose(m->experts, c, layer, i, false);
+	experts_stats(m->experts, &wrong);
+	assert_true(wrong.ahead > right.ahead && wrong.useful == right.useful);
+	assert_true(disk.n_cancelled > 0);
+	for (int32_t l = c->n_layers - 1; l > layer + 1 && taken < wrong.n_slots; l--) /* others */
+		for (int32_t i = 0; i < c->n_experts && taken < wrong.n_slots; i++, taken++)
+			if (experts_take(m->experts, l, i, &err))
+				fail_msg("%s", err.text);
+	experts_stats(m->experts, &stats);
+	assert_int_equal(stats.resident, stats.n_slots);
+	model_close(m);
+}
+
 static void too_little_room_says_how_much_is_needed(void **state)
 {
 	struct experts_options opt = {.bytes = slots("glm52", 0) - 1};
@@ -444,6 +552,8 @@ int main(void)
 		cmocka_unit_test(a_flipped_bit_is_found_in_what_was_read_before),
 		cmocka_unit_test(a_file_that_changes_under_the_model_is_refused),
 		cmocka_unit_test(sums_are_kept_and_told_apart),
+		cmocka_unit_test(a_slow_disk_that_stalls_changes_no_bit_and_is_not_read_ahead_of_in_vain),
+		cmocka_unit_test(what_is_given_up_on_a_slow_disk_leaves_its_slot),
 		cmocka_unit_test(too_little_room_says_how_much_is_needed),
 	};
 

@@ -468,6 +468,24 @@ static void the_higher_class_goes_first(void **state)
 	}
 }
 
+/* A request that may have one piece in flight has one, though there is room for four; raised, it has them all. */
+static void no_more_of_a_class_is_in_flight_than_allowed(void **state)
+{
+	struct fixture *x = *state;
+	struct io_request r = {.op = IO_READ, .class = IO_CLASS_PREFETCH, .file = &x->direct, .bytes = REQUEST, .buffer = x->memory};
+
+	new_engine(x, 4);
+	x->fake->hold = 1;
+	io_allow(x->io, IO_CLASS_PREFETCH, 1);
+	io_submit(x->io, (struct io_request *[]){&r}, 1);
+	assert_int_equal(x->fake->n_begun, 1);
+	io_raise(x->io, &r, IO_CLASS_EXPERT);
+	assert_null(io_poll(x->io));
+	assert_int_equal(x->fake->n_begun, N_PIECES);
+	assert_ptr_equal(io_wait(x->io, -1), &r);
+	assert_int_equal(r.status, IO_OK);
+}
+
 static void a_cancellation_reaches_what_is_under_way(void **state)
 {
 	struct fixture *x = *state;
@@ -692,6 +710,7 @@ int main(void)
 		CASE(a_failed_sync_is_told_once_and_not_tried_again),
 		CASE(a_full_disk_says_what_to_do),
 		CASE(the_higher_class_goes_first),
+		CASE(no_more_of_a_class_is_in_flight_than_allowed),
 		CASE(a_cancellation_reaches_what_is_under_way),
 		CASE(a_large_buffer_is_registered_in_parts),
 		CASE(where_the_ring_is_refused_threads_read_and_the_statistics_say_why),

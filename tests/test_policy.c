@@ -12,9 +12,12 @@
 #include <string.h>
 
 #include "config/mem.h"
+#include "offload/ahead.h"
 #include "offload/policy.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tier_sim.h"
+
+static const int64_t SECOND = 1000000000;
 
 static struct tier_result run(const struct trace *t, struct tier_options opt)
 {
@@ -94,6 +97,28 @@ static void prediction_is_never_slower_and_much_faster_where_it_can_be(void **st
 	trace_free(t);
 }
 
+/* Transfers that nothing of can be taken back, far longer than a layer computes, and some of them stalling: what is lost behind a
+ * wrong guess is more than a right one saves. */
+static void prediction_is_not_slower_on_a_disk_that_is_slow_and_stalls(void **state)
+{
+	struct trace *t = trace_make(&trace_presets[0], 4, 256, 8, 200, 5);
+
+	(void)state;
+	for (double transfer = .5; transfer < 100; transfer *= 6)
+		for (double recall = 0; recall <= .75; recall += .25) {
+			struct tier_options opt = {.rule = TIER_POLICY, .share = .1, .transfer_s = transfer, .compute_s = 1, .n_pieces = 1,
+						   .stall_every = 40};
+			double without = run(t, opt).seconds, with;
+
+			opt.recall = recall;
+			opt.prefetch = true;
+			with = run(t, opt).seconds;
+			if (with > 1.01 * without)
+				fail_msg("transfer %g, recall %g: %g s with prediction, %g without", transfer, recall, with, without);
+		}
+	trace_free(t);
+}
+
 /* A trace without any future: worth learns the past, and says so. */
 static void what_is_always_chosen_is_worth_most(void **state)
 {
@@ -124,18 +149,84 @@ static void what_is_always_chosen_is_worth_most(void **state)
 	policy_free(p);
 }
 
-static void guesses_are_worth_what_became_of_them(void **state)
+/* A window of 1 s, transfers of .5 s in ten pieces, and guesses of which the first come true. */
+static struct ahead taught(double piece_share)
 {
-	struct policy *p = policy_new(1, 16, 2);
-	const struct trace_entry chosen[2] = {{3, 1}, {4, .5f}};
-	const int32_t ids[3] = {3, 9, 4};
+	struct ahead a;
+
+	ahead_init(&a, 8, piece_share);
+	for (int i = 1; i < 2000; i++) {
+		ahead_idle(&a, 0, i * SECOND * 10);
+		ahead_spoken(&a, i * SECOND * 10 + SECOND);
+		ahead_carried(&a, .5);
+		for (int rank = 0; rank < 8; rank++)
+			ahead_judge(&a, rank, i % 8 >= rank);
+	}
+	ahead_idle(&a, 0, SECOND);
+	return a;
+}
+
+static void a_guess_is_worth_what_became_of_its_rank(void **state)
+{
+	struct ahead a = taught(.1);
 
 	(void)state;
-	for (int i = 0; i < 2000; i++)
-		policy_judge(p, ids, 3, chosen);
-	assert_true(policy_guess(p, 0, 1, 0) > policy_guess(p, 0, 1, 1) + .3f);
-	assert_true(policy_guess(p, 0, 1, 2) > policy_guess(p, 0, 1, 1) + .3f);
-	policy_free(p);
+	for (int rank = 1; rank < 8; rank++)
+		assert_true(ahead_bid(&a, rank, 0, SECOND) <= ahead_bid(&a, rank - 1, 0, SECOND));
+	/* The fifth comes true in half of the cases, and costs nothing else: .5 x .5 s saved for .5 x .5 s at the most. */
+	assert_float_equal(ahead_bid(&a, 4, 0, SECOND), 1, .02);
+	/* The last in an eighth: .0625 s saved, for a chance of 7 / 8 that .5 s are to be made good for. */
+	assert_float_equal(ahead_bid(&a, 7, 0, SECOND), 1 / 7., .02);
+}
+
+static void nothing_begins_that_the_window_has_no_time_for(void **state)
+{
+	struct ahead a = taught(.1);
+
+	(void)state;
+	assert_float_equal(ahead_left(&a, SECOND), 1, 1e-6);
+	assert_int_equal(ahead_pieces(&a, SECOND), 20);
+	assert_true(ahead_bid(&a, 7, 1, SECOND) > 0 && ahead_bid(&a, 7, 2, SECOND) == 0);
+	/* A quarter of a second before the end half a transfer can be saved. */
+	assert_float_equal(ahead_bid(&a, 7, 0, SECOND + SECOND / 4 * 3), 1 / 14., .01);
+	assert_int_equal(ahead_pieces(&a, SECOND + SECOND / 4 * 3), 5);
+	assert_true(ahead_bid(&a, 0, 0, 2 * SECOND) == 0);
+	assert_int_equal(ahead_pieces(&a, 2 * SECOND), 1);
+	ahead_forget(&a);
+	assert_true(ahead_bid(&a, 0, 0, SECOND) == 0);
+	ahead_init(&a, 8, .1);
+	ahead_idle(&a, 0, SECOND);
+	assert_true(ahead_bid(&a, 0, 0, SECOND) == 0); /* of windows and transfers nothing is known yet */
+}
+
+/* Once a second is lost behind a wrong guess, only sure ones begin; and after some hundred windows others are tried again. */
+static void what_held_others_up_is_feared_for_a_while(void **state)
+{
+	struct ahead a = taught(.1);
+	int n = 0;
+
+	(void)state;
+	for (int i = 0; i < 20; i++)
+		ahead_held_up(&a, 20, 2); /* pieces of .05 s */
+	assert_true(ahead_bid(&a, 0, 0, SECOND) > 0 && ahead_bid(&a, 4, 0, SECOND) == 0);
+	ahead_spoken(&a, 2 * SECOND);
+	for (; ahead_bid(&a, 4, 0, n * 10 * SECOND) == 0 && n < 1000; n++) {
+		ahead_spoken(&a, n * 10 * SECOND + SECOND);
+		ahead_idle(&a, 0, (n + 1) * 10 * SECOND);
+	}
+	assert_true(n > 30 && n < 300);
+}
+
+/* A piece that cannot be taken back and takes longer than the window is begun for what is nearly sure alone. */
+static void a_slow_disk_is_read_ahead_of_by_who_is_sure(void **state)
+{
+	struct ahead a = taught(1);
+
+	(void)state;
+	for (int i = 0; i < 100; i++)
+		ahead_carried(&a, 4);
+	assert_true(ahead_bid(&a, 0, 0, SECOND) > 0);
+	assert_true(ahead_bid(&a, 3, 0, SECOND) == 0); /* .625 x 1 s saved, .375 x 3 s lost */
 }
 
 static void equal_scores_do_no_harm(void **state)
@@ -242,8 +333,12 @@ int main(void)
 		cmocka_unit_test(made_up_routers_are_as_local_as_they_should_be),
 		cmocka_unit_test(the_policy_lies_between_a_list_of_the_recent_and_the_future),
 		cmocka_unit_test(prediction_is_never_slower_and_much_faster_where_it_can_be),
+		cmocka_unit_test(prediction_is_not_slower_on_a_disk_that_is_slow_and_stalls),
 		cmocka_unit_test(what_is_always_chosen_is_worth_most),
-		cmocka_unit_test(guesses_are_worth_what_became_of_them),
+		cmocka_unit_test(a_guess_is_worth_what_became_of_its_rank),
+		cmocka_unit_test(nothing_begins_that_the_window_has_no_time_for),
+		cmocka_unit_test(what_held_others_up_is_feared_for_a_while),
+		cmocka_unit_test(a_slow_disk_is_read_ahead_of_by_who_is_sure),
 		cmocka_unit_test(equal_scores_do_no_harm),
 		cmocka_unit_test(a_trace_comes_back_as_it_was_written),
 		cmocka_unit_test(steps_come_in_any_order_and_are_listed_from_the_best_down),

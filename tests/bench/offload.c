@@ -1,17 +1,22 @@
 /*
  * Decoding with some of the experts in memory: how near to the machine's limit it runs, and what the choice of who stays costs.
  *
- *   offload [SHARE ...]     of all experts that there is memory for; .05 .10 .25 .50 1 unless said
+ *   offload [--expert-dim N] [SHARE ...]    of all experts that there is memory for; .05 .10 .25 .50 1 unless said
  *
  *   offload.tokens_per_s    limit: 1 / the longer of what the disk and what memory takes for the bytes that were moved
  *   offload.pipe_eff        of that time, over the time it took: 1 is a disk, or memory, that is never waited with
- *   offload.policy_eff      experts that a cache which knows the future would read, over those read. Beside it what a list of
- *                           the recently used would reach ("lru"), and its product with pipe_eff ("lru_fraction")
+ *   offload.policy_eff      bytes of the experts that a cache which knows the future would read, over those read. Beside it what a
+ *                           list of the recently used would reach ("lru"), and its product with pipe_eff ("lru_fraction")
  *   offload.fraction_of_limit   their product: of what is possible on this machine with this memory
+ *   offload.ahead_over_none tokens/s with reading ahead over those without, the same tokens in turn: the median of blocks. The
+ *                           figures above are printed of both ("ahead"), those without first
+ *   plan.error              what engine/plan.h says of this model, this memory and this machine, which is asked as `quire plan` asks
+ *                           it (engine/rates.h), over what was measured: the distance to the nearer end of its range, though
+ *                           the figure lies inside; the ends stand beside it, and the range's width over its middle
  *
  * The checkpoint is synthetic (made below build/bench, removed at the end): two layers of 256 experts of GLM-5.2's size in fp8, 19.3 GB,
- * halved until the experts and some room for all else fit into the free memory, since at share 1 they are all in it; the
- * lines say what was taken. A token's attention is small. Random weights route like nothing real, so the choices of preset
+ * halved until the experts and some room for all else fit into the free memory, since at share 1 they are all in it, or as
+ * narrow as --expert-dim says; the lines say what was taken. A token's attention is small. Random weights route like nothing real, so the choices of preset
  * A (offload/trace.h) are put in the routers' place: an op of a copied table. What is predicted for the next layer comes true
  * in .74 of cases, as measured on GLM-5.2. Everything else is the engine that users have.
  *
@@ -28,6 +33,8 @@
 #include "engine/checkpoint.h"
 #include "engine/experts.h"
 #include "engine/internal.h"
+#include "engine/plan.h"
+#include "engine/rates.h"
 #include "engine/synth.h"
 #include "offload/io.h"
 #include "offload/trace.h"
@@ -36,7 +43,7 @@
 #include "tests/support/temp_dir.h"
 #include "tests/support/tier_sim.h"
 
-enum { LAYERS = 2, EXPERTS = 256, CHOSEN = 8, WARM = 80, TOKENS = 120, CONTEXT = 64, RAW_EXPERTS = 24, PROBE_BYTES = 256 << 20,
+enum { LAYERS = 2, EXPERTS = 256, CHOSEN = 8, WARM = 80, TOKENS = 120, BLOCKS = 12, CONTEXT = 64, RAW_EXPERTS = 24, PROBE_BYTES = 256 << 20,
        RAW_DEPTH = 16, PROBES = 3, SHARDS_MOST = 16 };
 
 static const double recall = .74;
@@ -51,6 +58,7 @@ struct bench {
 	struct io_file shards[SHARDS_MOST];
 	int n_shards;
 	double disk[2 * PROBES], memory[2 * PROBES]; /* bytes per second */
+	double told_disk[2 * PROBES], told_read[2 * PROBES], told_flops[2 * PROBES]; /* what a plan is told */
 	int n_probes;
 	uint64_t seed;
 };
@@ -62,7 +70,8 @@ static struct {
 	int64_t token;
 	int32_t layer;          /* whose turn it is, counted among those with experts */
 	bool ahead;             /* the next call asks what that layer will choose */
-	uint64_t seed;
+	bool predicts;          /* somebody asks that */
+	uint64_t seed;          /* by the token */
 } route;
 
 static double draw(void)
@@ -110,7 +119,7 @@ static void forced_topk(struct device *dev, int32_t *experts, float *weights, co
 	for (int i = 0; i < CHOSEN; i++)
 		experts[i] = step[i].expert;
 	route.layer++;
-	route.ahead = route.layer < LAYERS;
+	route.ahead = route.predicts && route.layer < LAYERS;
 }
 
 /* ---- the checkpoint ---------------------------------------------------------------------------------------------- */
@@ -134,12 +143,13 @@ static double experts_bytes(const struct synth_options *o)
 	return (double)LAYERS * EXPERTS * 3 * o->hidden * o->expert_dim;
 }
 
-static void make_checkpoint(struct bench *b)
+static void make_checkpoint(struct bench *b, int32_t expert_dim)
 {
 	double room = free_memory() - 3e9;
 	struct err err;
 
 	b->synth = synth_glm52;
+	b->synth.expert_dim = expert_dim ? expert_dim : b->synth.expert_dim;
 	b->synth.n_dense_layers = 1;
 	b->synth.n_moe_layers = LAYERS;
 	b->synth.n_heads = 4;
@@ -199,20 +209,39 @@ static double raw_rate(struct bench *b, uint32_t expert_bytes)
 
 static void probe(struct bench *b, uint32_t expert_bytes)
 {
+	struct err err;
+
 	for (int i = 0; i < PROBES; i++, b->n_probes++) {
 		b->disk[b->n_probes] = raw_rate(b, expert_bytes);
 		b->memory[b->n_probes] = probe_read(b->pool, b->probe, PROBE_BYTES);
+		if (rates_disk(b->dir, &b->told_disk[b->n_probes], &err) ||
+		    rates_read(b->e, DTYPE_F8_E4M3, &b->told_read[b->n_probes], &err) ||
+		    rates_compute(b->e, &b->told_flops[b->n_probes], &err))
+			measure_fail(&err);
 	}
 }
 
 /* ---- a run ------------------------------------------------------------------------------------------------------- */
 
+/* The same tokens, with reading ahead and without, a block of tokens each in turn: two models with slots of their own. At share 1
+ * there is nothing to read, and one. */
+enum { AHEAD, NONE, N_SIDES };
+
+struct side {
+	struct model *m;
+	struct session *s;
+	struct experts_stats stats;   /* of what was timed */
+	double blocks[BLOCKS], seconds;
+};
+
 struct run {
-	double share, tokens_per_s, disk_s, memory_s, seconds;
+	double share;
+	struct side sides[N_SIDES];
+	int n_sides;
 	double disk, memory;    /* bytes per second, of the probes around it */
 	double common_bytes;    /* of a token, without routed experts */
-	int64_t n_slots;
-	struct experts_stats stats;   /* of what was timed */
+	int64_t n_slots, slot_bytes;
+	struct plan_machine told;     /* but for its memory */
 };
 
 static void load_all(struct model *m)
@@ -227,7 +256,7 @@ static void load_all(struct model *m)
 		}
 }
 
-static void decode(struct session *s, float *logits, int64_t first, int64_t n)
+static void decode(struct side *d, float *logits, int64_t first, int64_t n)
 {
 	struct err err;
 
@@ -237,7 +266,9 @@ static void decode(struct session *s, float *logits, int64_t first, int64_t n)
 		route.token = t;
 		route.layer = 0;
 		route.ahead = false;
-		if (session_append(s, &id, 1, logits, NULL, &err))
+		route.predicts = experts_looks_ahead(d->m->experts);
+		route.seed = (uint64_t)t;
+		if (session_append(d->s, &id, 1, logits, NULL, &err))
 			measure_fail(&err);
 		if (route.layer != LAYERS) {
 			fprintf(stderr, "offload: %d of %d routers were asked\n", route.layer, LAYERS);
@@ -254,52 +285,76 @@ static void since(struct experts_stats *s, const struct experts_stats *before)
 	s->late -= before->late;
 	s->ahead -= before->ahead;
 	s->useful -= before->useful;
+	s->behind -= before->behind;
 	s->reads -= before->reads;
 	s->read_bytes -= before->read_bytes;
 	s->waited_s -= before->waited_s;
 }
 
-static void run(struct bench *b, struct run *r)
+static void open_side(struct bench *b, struct side *d, double share, bool predicts)
 {
-	struct experts_options experts = {.bytes = (int64_t)(r->share * experts_bytes(&b->synth) * 1.01)};
+	struct experts_options experts = {.bytes = (int64_t)(share * experts_bytes(&b->synth) * 1.01), .no_prediction = !predicts};
 	struct model_options opt = {.n_threads = 2, .experts = &experts};
 	struct session_options session = {.latents = LATENTS_BF16};
-	struct experts_stats before;
-	uint32_t expert_bytes = (uint32_t)(3 * b->synth.hidden * b->synth.expert_dim);
-	struct session *s = NULL;
-	struct model *m = NULL;
-	float *logits;
 	struct err err;
+
+	if (model_open(&d->m, b->dir, &opt, &err) || session_new(&d->s, b->e, d->m, &session, &err) ||
+	    session_fill(d->s, CONTEXT, 1, &err))
+		measure_fail(&err);
+}
+
+static void run(struct bench *b, struct run *r)
+{
+	uint32_t expert_bytes = (uint32_t)(3 * b->synth.hidden * b->synth.expert_dim);
+	float *logits = xcalloc((size_t)b->synth.vocab, sizeof *logits);
+	const struct model *m;
 
 	b->n_probes = 0;
 	probe(b, expert_bytes);
-	if (model_open(&m, b->dir, &opt, &err) || session_new(&s, b->e, m, &session, &err) ||
-	    session_fill(s, CONTEXT, 1, &err))
-		measure_fail(&err);
-	logits = xcalloc((size_t)m->config.vocab, sizeof *logits);
-	if (r->share == 1)
-		load_all(m);
+	r->n_sides = r->share < 1 ? N_SIDES : 1;
 	route.trace = b->trace;
-	route.seed = 1;
-	decode(s, logits, 0, WARM);
-	experts_stats(m->experts, &before);
-	r->seconds = measure_now();
-	decode(s, logits, WARM, TOKENS);
-	r->seconds = measure_now() - r->seconds;
-	experts_stats(m->experts, &r->stats);
-	since(&r->stats, &before);
+	for (int i = 0; i < r->n_sides; i++) {
+		struct side *d = &r->sides[i];
+
+		open_side(b, d, r->share, i == AHEAD);
+		if (r->share == 1)
+			load_all(d->m);
+		decode(d, logits, 0, WARM);
+		experts_stats(d->m->experts, &d->stats);
+	}
+	for (int k = 0; k < BLOCKS; k++)
+		for (int i = 0; i < r->n_sides; i++) {
+			struct side *d = &r->sides[(i + k) % r->n_sides]; /* who goes first changes */
+			double began = measure_now();
+
+			decode(d, logits, WARM + k * (TOKENS / BLOCKS), TOKENS / BLOCKS);
+			d->blocks[k] = measure_now() - began;
+			d->seconds += d->blocks[k];
+		}
 	probe(b, expert_bytes);
+	m = r->sides[AHEAD].m;
 	r->n_slots = experts_slots(m->experts);
 	/* A row of the embedding is read, not all. */
 	r->common_bytes = (double)m->loaded_bytes - 2.0 * m->config.vocab * m->config.hidden;
-	r->tokens_per_s = TOKENS / r->seconds;
+	r->slot_bytes = r->sides[AHEAD].stats.slot_bytes;
 	r->disk = measure_median(b->disk, b->n_probes);
 	r->memory = measure_median(b->memory, b->n_probes);
-	r->disk_s = (double)r->stats.read_bytes / r->disk;
-	r->memory_s = (TOKENS * r->common_bytes + (double)r->stats.taken * expert_bytes) / r->memory;
+	r->told = (struct plan_machine){
+		.disk_bytes = INT64_MAX,
+		.disk_read = measure_median(b->told_disk, b->n_probes),
+		.host_read = measure_median(b->told_read, b->n_probes),
+		.host_flops = measure_median(b->told_flops, b->n_probes),
+	};
+	for (int i = 0; i < r->n_sides; i++) {
+		struct side *d = &r->sides[i];
+		struct experts_stats before = d->stats;
+
+		experts_stats(d->m->experts, &d->stats);
+		since(&d->stats, &before);
+		session_free(d->s);
+		model_close(d->m);
+	}
 	free(logits);
-	session_free(s);
-	model_close(m);
 }
 
 static int64_t transfers(const struct bench *b, enum tier_rule rule, int64_t n_slots)
@@ -311,30 +366,84 @@ static int64_t transfers(const struct bench *b, enum tier_rule rule, int64_t n_s
 	return r.transfers;
 }
 
-static void print(const struct bench *b, const struct run *r)
+#define CELL "\"share\":%.2f,\"binds\":\"%s\""
+
+static void print_side(const struct bench *b, const struct run *r, const struct side *d)
 {
-	double longest = fmax(r->disk_s, r->memory_s), pipe = longest / r->seconds, policy = 1, lru = 1;
 	int64_t fewest = transfers(b, TIER_BELADY, r->n_slots), recent = transfers(b, TIER_LRU, r->n_slots);
-	const char *binds = r->disk_s > r->memory_s ? "disk" : "host memory";
+	double expert_bytes = 3.0 * b->synth.hidden * b->synth.expert_dim;
+	double disk_s = (double)d->stats.read_bytes / r->disk;
+	double memory_s = (TOKENS * r->common_bytes + (double)d->stats.taken * expert_bytes) / r->memory;
+	double longest = fmax(disk_s, memory_s), pipe = longest / d->seconds, policy = 1, lru = 1;
+	const char *binds = disk_s > memory_s ? "disk" : "host memory", *ahead = d == &r->sides[AHEAD] ? "on" : "off";
 
 	if (r->share < 1) {
-		policy = (double)fewest / (double)r->stats.reads;
+		policy = (double)(fewest * r->slot_bytes) / (double)d->stats.read_bytes;
 		lru = (double)fewest / (double)recent;
 	}
-#define CELL "\"share\":%.2f,\"binds\":\"%s\""
-	measure_print(stdout, "offload.tokens_per_s", r->tokens_per_s, "tokens/s", TOKENS / longest,
-		      CELL ",\"slots\":%lld,\"expert_bytes\":%d,\"disk_gb_per_s\":%.3f,\"memory_gb_per_s\":%.2f,\"hits\":%.3f,"
-		      "\"late\":%.3f,\"read_ahead\":%lld,\"useful\":%lld,\"waited\":%.3f", r->share, binds, (long long)r->n_slots,
-		      3 * b->synth.hidden * b->synth.expert_dim, r->disk / 1e9, r->memory / 1e9,
-		      (double)r->stats.hits / (double)r->stats.taken, (double)r->stats.late / (double)r->stats.taken,
-		      (long long)r->stats.ahead, (long long)r->stats.useful, r->stats.waited_s / r->seconds);
-	measure_print(stdout, "offload.pipe_eff", pipe, "ratio", 1, CELL ",\"disk_s\":%.3f,\"memory_s\":%.3f,\"seconds\":%.3f",
-		      r->share, binds, r->disk_s, r->memory_s, r->seconds);
-	measure_print(stdout, "offload.policy_eff", policy, "ratio", 1, CELL ",\"reads\":%lld,\"belady\":%lld,\"lru_reads\":%lld,"
-		      "\"lru\":%.3f", r->share, binds, (long long)r->stats.reads, (long long)(r->share < 1 ? fewest : 0),
+	measure_print(stdout, "offload.tokens_per_s", TOKENS / d->seconds, "tokens/s", TOKENS / longest,
+		      CELL ",\"ahead\":\"%s\",\"slots\":%lld,\"expert_bytes\":%.0f,\"disk_gb_per_s\":%.3f,\"memory_gb_per_s\":%.2f,"
+		      "\"hits\":%.3f,\"late\":%.3f,\"read_ahead\":%lld,\"useful\":%lld,\"behind\":%lld,\"waited\":%.3f", r->share, binds,
+		      ahead, (long long)r->n_slots, expert_bytes, r->disk / 1e9, r->memory / 1e9,
+		      (double)d->stats.hits / (double)d->stats.taken, (double)d->stats.late / (double)d->stats.taken,
+		      (long long)d->stats.ahead, (long long)d->stats.useful, (long long)d->stats.behind,
+		      d->stats.waited_s / d->seconds);
+	measure_print(stdout, "offload.pipe_eff", pipe, "ratio", 1, CELL ",\"ahead\":\"%s\",\"disk_s\":%.3f,\"memory_s\":%.3f,"
+		      "\"seconds\":%.3f", r->share, binds, ahead, disk_s, memory_s, d->seconds);
+	measure_print(stdout, "offload.policy_eff", policy, "ratio", 1, CELL ",\"ahead\":\"%s\",\"reads\":%lld,\"read_gb\":%.2f,"
+		      "\"belady\":%lld,\"lru_reads\":%lld,\"lru\":%.3f", r->share, binds, ahead, (long long)d->stats.reads,
+		      (double)d->stats.read_bytes / 1e9, (long long)(r->share < 1 ? fewest : 0),
 		      (long long)(r->share < 1 ? recent : 0), lru);
-	measure_print(stdout, "offload.fraction_of_limit", pipe * policy, "ratio", 1, CELL ",\"lru_fraction\":%.3f", r->share, binds,
-		      pipe * lru);
+	measure_print(stdout, "offload.fraction_of_limit", pipe * policy, "ratio", 1, CELL ",\"ahead\":\"%s\",\"lru_fraction\":%.3f",
+		      r->share, binds, ahead, pipe * lru);
+}
+
+static void print(const struct bench *b, const struct run *r)
+{
+	const struct side *ahead = &r->sides[AHEAD], *none = &r->sides[NONE];
+	double ratio[BLOCKS], median;
+
+	for (int i = r->n_sides; i--; )
+		print_side(b, r, &r->sides[i]);
+	if (r->n_sides < N_SIDES)
+		return;
+	for (int k = 0; k < BLOCKS; k++)
+		ratio[k] = none->blocks[k] / ahead->blocks[k];
+	median = measure_median(ratio, BLOCKS);
+	measure_print(stdout, "offload.ahead_over_none", median, "ratio", 0,
+		      "\"share\":%.2f,\"on\":%.3f,\"off\":%.3f,\"of_totals\":%.3f,\"blocks\":%d,\"least\":%.3f,\"most\":%.3f", r->share,
+		      TOKENS / ahead->seconds, TOKENS / none->seconds, none->seconds / ahead->seconds, BLOCKS, ratio[0],
+		      ratio[BLOCKS - 1]);
+}
+
+/* The memory that leaves room for the slots, as a plan would count it. */
+static void print_plan_error(const struct bench *b, const struct run *r)
+{
+	const struct plan_options opt = {.context = CONTEXT + WARM + TOKENS / 2, .weights = PLAN_FP8, .latents = LATENTS_BF16,
+					 .latent_cache_bytes = INT64_MAX};
+	struct plan_machine k = r->told;
+	struct plan_model m;
+	struct plan p;
+	double measured = TOKENS / r->sides[AHEAD].seconds, low, high;
+	struct err err;
+
+	if (plan_model_load(&m, b->dir, &err))
+		measure_fail(&err);
+	k.host_bytes = INT64_MAX / 2;
+	plan_make(&p, &m, &k, &opt);
+	k.host_bytes = (int64_t)(p.tier_bytes[PLAN_HOST] - p.routed_bytes + (uint64_t)r->n_slots * p.expert_bytes) + (1 << 16);
+	plan_make(&p, &m, &k, &opt);
+	if (fabs(p.expert_share[PLAN_HOST] - (double)r->n_slots / (LAYERS * EXPERTS)) > .01) {
+		fprintf(stderr, "offload: the plan has %.3f of the experts in memory\n", p.expert_share[PLAN_HOST]);
+		exit(1);
+	}
+	low = fabs(p.low / measured - 1);
+	high = fabs(p.high / measured - 1);
+	measure_print(stdout, "plan.error", fmin(low, high), "ratio", 0, CELL ",\"low\":%.3f,\"high\":%.3f,\"measured\":%.3f,"
+		      "\"inside\":%s,\"width\":%.3f,\"disk_gb_per_s\":%.3f,\"read_gb_per_s\":%.2f,\"gflop_per_s\":%.1f", r->share,
+		      p.binds, p.low, p.high, measured,
+		      measured >= p.low && measured <= p.high ? "true" : "false", 2 * (p.high - p.low) / (p.high + p.low),
+		      k.disk_read / 1e9, k.host_read / 1e9, k.host_flops / 1e9);
 }
 
 int main(int argc, char **argv)
@@ -344,8 +453,15 @@ int main(int argc, char **argv)
 	struct bench b = {.seed = 3};
 	struct ops forced;
 	char *base;
+	int first = 1, expert_dim = 0;
 	struct err err;
 
+	if (argc > 2 && !strcmp(argv[1], "--expert-dim")) {
+		expert_dim = atoi(argv[2]);
+		first = 3;
+		if (expert_dim < 256 || expert_dim % 256)
+			return fprintf(stderr, "offload: --expert-dim: \"%s\" is no multiple of 256\n", argv[2]), 2;
+	}
 	if (file_make_directories("build/bench", &err))
 		measure_fail(&err);
 	base = realpath("build/bench", NULL);
@@ -359,15 +475,16 @@ int main(int argc, char **argv)
 	forced.router_topk = forced_topk;
 	b.e->ops = &forced;
 	b.probe = measure_buffer(b.pool, PROBE_BYTES);
-	make_checkpoint(&b);
+	make_checkpoint(&b, expert_dim);
 	open_shards(&b);
-	for (int i = 0; i < (argc > 1 ? argc - 1 : 5); i++) {
-		struct run r = {.share = argc > 1 ? strtod(argv[i + 1], NULL) : usual[i]};
+	for (int i = 0; i < (argc > first ? argc - first : 5); i++) {
+		struct run r = {.share = argc > first ? strtod(argv[first + i], NULL) : usual[i]};
 
 		if (!(r.share > 0 && r.share <= 1))
-			return fprintf(stderr, "offload: \"%s\" is no share; from .04 to 1 are\n", argv[i + 1]), 2;
+			return fprintf(stderr, "offload: \"%s\" is no share; from .04 to 1 are\n", argv[first + i]), 2;
 		run(&b, &r);
 		print(&b, &r);
+		print_plan_error(&b, &r);
 	}
 	for (int i = 0; i < b.n_shards; i++)
 		io_close(&b.shards[i]);

@@ -4,9 +4,10 @@
 #include <string.h>
 
 #include "config/mem.h"
+#include "offload/ahead.h"
 #include "offload/policy.h"
 
-enum { PIECES = 10 }; /* of a transfer: what is fetched ahead gives way at the next one */
+enum { PIECES = 10 };
 
 struct tier {
 	const struct trace *t;
@@ -20,10 +21,13 @@ struct tier {
 	int64_t *next_use;   /* Belady: of the step under way */
 	int64_t *uses;       /* [n_tokens, n_layers, n_chosen] the next step that uses it again */
 	/* What is fetched ahead for the next layer, and not done: */
-	int32_t queue[64];
-	int n_queue;
+	struct ahead admission;
+	int32_t guesses[64];
+	bool missing[64];    /* when it was guessed */
+	int n_guesses, next_guess;
 	int32_t flying;      /* -1: none */
-	double flying_began;
+	double flying_began, flying_piece;
+	int64_t n_started;   /* transfers */
 	double now, link_free;
 	uint64_t seed;
 };
@@ -92,22 +96,40 @@ static void arrive(struct tier *s, int32_t layer, int32_t expert)
 		policy_arrived(s->policy, layer, expert);
 }
 
+/* Seconds of the transfer that begins. */
+static double transfer(struct tier *s)
+{
+	bool stalls = s->opt->stall_every && s->n_started++ % s->opt->stall_every == 0;
+
+	return stalls ? 10 * s->opt->transfer_s : s->opt->transfer_s;
+}
+
+static int64_t ns(double seconds)
+{
+	return (int64_t)(seconds * 1e9) + 1; /* 0 is no time */
+}
+
 /* The link goes on with what is fetched ahead, until `until`. */
 static void fetch_ahead(struct tier *s, int32_t layer, double until)
 {
-	while (s->flying >= 0 || s->n_queue) {
+	while (s->flying >= 0 || s->next_guess < s->n_guesses) {
 		if (s->flying < 0) {
-			int32_t e = s->queue[0];
+			int32_t rank = s->next_guess, e = s->guesses[rank];
+			float bid;
 
 			if (s->link_free >= until)
 				return;
-			memmove(s->queue, s->queue + 1, (size_t)--s->n_queue * sizeof *s->queue);
-			if (s->resident[place(s, layer, e)] || !make_room(s, policy_guess(s->policy, layer, e, 0)))
+			bid = ahead_bid(&s->admission, rank, 0, ns(s->link_free));
+			if (!(bid > 0))
+				return;
+			s->next_guess++;
+			if (s->resident[place(s, layer, e)] || !make_room(s, bid))
 				continue;
 			s->n_resident++; /* its slot is taken from now on */
 			s->flying = e;
 			s->flying_began = s->link_free;
-			s->link_free += s->opt->transfer_s;
+			s->link_free += transfer(s);
+			s->flying_piece = (s->link_free - s->flying_began) / (s->opt->n_pieces ? s->opt->n_pieces : PIECES);
 			s->r->transfers++;
 		}
 		if (s->link_free > until)
@@ -124,9 +146,18 @@ static void fetch_ahead(struct tier *s, int32_t layer, double until)
 static void settle(struct tier *s, int32_t layer, const struct trace_entry *chosen)
 {
 	bool wanted = false;
-	double piece = s->opt->transfer_s / PIECES;
+	double piece = s->flying_piece;
 
-	s->n_queue = 0;
+	ahead_spoken(&s->admission, ns(s->now));
+	for (int i = 0; i < s->n_guesses; i++) {
+		bool needed = false;
+
+		for (int32_t k = 0; k < s->t->n_chosen; k++)
+			needed |= chosen[k].expert == s->guesses[i];
+		if (s->missing[i])
+			ahead_judge(&s->admission, i, needed);
+	}
+	s->n_guesses = s->next_guess = 0;
 	for (int32_t k = 0; k < s->t->n_chosen; k++)
 		wanted |= s->flying >= 0 && chosen[k].expert == s->flying;
 	if (s->flying >= 0 && wanted) {
@@ -140,6 +171,7 @@ static void settle(struct tier *s, int32_t layer, const struct trace_entry *chos
 		while (done < s->now && piece > 0)
 			done += piece;
 		s->link_free = done < s->link_free ? done : s->link_free;
+		ahead_held_up(&s->admission, 1, s->link_free > s->now ? s->link_free - s->now : 0);
 		s->n_resident--;
 		s->r->wasted++;
 	}
@@ -169,19 +201,17 @@ static int look_ahead(struct tier *s, int32_t next, int32_t *guesses, const stru
 	return n;
 }
 
-/* Of the guesses that are not there, those that are worth more than what they would push out. */
-static void choose_ahead(struct tier *s, int32_t next, const int32_t *guesses, int n)
+/* What this layer waited for is there: the window for the next one begins. */
+static void begin_window(struct tier *s, int32_t next, const int32_t *guesses, int n)
 {
+	s->n_guesses = n;
+	s->next_guess = 0;
 	for (int i = 0; i < n; i++) {
-		int32_t layer, expert;
-		float least = 0;
-
-		if (s->resident[place(s, next, guesses[i])])
-			continue;
-		if (s->n_resident < s->capacity || (policy_victim(s->policy, &layer, &expert, &least) &&
-						    policy_guess(s->policy, next, guesses[i], i) > least))
-			s->queue[s->n_queue++] = guesses[i];
+		s->guesses[i] = guesses[i];
+		s->missing[i] = !s->resident[place(s, next, guesses[i])];
 	}
+	s->link_free = s->now;
+	ahead_idle(&s->admission, 0, ns(s->now));
 }
 
 static void use(struct tier *s, int32_t layer, int32_t expert)
@@ -197,7 +227,8 @@ static void use(struct tier *s, int32_t layer, int32_t expert)
 	s->r->transfers++;
 	if (s->link_free < s->now)
 		s->link_free = s->now;
-	s->link_free += s->opt->transfer_s;
+	s->link_free += transfer(s);
+	ahead_carried(&s->admission, s->opt->transfer_s);
 	if (make_room(s, 2)) {
 		arrive(s, layer, expert);
 		hold(s, layer, expert, true);
@@ -246,14 +277,12 @@ static void one_step(struct tier *s, int64_t token, int32_t layer, bool counts)
 	for (int32_t k = 0; k < t->n_chosen; k++)
 		hold(s, layer, chosen[k].expert, false);
 	if (s->opt->prefetch) {
-		choose_ahead(s, next, guesses, n_guesses);
+		begin_window(s, next, guesses, n_guesses);
 		fetch_ahead(s, next, s->now + s->opt->compute_s / 2);
 	}
 	for (int i = 0; i < n_guesses; i++)
 		if (!s->ahead[place(s, next, guesses[i])])
 			hold(s, next, guesses[i], false);
-	if (then)
-		policy_judge(s->policy, guesses, n_guesses, then);
 	s->now += s->opt->compute_s / 2;
 	if (!counts)
 		*s->r = before;
@@ -299,6 +328,7 @@ void tier_run(struct tier_result *r, const struct trace *t, const struct tier_op
 	s.next_use = xcalloc(n, sizeof *s.next_use);
 	if (opt->rule == TIER_POLICY)
 		s.policy = policy_new(t->n_layers, t->n_experts, t->n_chosen);
+	ahead_init(&s.admission, t->n_chosen, 1.0 / (opt->n_pieces ? opt->n_pieces : PIECES));
 	if (opt->rule == TIER_BELADY)
 		find_uses(&s);
 	for (int64_t token = 0; token < t->n_tokens; token++) {

@@ -4,7 +4,7 @@
  *
  * A layer of a token is attention, then the router, then the experts when all of them are there. A transfer takes its
  * time on the link, one after another; what is fetched ahead for the next layer goes when nothing that is waited for
- * does, and gives way within a tenth of a transfer.
+ * does, and gives way at its next piece.
  */
 #ifndef QUIRE_TESTS_SUPPORT_TIER_SIM_H
 #define QUIRE_TESTS_SUPPORT_TIER_SIM_H
@@ -23,9 +23,11 @@ enum tier_rule {
 struct tier_options {
 	enum tier_rule rule;
 	double share;           /* of all experts, resident */
-	bool prefetch;          /* TIER_POLICY: fetch ahead what is predicted for the next layer */
+	bool prefetch;          /* TIER_POLICY: fetch ahead what is predicted for the next layer, as offload/ahead.h admits it */
 	double recall;          /* share of the prediction that comes true */
 	double transfer_s, compute_s; /* of one expert; of a layer, half of it before its router. 0: only counted */
+	int n_pieces;           /* of a transfer: what is given up ends with the piece under way; 0: 10 */
+	int stall_every;        /* 0, or every so many transfers one takes ten times as long */
 	int64_t warm_tokens;    /* at the beginning, not counted */
 	uint64_t seed;
 };

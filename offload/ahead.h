@@ -1,0 +1,58 @@
+/*
+ * Whether a read ahead is worth beginning. A guess at the next layer's experts is read while nothing that is waited for is: from
+ * then until that layer's router speaks the link would be idle. What is read in that window is time saved if the guess comes
+ * true. If it does not, what is still under way when the router speaks holds up those that are waited for, and what was
+ * pushed out for it may have to come back.
+ *
+ * How often guesses come true is counted by their rank, over those that were not there (of those a cache knows nothing, and they
+ * are wrong more often than others); how long windows, transfers and such delays are is averaged. All of it is learned
+ * while it runs, whether anything is read ahead or not, so that reading ahead comes back when it pays again.
+ *
+ * Pure: time is an argument, in nanoseconds of any clock. One thread.
+ */
+#ifndef QUIRE_OFFLOAD_AHEAD_H
+#define QUIRE_OFFLOAD_AHEAD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { AHEAD_RANKS = 64, AHEAD_STAGES = 10 };
+
+struct ahead {
+	double guessed[AHEAD_RANKS], needed[AHEAD_RANKS]; /* the older, the less they count */
+	double window_s[AHEAD_STAGES]; /* by how many experts are still to be computed when it begins; 0: none was seen */
+	double transfer_s;             /* of one expert; 0: none was seen */
+	double piece_share;            /* of an expert, that is read at once and cannot be taken back */
+	double behind_s;               /* that a read given up holds up those that are waited for */
+	int64_t began;                 /* of the window under way; 0: none */
+	int stage;
+};
+
+void ahead_init(struct ahead *a, int32_t n_chosen, double piece_share);
+
+/* An expert of those that are waited for took so long. */
+void ahead_carried(struct ahead *a, double seconds);
+/* The link has nothing to do that is waited for, n_to_compute experts are there to be computed; only the first call of a window
+ * counts. */
+void ahead_idle(struct ahead *a, int n_to_compute, int64_t now);
+/* The router has spoken: the window is over. */
+void ahead_spoken(struct ahead *a, int64_t now);
+/* It will not speak. */
+void ahead_forget(struct ahead *a);
+/* What came of guess `rank`, 0 the best, that was not there when it was made. */
+void ahead_judge(struct ahead *a, int32_t rank, bool needed);
+/* A read was given up with so many pieces under way, and its last one ended so much later. What those that are waited for lost is no
+ * more than that, nor than what so many pieces take: the link served them as well. 0, 0: nobody was waiting. */
+void ahead_held_up(struct ahead *a, int n_pieces, double seconds);
+
+/* How often guesses of a rank come true, of those that are not there. */
+double ahead_chance(const struct ahead *a, int32_t rank);
+/* Seconds until the router is likely to speak. */
+double ahead_left(const struct ahead *a, int64_t now);
+/* The most that what guess `rank` pushes out may be worth (offload/policy.h), with n_before experts to be read ahead before
+ * it; 0: it is not worth beginning, though a slot be free. */
+float ahead_bid(const struct ahead *a, int32_t rank, int n_before, int64_t now);
+/* Pieces that can be read until the router is likely to speak, 1 at least. */
+int ahead_pieces(const struct ahead *a, int64_t now);
+
+#endif

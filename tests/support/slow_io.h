@@ -1,0 +1,32 @@
+/*
+ * A disk that is slow and sometimes stalls: a backend for struct io (offload/io_backend.h) that carries out one operation after
+ * another, each in the time that its bytes take, and every so many a stall longer. What has been begun cannot be
+ * taken back. Time is real, so that who waits waits; busy_s is the time that was asked for, whatever else the machine does.
+ */
+#ifndef QUIRE_TESTS_SUPPORT_SLOW_IO_H
+#define QUIRE_TESTS_SUPPORT_SLOW_IO_H
+
+#include "offload/io_backend.h"
+
+enum { SLOW_IN_FLIGHT = 1024 };
+
+struct slow_io {
+	double bytes_per_s, stall_s;
+	int stall_every;           /* operations; 0: none */
+
+	/* What happened. */
+	double busy_s;
+	int n_begun, n_cancelled;  /* operations; of these named by a cancellation while in flight */
+
+	/* Its own: [n] in the order of their ends. */
+	struct {
+		struct io_operation o;
+		int64_t ends_at;
+	} in_flight[SLOW_IN_FLIGHT];
+	int n;
+	int64_t free_at;
+};
+
+extern const struct io_backend slow_io_backend;
+
+#endif
