@@ -106,7 +106,7 @@ static int recover(struct jobs *j, struct err *err)
 
 	sqlite3_free(sql);
 	if (!result && n)
-		log_info("a job was running when the daemon last ended: it goes on");
+		log_info("%lld jobs were running when the daemon last ended: they go on", (long long)n);
 	return result ? -1 : 0;
 }
 
@@ -252,14 +252,119 @@ int jobs_add(struct jobs *j, const struct api_ingest *request, int64_t max_queue
 	return result;
 }
 
-int jobs_begin(struct jobs *j, struct api_job *job, struct err *err)
+/* Jobs that run, or shall. */
+struct chosen {
+	struct api_job *jobs;   /* [n] */
+	size_t n, n_before;     /* n_before of them run already */
+};
+
+static bool is_alone(const struct api_job *job)
 {
-	sqlite3_stmt *s = prepare(j,
-				  "update job set state = 'running', attempts = attempts + 1, started_s = unixepoch()"
-				  " where id = (select min(id) from job where state = 'queued') returning " COLUMNS,
+	return job->attempts + (job->state == JOB_QUEUED) >= JOBS_MAX_ATTEMPTS;
+}
+
+/* Its order is one that an ingest of that corpus may change. */
+static bool follows(const struct api_job *job, const struct api_job *other)
+{
+	struct api_snapshot s;
+
+	return *job->request.order_from && !other->request.dry_run &&
+	       !api_snapshot_parse(&s, job->request.order_from, NULL) && !strcmp(s.corpus, other->request.corpus);
+}
+
+/* *wait: nor may any job behind it. */
+static bool may_begin(const struct chosen *r, const struct api_job *job, bool *wait)
+{
+	*wait = r->n && (is_alone(job) || is_alone(&r->jobs[0]));
+	if (*wait)
+		return false;
+	for (size_t i = 0; i < r->n; i++)
+		if (follows(job, &r->jobs[i]) ||
+		    (i < r->n_before && !job->request.dry_run && !r->jobs[i].request.dry_run))
+			return false;
+	return true;
+}
+
+/* Those in a state, oldest first; of those that wait the ones that may begin. */
+static int choose(struct jobs *j, enum job_state state, size_t most, struct chosen *r, struct err *err)
+{
+	sqlite3_stmt *s = prepare(j, "select " COLUMNS " from job where state = ? order by id", err);
+	bool wait = false;
+	int step = SQLITE_DONE, result = 0;
+
+	if (!s)
+		return -1;
+	sqlite3_bind_text(s, 1, job_state_name(state), -1, SQLITE_STATIC);
+	while (!result && !wait && r->n < most && (step = sqlite3_step(s)) == SQLITE_ROW) {
+		struct api_job job;
+
+		if (read_job(j, s, &job, err)) {
+			result = -1;
+		} else if (state == JOB_RUNNING || may_begin(r, &job, &wait)) {
+			r->jobs = xrealloc(r->jobs, r->n + 1, sizeof *r->jobs);
+			r->jobs[r->n++] = job;
+		} else {
+			api_job_clear(&job);
+		}
+	}
+	if (step != SQLITE_ROW && step != SQLITE_DONE)
+		result = failed(j, err);
+	sqlite3_finalize(s);
+	return result;
+}
+
+static int begin_one(struct jobs *j, struct api_job *job, int64_t now_s, struct err *err)
+{
+	sqlite3_stmt *s = prepare(j, "update job set state = 'running', attempts = attempts + 1, started_s = ?2 where id = ?1",
 				  err);
 
-	return s ? only_job(j, s, job, err) : -1;
+	if (!s)
+		return -1;
+	sqlite3_bind_int64(s, 1, job->id);
+	sqlite3_bind_int64(s, 2, now_s);
+	job->state = JOB_RUNNING;
+	job->attempts++;
+	job->started_s = now_s;
+	return finish(j, s, err);
+}
+
+/* End what `begin immediate` began. */
+static int end_transaction(struct jobs *j, int rc, struct err *err)
+{
+	if (!rc)
+		rc = run(j, "commit", err);
+	if (rc && !sqlite3_get_autocommit(j->db))
+		run(j, "rollback", NULL);
+	return rc;
+}
+
+int jobs_begin(struct jobs *j, size_t max_running, struct api_job **out, size_t *n, struct err *err)
+{
+	struct chosen r = {0};
+	int64_t now_s = time(NULL);
+	int rc = choose(j, JOB_RUNNING, max_running, &r, err);
+
+	*n = 0;
+	r.n_before = r.n;
+	if (!rc)
+		rc = choose(j, JOB_QUEUED, max_running, &r, err);
+	if (!rc && r.n > r.n_before) {
+		rc = run(j, "begin immediate", err);
+		for (size_t i = r.n_before; !rc && i < r.n; i++)
+			rc = begin_one(j, &r.jobs[i], now_s, err);
+		rc = end_transaction(j, rc, err);
+	}
+	for (size_t i = 0; i < (rc ? r.n : r.n_before); i++)
+		api_job_clear(&r.jobs[i]);
+	if (rc) {
+		free(r.jobs);
+		return -1;
+	}
+	*n = r.n - r.n_before;
+	if (*n)
+		memmove(r.jobs, r.jobs + r.n_before, *n * sizeof *r.jobs);
+	*out = r.jobs;
+	return 0;
 }
 
 int jobs_put_back(struct jobs *j, int64_t id, struct err *err)
@@ -284,7 +389,7 @@ static void bind_progress(sqlite3_stmt *s, int first, const struct ingest_progre
 		sqlite3_bind_int64(s, first + i, values[i]);
 }
 
-int jobs_progress(struct jobs *j, int64_t id, const struct ingest_progress *progress, struct err *err)
+static int save_progress(struct jobs *j, int64_t id, const struct ingest_progress *progress, struct err *err)
 {
 	sqlite3_stmt *s = prepare(j,
 				  "update job set phase = ?2, files = ?3, skipped = ?4, read_bytes = ?5, tokens = ?6,"
@@ -296,6 +401,15 @@ int jobs_progress(struct jobs *j, int64_t id, const struct ingest_progress *prog
 	sqlite3_bind_int64(s, 1, id);
 	bind_progress(s, 2, progress);
 	return finish(j, s, err);
+}
+
+int jobs_progress(struct jobs *j, const struct api_job *jobs, size_t n, struct err *err)
+{
+	int rc = run(j, "begin immediate", err);
+
+	for (size_t i = 0; !rc && i < n; i++)
+		rc = save_progress(j, jobs[i].id, &jobs[i].progress, err);
+	return end_transaction(j, rc, err);
 }
 
 int jobs_report(struct jobs *j, int64_t id, const char *report, struct err *err)
@@ -312,8 +426,9 @@ int jobs_report(struct jobs *j, int64_t id, const char *report, struct err *err)
 int jobs_speed(struct jobs *j, double *tokens_per_s, struct err *err)
 {
 	/* A second is as fine as the times are. */
-	sqlite3_stmt *s = prepare(j, "select (tokens - reused_tokens) * 1.0 / max(1, finished_s - started_s) from job"
-				     " where state = 'done' and done_tokens > reused_tokens order by id desc limit 1", err);
+	sqlite3_stmt *s = prepare(j, "select sum(tokens - reused_tokens) * 1.0 / max(1, max(finished_s) - started_s) from job"
+				     " where state = 'done' and done_tokens > reused_tokens"
+				     " group by started_s order by max(id) desc limit 1", err);
 	int step, result = 0;
 
 	if (!s)
@@ -336,7 +451,7 @@ int jobs_end(struct jobs *j, int64_t id, const struct ingest_progress *progress,
 	char *prune;
 	int result;
 
-	if (progress && jobs_progress(j, id, progress, err))
+	if (progress && save_progress(j, id, progress, err))
 		return -1;
 	s = prepare(j, "update job set state = ?2, finished_s = unixepoch(), error_code = ?3, error = ?4 where id = ?1",
 		    err);

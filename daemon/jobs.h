@@ -2,8 +2,9 @@
  * Jobs, in jobs.sqlite: what was accepted stays accepted. Every call that changes a job has it on disk when it
  * returns (WAL, synchronous=FULL), so that a 202 survives a power cut.
  *
- * States go queued -> running -> done | failed | cancelled. A job that runs when the process dies is queued again by
- * the next jobs_open; one that was begun three times without an end is failed instead, since it may be what kills us.
+ * States go queued -> running -> done | failed | cancelled. Several may run. A job that runs when the process dies is
+ * queued again by the next jobs_open. One that was begun twice without an end runs the third time by itself, so that what
+ * kills us is known from what only ran beside it; after that it is failed.
  * An ingest run twice does its work once: what it computed is in the store already.
  *
  * All of it belongs to the loop thread.
@@ -33,8 +34,13 @@ void jobs_close(struct jobs *j);
  * it is the same request, else ERR_BUSY naming it. */
 int jobs_add(struct jobs *j, const struct api_ingest *request, int64_t max_queued, int64_t *id, struct err *err);
 
-/* The oldest queued job, counted as begun once more: 1, and the job in *job (api_job_clear it); 0: none. */
-int jobs_begin(struct jobs *j, struct api_job *job, struct err *err);
+/*
+ * The queued jobs that may begin now, oldest first, so many that at most max_running run, each counted as begun once more.
+ * While an ingest runs only dry runs begin, otherwise as many ingests as wait; a job that follows the order of a corpus
+ * (order_from) not beside an ingest of that; one that was begun twice already not beside any other. Nobody overtakes one
+ * that waits to be alone. Free each with api_job_clear, and the array.
+ */
+int jobs_begin(struct jobs *j, size_t max_running, struct api_job **out, size_t *n, struct err *err);
 
 /* Back to queued, the attempt not counted: the daemon stops in good order. */
 int jobs_put_back(struct jobs *j, int64_t id, struct err *err);
@@ -43,13 +49,14 @@ int jobs_put_back(struct jobs *j, int64_t id, struct err *err);
 int jobs_end(struct jobs *j, int64_t id, const struct ingest_progress *progress, const struct err *error,
 	     struct err *err);
 
-/* Remember how far a running job is, for whoever looks after a crash. */
-int jobs_progress(struct jobs *j, int64_t id, const struct ingest_progress *progress, struct err *err);
+/* Remember how far running jobs are, for whoever looks after a crash: id and progress of each, in one transaction. */
+int jobs_progress(struct jobs *j, const struct api_job *jobs, size_t n, struct err *err);
 
 /* Keep what a running job is about to do (JSON, as api_job.report). */
 int jobs_report(struct jobs *j, int64_t id, const char *report, struct err *err);
 
-/* How many tokens a second the last ingest computed that computed any, walk and all; 0: none is known. */
+/* How many tokens a second the last ingest computed that computed any, with those that began together with it, walk and all;
+ * 0: none is known. */
 int jobs_speed(struct jobs *j, double *tokens_per_s, struct err *err);
 
 /* ERR_NOT_FOUND when there is no such job. api_job_clear it. */

@@ -1,5 +1,5 @@
 /*
- * An ask, and a work of upkeep, is a `waiter` (waiter.h). Of jobs at most one runs; the others wait in jobs.sqlite.
+ * An ask, and a work of upkeep, is a `waiter` (waiter.h). Jobs run as running.h begins them; the others wait in jobs.sqlite.
  */
 #include "daemon/loop.h"
 
@@ -26,13 +26,13 @@
 #include "daemon/listen.h"
 #include "daemon/look.h"
 #include "daemon/message.h"
+#include "daemon/running.h"
 #include "daemon/waiter.h"
 #include "daemon/worker.h"
 
 enum {
 	TICK_MS = 500,
 	STOP_MS = 1700,          /* the step in progress may end; then we go without it */
-	SAVE_PROGRESS_MS = 5000,
 	LISTED_JOBS = 100,
 	MESSAGES = 1024,         /* on their way to us */
 };
@@ -52,9 +52,7 @@ struct loop {
 	int64_t n_asks, last_ask_id;
 	int n_upkeeps;           /* that the engine has */
 
-	struct api_job running;  /* id 0: none */
-	atomic_bool cancel_running;
-	int64_t saved_ms;
+	struct running *running; /* the jobs that do */
 
 	struct api_status status;
 	int64_t began_ms;
@@ -76,18 +74,19 @@ static void on_gone(void *ctx, struct exchange *x)
 
 /* Jobs. */
 
-/* A job as it stands now: the running one's progress is newer here than in the database. */
+/* A job as it stands now. */
 static int get_job(struct loop *l, int64_t id, struct api_job *job, struct err *err)
 {
 	if (jobs_get(l->jobs, id, job, err))
 		return -1;
-	if (id == l->running.id)
-		job->progress = l->running.progress;
+	running_refresh(l->running, job);
 	return 0;
 }
 
-static void tell_watchers(struct loop *l, const struct api_job *job)
+static void tell_watchers(void *ctx, const struct api_job *job)
 {
+	struct loop *l = ctx;
+
 	for (struct waiter *w = l->waiters, *next; w; w = next) {
 		next = w->next;
 		if (w->kind != WAITER_JOB || w->id != job->id || !w->x)
@@ -98,101 +97,11 @@ static void tell_watchers(struct loop *l, const struct api_job *job)
 	}
 }
 
-static void tell_watchers_of(struct loop *l, int64_t id)
+/* The jobs that may begin, if the engine has a model to do them with. */
+static void start_jobs(struct loop *l)
 {
-	struct api_job job;
-	struct err err;
-
-	if (get_job(l, id, &job, &err)) {
-		complain(&err);
-		return;
-	}
-	tell_watchers(l, &job);
-	api_job_clear(&job);
-}
-
-/* Hand the oldest waiting job to the engine, if it is free and has a model. */
-static void start_next_job(struct loop *l)
-{
-	struct message *m;
-	struct err err;
-	int found;
-
-	if (l->running.id || l->stopping || l->status.model.state != MODEL_READY)
-		return;
-	found = jobs_begin(l->jobs, &l->running, &err);
-	if (found <= 0) {
-		if (found)
-			complain(&err);
-		l->running.id = 0;
-		return;
-	}
-	l->running.progress = (struct ingest_progress){0};
-	atomic_store(&l->cancel_running, false);
-	l->saved_ms = clock_now_ms();
-	m = message_new(MESSAGE_INGEST, l->running.id);
-	m->cancel = &l->cancel_running;
-	api_ingest_copy(&m->ingest.request, &l->running.request);
-	tell_watchers(l, &l->running);
-	if (queue_try_push(worker_queue(l->worker), m) != QUEUE_OK)
-		abort(); /* it has room for one ingest, and none was running */
-}
-
-static void on_progress(struct loop *l, const struct message *m)
-{
-	struct err err;
-
-	if (m->id != l->running.id)
-		return;
-	l->running.progress = m->progress;
-	tell_watchers(l, &l->running);
-	if (clock_now_ms() - l->saved_ms < SAVE_PROGRESS_MS)
-		return;
-	l->saved_ms = clock_now_ms();
-	if (jobs_progress(l->jobs, m->id, &m->progress, &err))
-		complain(&err);
-}
-
-/* What a job is about to do, with the time that it will take as far as the last one tells. */
-static void on_counted(struct loop *l, const struct message *m)
-{
-	double tokens_per_s = 0;
-	struct err err;
-
-	if (m->id != l->running.id)
-		return;
-	if (jobs_speed(l->jobs, &tokens_per_s, &err))
-		complain(&err);
-	free(l->running.report);
-	l->running.report = api_report_estimate(m->report, tokens_per_s);
-	if (jobs_report(l->jobs, m->id, l->running.report, &err))
-		complain(&err);
-	tell_watchers(l, &l->running);
-}
-
-static void on_ingested(struct loop *l, const struct message *m)
-{
-	int64_t id = l->running.id;
-	struct err err;
-
-	if (m->id != id)
-		return;
-	if (l->stopping && m->err.code == ERR_CANCELLED) {
-		if (jobs_put_back(l->jobs, id, &err))
-			complain(&err);
-	} else {
-		if (jobs_end(l->jobs, id, &l->running.progress, m->err.code ? &m->err : NULL, &err))
-			complain(&err);
-		if (m->err.code)
-			log_warn("job j-%lld ended: %s", (long long)id, m->err.text);
-		else
-			log_info("job j-%lld is done corpus=%s tokens=%lld reused=%lld", (long long)id,
-				 l->running.request.corpus, (long long)l->running.progress.n_tokens,
-				 (long long)l->running.progress.reused_tokens);
-	}
-	tell_watchers_of(l, id);
-	api_job_clear(&l->running);
-	start_next_job(l);
+	if (!l->stopping && l->status.model.state == MODEL_READY)
+		running_start(l->running);
 }
 
 /* Requests. */
@@ -274,7 +183,7 @@ static void post_ingest(struct loop *l, struct exchange *x, const char *corpus)
 	}
 	log_info("job j-%lld is accepted corpus=%s source=%s", (long long)id, request.corpus, request.source);
 	api_ingest_clear(&request);
-	start_next_job(l);
+	start_jobs(l);
 	if (get_job(l, id, &job, &err)) {
 		exchange_error(x, 0, &err);
 		return;
@@ -337,8 +246,7 @@ static void get_jobs(struct loop *l, struct exchange *x)
 	root = json_object();
 	json_object_set_new(root, "jobs", array = json_array());
 	for (size_t i = 0; i < n; i++) {
-		if (list[i].id == l->running.id)
-			list[i].progress = l->running.progress;
+		running_refresh(l->running, &list[i]);
 		json_array_append_new(array, api_job_json(&list[i]));
 		api_job_clear(&list[i]);
 	}
@@ -356,21 +264,21 @@ static void get_job_events(struct loop *l, struct exchange *x, const struct api_
 
 static int cancel_job(struct loop *l, struct api_job *job, struct err *err)
 {
-	int64_t id = job->id;
 	struct err reason;
 
 	if (job_has_ended(job->state))
 		return err_set(err, ERR_USAGE, "job j-%lld is %s already", (long long)job->id, job_state_name(job->state));
-	if (id == l->running.id) {
-		atomic_store(&l->cancel_running, true);
+	if (running_cancel(l->running, job->id))
 		return 0;
-	}
 	err_set(&reason, ERR_CANCELLED, "cancelled");
-	if (jobs_end(l->jobs, id, NULL, &reason, err))
+	if (jobs_end(l->jobs, job->id, NULL, &reason, err))
 		return -1;
-	tell_watchers_of(l, id);
-	api_job_clear(job);
-	return get_job(l, id, job, err);
+	job->state = JOB_CANCELLED;
+	job->finished_s = time(NULL);
+	job->error = reason;
+	tell_watchers(l, job);
+	start_jobs(l); /* it may have been what they waited for */
+	return 0;
 }
 
 /* The three routes that name a job. */
@@ -464,7 +372,7 @@ static void fill_status(struct loop *l)
 	s->uptime_s = (clock_now_ms() - l->began_ms) / 1000;
 	s->queue.asks = l->n_asks;
 	s->queue.max_asks = l->config->server.max_queue;
-	s->queue.jobs_running = l->running.id ? 1 : 0;
+	s->queue.jobs_running = running_n(l->running);
 	s->queue.connections = (int64_t)http_n_connections(l->http);
 	if (jobs_count(l->jobs, JOB_QUEUED, &s->queue.jobs_queued, &err))
 		complain(&err);
@@ -631,7 +539,7 @@ static void on_model(struct loop *l, const struct message *m)
 	} else {
 		log_warn("there is no model: set model.path in the configuration to answer questions and ingest");
 	}
-	start_next_job(l);
+	start_jobs(l);
 }
 
 static void on_message(struct loop *l, struct message *m)
@@ -660,13 +568,14 @@ static void on_message(struct loop *l, struct message *m)
 		on_asked(l, m);
 		break;
 	case MESSAGE_PROGRESS:
-		on_progress(l, m);
+		running_progress(l->running, m);
 		break;
 	case MESSAGE_COUNTED:
-		on_counted(l, m);
+		running_counted(l->running, m);
 		break;
 	case MESSAGE_INGESTED:
-		on_ingested(l, m);
+		running_ended(l->running, m, l->stopping);
+		start_jobs(l);
 		break;
 	case MESSAGE_UPKEEP_PROGRESS:
 		waiter_tell(waiter_find(l->waiters, WAITER_UPKEEP, m->id), m);
@@ -720,7 +629,7 @@ static void stop(struct loop *l)
 	l->stop_ms = clock_now_ms() + STOP_MS;
 	for (struct waiter *w = l->waiters; w; w = w->next)
 		atomic_store(&w->cancel, true);
-	atomic_store(&l->cancel_running, true);
+	running_cancel_all(l->running);
 	queue_close(worker_queue(l->worker));
 }
 
@@ -823,6 +732,7 @@ static int begin(struct loop *l, struct err *err)
 	    worker_start(&l->worker, l->config, l->from_engine, err) || wait_for_store(l, err) ||
 	    jobs_open(&l->jobs, l->config->store.path, err) || listen_begin(l->listen, &l->listen_fd, err))
 		return -1;
+	l->running = running_new(l->jobs, worker_queue(l->worker), tell_watchers, l);
 	opt.listen_fd = l->listen_fd;
 	if (http_open(&l->http, &opt, err)) {
 		close(l->listen_fd);
@@ -885,10 +795,7 @@ int loop_run(const struct config *config, const char *socket_path, struct err *e
 	l.stopping = true;
 	http_close(l.http);
 	if (!result && !l.engine_stopped) {
-		struct err put;
-
-		if (l.running.id && jobs_put_back(l.jobs, l.running.id, &put))
-			complain(&put);
+		running_put_back(l.running);
 		log_info("stopped in the middle of a step: it is done again at the next start");
 		jobs_close(l.jobs);
 		listen_close(l.listen);
@@ -897,7 +804,7 @@ int loop_run(const struct config *config, const char *socket_path, struct err *e
 	wait_for_engine(&l);
 	queue_free(l.from_engine, message_free);
 	close_waiters(&l);
-	api_job_clear(&l.running);
+	running_free(l.running);
 	cache_reader_close(l.reader);
 	jobs_close(l.jobs);
 	listen_close(l.listen);

@@ -1,24 +1,22 @@
 #include "daemon/worker.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/statvfs.h>
 #include <time.h>
 
 #include "cache/cache.h"
 #include "cache/check.h"
 #include "cache/history.h"
-#include "cache/run.h"
 #include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
 #include "daemon/cite.h"
+#include "daemon/ingesting.h"
 #include "daemon/message.h"
-#include "daemon/opened.h"
 #include "daemon/upkeep.h"
+#include "daemon/worker_inside.h"
 #include "engine/engine.h"
 #include "engine/experts.h"
 #include "engine/model.h"
@@ -26,47 +24,18 @@
 #include "engine/render.h"
 #include "engine/sample.h"
 #include "engine/tokenizer.h"
-#include "ingest/ingest.h"
 
 /* A question is computed in pieces of this many tokens, so that a cancelled one stops soon. The bits do not depend
  * on it. */
-enum { PREFILL_CHUNK = 128, PROGRESS_MS = 200 };
+enum { PREFILL_CHUNK = 128 };
 
-struct worker {
-	const struct config *config;
-	struct queue *in, *to_ingest, *to_loop;
-	pthread_t engine_thread, ingest_thread;
-
-	/* The engine thread's, from here on; the tokenizer does not change, so the ingest thread reads it too. */
-	struct cache *cache;
-	struct opened opened;
-	struct err no_model;          /* code 0: there is one */
-	float *logits;
-
-	/* The corpus that was asked last. */
-	struct cache_snapshot *held;
-	struct session *session;
-	struct recall *recall;        /* what is behind the session */
-	struct lines *lines;          /* its text; NULL until an answer is checked against it */
-
-	/* The ingest in progress, if job is not NULL: prepared elsewhere while in is NULL. */
-	struct message *job;
-	struct ingest *ingest;
-	int64_t told_ms;
-
-	/* The check in progress, of a check or a repair, if upkeep is not NULL. */
-	struct message *upkeep;
-	struct cache_check *check;
-	int64_t upkeep_told_ms;
-};
-
-static bool is_cancelled(const struct message *m)
+bool worker_is_cancelled(const struct message *m)
 {
 	return atomic_load(m->cancel);
 }
 
-/* To the loop, which drains its queue to the last message: this can only wait, not fail. */
-static void tell(struct worker *w, struct message *m)
+/* The loop drains its queue to the last message: this can only wait, not fail. */
+void worker_tell(struct worker *w, struct message *m)
 {
 	if (queue_push(w->to_loop, m) != QUEUE_OK)
 		message_free(m);
@@ -80,113 +49,19 @@ static void tell_experts(struct worker *w)
 		return;
 	m = message_new(MESSAGE_EXPERTS, 0);
 	experts_stats(w->opened.model->experts, &m->experts);
-	tell(w, m);
+	worker_tell(w, m);
 }
 
-static void tell_numbers(struct worker *w)
+void worker_tell_numbers(struct worker *w)
 {
 	struct message *m = message_new(MESSAGE_STORE, 0);
 
 	cache_stats(w->cache, &m->store);
-	tell(w, m);
+	worker_tell(w, m);
 	tell_experts(w);
 }
 
-/* The ingest thread. */
-
-struct report {
-	struct worker *w;
-	int64_t id, told_ms;
-};
-
-static void report_progress(void *ctx, const struct ingest_progress *p)
-{
-	struct report *r = ctx;
-	int64_t now = clock_now_ms();
-	struct message *m;
-
-	if (now - r->told_ms < PROGRESS_MS)
-		return;
-	r->told_ms = now;
-	m = message_new(MESSAGE_PROGRESS, r->id);
-	m->progress = *p;
-	tell(r->w, m);
-}
-
-static char **join_globs(char *const *a, char *const *b)
-{
-	size_t n = 0, n_a = 0, n_b = 0;
-	char **all;
-
-	while (a && a[n_a])
-		n_a++;
-	while (b && b[n_b])
-		n_b++;
-	all = xcalloc(n_a + n_b + 1, sizeof *all);
-	for (size_t i = 0; i < n_a; i++)
-		all[n++] = a[i];
-	for (size_t i = 0; i < n_b; i++)
-		all[n++] = b[i];
-	return all;
-}
-
-static void prepare(struct worker *w, struct message *m)
-{
-	char **exclude = join_globs(w->config->ingest.exclude, m->ingest.request.exclude);
-	char **include = join_globs(w->config->ingest.include, m->ingest.request.include);
-	struct ingest_options opt = {
-		.corpus = m->ingest.request.corpus,
-		.source = m->ingest.request.source,
-		.ref = m->ingest.request.ref,
-		.max_file_bytes = w->config->ingest.max_file_bytes,
-		.max_tokens = w->opened.context_tokens,
-		.scratch_bytes = (size_t)w->config->ingest.scratch_bytes,
-		.exclude = (const char *const *)exclude,
-		.include = (const char *const *)include,
-		.previous = m->ingest.previous,
-		.full = m->ingest.request.full,
-		.order_from = m->ingest.order_from,
-	};
-	struct report r = {.w = w, .id = m->id};
-
-	if (ingest_prepare(&m->ingest.in, &opt, w->opened.tokenizer, m->cancel, report_progress, &r, &m->err))
-		m->ingest.in = NULL;
-	free(exclude);
-	free(include);
-}
-
-static void *run_ingest_thread(void *ctx)
-{
-	struct worker *w = ctx;
-	void *m;
-
-	while (queue_pop(w->to_ingest, &m) == QUEUE_OK) {
-		prepare(w, m);
-		((struct message *)m)->kind = MESSAGE_PREPARED;
-		/* Refused when the daemon stops. */
-		if (queue_push(w->in, m) != QUEUE_OK)
-			message_free(m);
-	}
-	return NULL;
-}
-
-/* An ingest, as the engine thread sees it. */
-
-static void end_job(struct worker *w, const struct err *err)
-{
-	struct message *m = message_new(MESSAGE_INGESTED, w->job->id);
-
-	if (err)
-		m->err = *err;
-	ingest_free(w->ingest);
-	w->ingest = NULL;
-	message_free(w->job);
-	w->job = NULL;
-	tell_numbers(w);
-	tell(w, m);
-}
-
-static void drop_held(struct worker *w)
+void worker_drop_held(struct worker *w)
 {
 	session_free(w->session);
 	w->session = NULL;
@@ -205,158 +80,7 @@ static void let_go(void *ctx)
 	struct worker *w = ctx;
 
 	log_info("corpus %s was asked last and is held no longer: an ingest needs its room", w->held->corpus);
-	drop_held(w);
-}
-
-static int begin_job(struct worker *w, struct message *job, struct err *err)
-{
-	const struct api_ingest *request = &job->ingest.request;
-	struct cache_snapshot *previous = NULL, *order_from = NULL;
-	struct api_snapshot follow;
-	struct message *m;
-	char *source;
-
-	if (w->no_model.code) {
-		*err = w->no_model;
-		return -1;
-	}
-	if (cache_load_snapshot(w->cache, request->corpus, &previous, err) && err->code != ERR_NOT_FOUND)
-		return -1;
-	source = api_ingest_source(request);
-	if (previous && strcmp(previous->source, source)) {
-		err_set(err, ERR_MISMATCH, "corpus %s was read from %s, not from %s: give the new one another name with "
-			"--as", request->corpus, previous->source, source);
-		free(source);
-		cache_free_snapshot(previous);
-		return -1;
-	}
-	free(source);
-	if (*request->order_from &&
-	    (api_snapshot_parse(&follow, request->order_from, err) ||
-	     cache_load_snapshot_of(w->cache, follow.corpus, follow.id, &order_from, err))) {
-		cache_free_snapshot(previous);
-		return err_wrap(err, "the order to follow");
-	}
-	m = message_new(MESSAGE_PREPARE, job->id);
-	m->cancel = job->cancel;
-	m->ingest.previous = previous;
-	m->ingest.order_from = order_from;
-	api_ingest_copy(&m->ingest.request, request);
-	if (queue_push(w->to_ingest, m) != QUEUE_OK) {
-		message_free(m);
-		return err_set(err, ERR_CANCELLED, "the daemon stops");
-	}
-	return 0;
-}
-
-static void take_job(struct worker *w, struct message *job)
-{
-	struct err err = {0};
-
-	assert(!w->job);
-	w->job = job;
-	w->told_ms = 0;
-	log_info("job j-%lld begins corpus=%s", (long long)job->id, job->ingest.request.corpus);
-	if (begin_job(w, job, &err))
-		end_job(w, &err);
-}
-
-static void tell_counts(struct worker *w, const struct ingest *in, const struct ingest_counts *counts)
-{
-	struct message *m = message_new(MESSAGE_COUNTED, w->job->id);
-	size_t n;
-	struct ingest_skip_kind *kinds = ingest_skip_kinds(in, &n);
-
-	m->report = api_report_format(counts, kinds, n);
-	free(kinds);
-	tell(w, m);
-}
-
-/* Whether the store has room for what will be computed. What is free inside its files counts too. */
-static int check_disk(struct worker *w, const struct ingest_counts *counts, struct err *err)
-{
-	struct cache_stats stats;
-	struct statvfs fs;
-	int64_t room, reserved;
-	struct err why;
-
-	cache_stats(w->cache, &stats);
-	if (w->config->store.max_bytes && counts->new_bytes > w->config->store.max_bytes)
-		return err_set(err, ERR_TOO_LARGE, "%lld new tokens take %lld bytes of the store, which may have %lld "
-			       "(store.max_bytes): raise it, or leave out something with --exclude",
-			       (long long)counts->new_tokens, (long long)counts->new_bytes,
-			       (long long)w->config->store.max_bytes);
-	if (statvfs(w->config->store.path, &fs))
-		return err_errno(err, errno, "look at %s", w->config->store.path);
-	/* An interrupted ingest of the corpus has its space already. A wrong row of one is no reason to refuse this one. */
-	if (cache_run_reserved(w->cache, w->job->ingest.request.corpus, &reserved, &why))
-		log_warn("corpus %s: %s", w->job->ingest.request.corpus, why.text);
-	room = stats.file_bytes - stats.used_bytes + reserved + (int64_t)(fs.f_bavail * fs.f_frsize);
-	if (counts->new_bytes > room)
-		return err_set(err, ERR_TOO_LARGE, "%lld new tokens take %lld bytes of the store, and %s has room for %lld: "
-			       "free some, or leave out something with --exclude", (long long)counts->new_tokens,
-			       (long long)counts->new_bytes, w->config->store.path, (long long)room);
-	return 0;
-}
-
-/* Counted before anything is computed; a dry run ends there. */
-static int count_job(struct worker *w, struct ingest *in, struct err *err)
-{
-	struct ingest_counts counts;
-	struct message *m;
-
-	if (ingest_bind(in, w->opened.engine, w->opened.model, w->opened.latents, w->cache, err))
-		return -1;
-	ingest_count(in, &counts);
-	m = message_new(MESSAGE_PROGRESS, w->job->id);
-	m->progress = (struct ingest_progress){
-		.phase = INGEST_TOKENIZE, .n_files = counts.n_documents, .n_skipped = counts.n_skipped,
-		.read_bytes = counts.read_bytes, .n_tokens = counts.n_tokens, .reused_tokens = counts.kept_tokens,
-	};
-	tell(w, m);
-	tell_counts(w, in, &counts);
-	return check_disk(w, &counts, err);
-}
-
-static void take_prepared(struct worker *w, struct message *m)
-{
-	struct err err = m->err;
-	bool dry = w->job->ingest.request.dry_run, counted = m->ingest.in && !count_job(w, m->ingest.in, &err);
-
-	if (counted && !dry && !ingest_begin(m->ingest.in, &err)) {
-		w->ingest = m->ingest.in;
-		m->ingest.in = NULL;
-	} else {
-		end_job(w, counted && dry ? NULL : &err);
-	}
-	message_free(m);
-}
-
-static void step_job(struct worker *w)
-{
-	struct message *m = message_new(MESSAGE_PROGRESS, w->job->id);
-	struct err err = {0};
-	int64_t now;
-	int more;
-
-	if (is_cancelled(w->job)) {
-		message_free(m);
-		err_set(&err, ERR_CANCELLED, "cancelled");
-		end_job(w, &err);
-		return;
-	}
-	more = ingest_step(w->ingest, &m->progress, &err);
-	now = clock_now_ms();
-	if (more <= 0 || now - w->told_ms >= PROGRESS_MS) {
-		w->told_ms = now;
-		tell(w, m);
-	} else {
-		message_free(m);
-	}
-	if (!more && w->held && !strcmp(w->held->corpus, w->job->ingest.request.corpus))
-		drop_held(w);
-	if (more <= 0)
-		end_job(w, more ? &err : NULL);
+	worker_drop_held(w);
 }
 
 /* An ask. */
@@ -367,7 +91,7 @@ static void tell_phase(struct worker *w, const struct message *ask, enum ask_pha
 
 	m->phase.phase = phase;
 	m->phase.tokens = tokens;
-	tell(w, m);
+	worker_tell(w, m);
 }
 
 /* The bytes in `text`, if there are any, and leave it empty. */
@@ -382,7 +106,7 @@ static void tell_text(struct worker *w, struct message *end, struct bytes *text)
 	m->token.text = text->data;
 	m->token.bytes = text->n;
 	*text = (struct bytes){0};
-	tell(w, m);
+	worker_tell(w, m);
 }
 
 /* Make w->held this snapshot of the corpus, 0: the current one; its session may still be loaded. */
@@ -394,7 +118,7 @@ static int hold_corpus(struct worker *w, const char *corpus, int64_t id, struct 
 		return 0;
 	if (cache_load_snapshot_of(w->cache, corpus, id, &snapshot, err))
 		return -1;
-	drop_held(w);
+	worker_drop_held(w);
 	w->held = snapshot;
 	cache_pin(w->cache, corpus);
 	cache_pin_former(w->cache, snapshot->is_current ? 0 : snapshot->id);
@@ -432,7 +156,7 @@ static int load_session(struct worker *w, const struct message *ask, struct reca
 		    recall_open(&w->recall, w->session, &recall, w->cache, w->held, w->held->n_tokens, err)) {
 			if (err->code == ERR_TOO_LARGE && w->config->context.latent_cache_bytes)
 				err_wrap(err, "with context.latent_cache: %lld", (long long)w->config->context.latent_cache_bytes);
-			drop_held(w);
+			worker_drop_held(w);
 			return -1;
 		}
 		usage->loaded_tokens = w->held->n_tokens;
@@ -460,7 +184,7 @@ static void count_recall(struct worker *w, const struct recall_stats *before, st
 
 static int cancelled(const struct message *ask, struct err *err)
 {
-	return is_cancelled(ask) ? err_set(err, ERR_CANCELLED, "cancelled") : 0;
+	return worker_is_cancelled(ask) ? err_set(err, ERR_CANCELLED, "cancelled") : 0;
 }
 
 static int prefill(struct worker *w, const struct message *ask, const struct ids *ids, struct err *err)
@@ -610,8 +334,8 @@ static void take_ask(struct worker *w, struct message *ask)
 	if (end->err.code && end->err.code != ERR_CANCELLED)
 		err_wrap(&end->err, "cannot answer");
 	message_free(ask);
-	tell_numbers(w);
-	tell(w, end);
+	worker_tell_numbers(w);
+	worker_tell(w, end);
 }
 
 /* Upkeep of the store. */
@@ -630,16 +354,8 @@ static void end_upkeep(struct worker *w, struct message *u, json_t *report, cons
 		w->upkeep = NULL;
 	}
 	message_free(u);
-	tell_numbers(w);
-	tell(w, m);
-}
-
-static int no_job(struct worker *w, const char *corpus, struct err *err)
-{
-	if (!w->job || (corpus && strcmp(corpus, w->job->ingest.request.corpus)))
-		return 0;
-	return err_set(err, ERR_BUSY, "corpus %s is being ingested: wait for job j-%lld, or `quire cancel j-%lld`",
-		       w->job->ingest.request.corpus, (long long)w->job->id, (long long)w->job->id);
+	worker_tell_numbers(w);
+	worker_tell(w, m);
 }
 
 static void remove_corpus(struct worker *w, struct message *u)
@@ -650,9 +366,9 @@ static void remove_corpus(struct worker *w, struct message *u)
 	json_t *report = NULL;
 
 	cache_stats(w->cache, &before);
-	if (!no_job(w, corpus, &err) && !cache_drop_corpus(w->cache, corpus, &err)) {
+	if (!ingesting_none(w->ingesting, corpus, &err) && !cache_drop_corpus(w->cache, corpus, &err)) {
 		if (w->held && !strcmp(w->held->corpus, corpus))
-			drop_held(w);
+			worker_drop_held(w);
 		cache_stats(w->cache, &after);
 		log_info("corpus %s is removed bytes=%lld", corpus, (long long)(before.used_bytes - after.used_bytes));
 		report = json_pack("{s:s, s:I}", "removed", corpus, "freed_bytes",
@@ -676,7 +392,7 @@ static void forget_snapshots(struct worker *w, struct message *u)
 		for (size_t i = 0; i < n; i++) {
 			json_array_append_new(ids, json_integer(gone[i]));
 			if (w->held && w->held->id == gone[i])
-				drop_held(w);
+				worker_drop_held(w);
 		}
 		free(gone);
 		cache_stats(w->cache, &after);
@@ -705,7 +421,7 @@ static void take_upkeep(struct worker *w, struct message *u)
 	} else if (w->upkeep) {
 		err_set(&err, ERR_BUSY, "the store is being checked already: try again when that is over");
 		end_upkeep(w, u, NULL, &err);
-	} else if ((repair && no_job(w, NULL, &err)) || cache_check_begin(&w->check, w->cache, &opt, &err)) {
+	} else if ((repair && ingesting_none(w->ingesting, NULL, &err)) || cache_check_begin(&w->check, w->cache, &opt, &err)) {
 		end_upkeep(w, u, NULL, &err);
 	} else {
 		w->upkeep = u;
@@ -726,12 +442,12 @@ static void end_check(struct worker *w)
 			 r->n_findings ? r->findings[0].text : "");
 	if (w->upkeep->upkeep.kind == UPKEEP_CHECK) {
 		report = upkeep_check_json(r);
-	} else if (!no_job(w, NULL, &err) && !cache_repair(w->cache, w->check, &repaired, &err)) {
+	} else if (!ingesting_none(w->ingesting, NULL, &err) && !cache_repair(w->cache, w->check, &repaired, &err)) {
 		report = upkeep_repair_json(r, &repaired);
 		log_info("the store is repaired quarantined=%lld lost=%lld corpora=%zu", (long long)repaired.quarantined_spans,
 			 (long long)repaired.lost_spans, repaired.n_corpora);
 		cache_repair_clear(&repaired);
-		drop_held(w); /* what it holds may be gone from the store */
+		worker_drop_held(w); /* what it holds may be gone from the store */
 	}
 	end_upkeep(w, w->upkeep, report, &err);
 }
@@ -742,7 +458,7 @@ static void step_upkeep(struct worker *w)
 	struct message *m;
 	int more = 1;
 
-	if (is_cancelled(w->upkeep))
+	if (worker_is_cancelled(w->upkeep))
 		more = err_set(&err, ERR_CANCELLED, "cancelled");
 	else
 		more = cache_check_step(w->check, &err);
@@ -750,14 +466,14 @@ static void step_upkeep(struct worker *w)
 		end_upkeep(w, w->upkeep, NULL, &err);
 	} else if (!more) {
 		end_check(w);
-	} else if (clock_now_ms() - w->upkeep_told_ms >= PROGRESS_MS) {
+	} else if (clock_now_ms() - w->upkeep_told_ms >= WORKER_PROGRESS_MS) {
 		const struct cache_check_report *r = cache_check_report(w->check);
 
 		w->upkeep_told_ms = clock_now_ms();
 		m = message_new(MESSAGE_UPKEEP_PROGRESS, w->upkeep->id);
 		m->report = api_dump(json_pack("{s:I, s:I}", "read_spans", (json_int_t)r->read_spans, "to_read",
 					       (json_int_t)r->to_read));
-		tell(w, m);
+		worker_tell(w, m);
 	}
 }
 
@@ -782,7 +498,7 @@ static void begin(struct worker *w)
 		m->model.model.state = MODEL_READY;
 		m->model.tokenizer = w->opened.tokenizer;
 	}
-	tell(w, m);
+	worker_tell(w, m);
 	tell_experts(w);
 }
 
@@ -793,10 +509,10 @@ static void take(struct worker *w, struct message *m)
 		take_ask(w, m);
 		break;
 	case MESSAGE_INGEST:
-		take_job(w, m);
+		ingesting_take(w->ingesting, m);
 		break;
 	case MESSAGE_PREPARED:
-		take_prepared(w, m);
+		ingesting_prepared(w->ingesting, m);
 		break;
 	case MESSAGE_UPKEEP:
 		take_upkeep(w, m);
@@ -810,7 +526,8 @@ static void work(struct worker *w)
 {
 	for (;;) {
 		void *m;
-		enum queue_state state = w->ingest || w->upkeep ? queue_try_pop(w->in, &m) : queue_pop(w->in, &m);
+		bool busy = w->upkeep || ingesting_can_step(w->ingesting);
+		enum queue_state state = busy ? queue_try_pop(w->in, &m) : queue_pop(w->in, &m);
 
 		if (state == QUEUE_CLOSED)
 			break;
@@ -820,8 +537,8 @@ static void work(struct worker *w)
 		}
 		if (w->upkeep)
 			step_upkeep(w);
-		if (w->ingest)
-			step_job(w);
+		if (ingesting_can_step(w->ingesting))
+			ingesting_step(w->ingesting);
 	}
 }
 
@@ -832,32 +549,27 @@ static void *run_engine_thread(void *ctx)
 	struct err err;
 
 	if (cache_open(&w->cache, w->config->store.path, &m->err)) {
-		tell(w, m);
+		worker_tell(w, m);
 	} else {
 		cache_set_limit(w->cache, w->config->store.max_bytes);
 		cache_on_shortage(w->cache, let_go, w);
 		cache_keep_snapshots(w->cache, w->config->store.keep_snapshots);
 		cache_stats(w->cache, &m->store);
-		tell(w, m);
+		worker_tell(w, m);
 		begin(w);
 		work(w);
 	}
-	queue_close(w->to_ingest);
-	pthread_join(w->ingest_thread, NULL);
-	if (w->job) {
-		err_set(&err, ERR_CANCELLED, "the daemon stops");
-		end_job(w, &err);
-	}
+	ingesting_stop(w->ingesting);
 	if (w->upkeep) {
 		err_set(&err, ERR_CANCELLED, "the daemon stops");
 		end_upkeep(w, w->upkeep, NULL, &err);
 	}
 	if (w->cache)
-		drop_held(w);
+		worker_drop_held(w);
 	free(w->logits);
 	opened_close(&w->opened);
 	cache_close(w->cache);
-	tell(w, message_new(MESSAGE_STOPPED, 0));
+	worker_tell(w, message_new(MESSAGE_STOPPED, 0));
 	return NULL;
 }
 
@@ -868,24 +580,20 @@ int worker_start(struct worker **out, const struct config *config, struct queue 
 
 	w->config = config;
 	w->to_loop = to_loop;
-	/* Beside the asks, one ingest, and the same ingest prepared. */
-	if (queue_new(&w->in, (size_t)config->server.max_queue + 2 + WORKER_UPKEEPS, err) || queue_new(&w->to_ingest, 1, err))
+	/* Beside the asks, the ingests, and the same ingests prepared. */
+	if (queue_new(&w->in, (size_t)config->server.max_queue + 2 * WORKER_INGESTS + WORKER_UPKEEPS, err) ||
+	    ingesting_start(&w->ingesting, w, err))
 		goto fail;
-	if ((number = pthread_create(&w->ingest_thread, NULL, run_ingest_thread, w))) {
-		err_errno(err, number, "start the ingest thread");
-		goto fail;
-	}
 	if ((number = pthread_create(&w->engine_thread, NULL, run_engine_thread, w))) {
 		err_errno(err, number, "start the engine thread");
-		queue_close(w->to_ingest);
-		pthread_join(w->ingest_thread, NULL);
+		ingesting_stop(w->ingesting);
 		goto fail;
 	}
 	*out = w;
 	return 0;
 fail:
+	ingesting_free(w->ingesting);
 	queue_free(w->in, NULL);
-	queue_free(w->to_ingest, NULL);
 	free(w);
 	return -1;
 }
@@ -901,6 +609,6 @@ void worker_join(struct worker *w)
 		return;
 	pthread_join(w->engine_thread, NULL);
 	queue_free(w->in, message_free);
-	queue_free(w->to_ingest, message_free);
+	ingesting_free(w->ingesting);
 	free(w);
 }

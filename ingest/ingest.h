@@ -3,11 +3,12 @@
  *
  * ingest_prepare (ingest thread) walks, reads, orders, renders and tokenizes; it touches neither engine nor store
  * beyond what it is given. The `struct ingest` it makes is then handed to the engine thread, which binds it to the
- * store, may count what there is to do, begins, and runs ingest_step until it is done. New tokens are swept through the
- * layers in the largest chunks that the scratch memory holds (engine/sweep.h), with one group of layers' latents in memory
- * at a time; a step is one of the sweep's, so a question can be served between steps. An ingest that is started again after a
- * kill -9 goes on where the store ends, and in a chunk at the layer of its last checkpoint: one is made at a group's end once
- * 20 times what the last one took has passed since, and a second at the least.
+ * store, may count what there is to do, begins, and goes step by step until it is done, with others (ingest/batch.h) or by
+ * itself (ingest_step). New tokens are swept through the layers in the largest parts that the scratch memory holds
+ * (engine/sweep.h), with one group of layers' latents in memory at a time; a step is one of the sweep's, so a question can be
+ * served between steps. An ingest that is started again after a kill -9 goes on where the store ends, and in a part at the
+ * layer of its last checkpoint: one is made at a group's end once 20 times what the last one took has passed since, and a
+ * second at the least.
  */
 #ifndef QUIRE_INGEST_INGEST_H
 #define QUIRE_INGEST_INGEST_H
@@ -48,8 +49,8 @@ struct ingest_progress {
 	int64_t n_tokens, reused_tokens, done_tokens; /* done: in the store, the reused ones among them */
 	int64_t swept_tokens;           /* beyond done: computed and not yet written; a token in the middle of its layers
 	                                   counts for the share of them that it has been through */
-	int32_t resumed_layer;          /* where the chunk under way went on after an interruption; 0: nowhere */
-	int32_t n_layers;               /* of the model; 0 until a chunk has begun */
+	int32_t resumed_layer;          /* where the part under way went on after an interruption; 0: nowhere */
+	int32_t n_layers;               /* of the model; 0 until a part has begun */
 };
 
 struct ingest;
@@ -95,8 +96,13 @@ struct ingest_skip_kind *ingest_skip_kinds(const struct ingest *in, size_t *n);
 /* Engine thread, after ingest_bind: from now on what is there of this corpus's beginning stays. */
 int ingest_begin(struct ingest *in, struct err *err);
 
-/* A step of a sweep, or a commit of what it computed, or of the snapshot. Returns 1 when there is more to do, 0 when the
- * snapshot is committed, -1 on error. */
+void ingest_progress(const struct ingest *in, struct ingest_progress *progress);
+
+/* The snapshot, when all of its tokens are in the store: 0. 1: some have to be computed first. */
+int ingest_commit(struct ingest *in, struct err *err);
+
+/* Of one that shares its sweeps with no other: a step of a sweep, or a commit of what it computed, or of the snapshot. Returns
+ * 1 when there is more to do, 0 when the snapshot is committed, -1 on error. */
 int ingest_step(struct ingest *in, struct ingest_progress *progress, struct err *err);
 
 /* What was left out and why, valid until ingest_free. */

@@ -13,10 +13,11 @@
 #include "config/log.h"
 #include "config/mem.h"
 #include "engine/render.h"
-#include "engine/sweep.h"
+#include "ingest/batch.h"
 #include "ingest/count.h"
 #include "ingest/document.h"
 #include "ingest/order.h"
+#include "ingest/part.h"
 #include "ingest/repo.h"
 #include "ingest/text.h"
 #include "ingest/walk.h"
@@ -34,9 +35,8 @@ struct draft {
 struct ingest {
 	struct arena *arena;
 	struct walk *walk;
-	size_t scratch_bytes;
-	bool always_checkpoint;
-	size_t state_piece_bytes;
+	struct part_limits limits;
+	struct batch *own;              /* of ingest_step */
 	struct repo *repo;              /* while documents are read; NULL: none, or none that is read */
 	char *no_history;               /* why */
 	const char *history_note;
@@ -59,18 +59,17 @@ struct ingest {
 	struct span_key *keys;          /* [n_spans] */
 	bool *missing;                  /* [n_spans] not in the store */
 	int32_t n_spans, first_missing;
-	int32_t chunk_spans;            /* swept at a time */
+	int32_t part_spans;             /* swept at a time, at most */
 	bool begun;
 
-	/* The chunk under way, if sweep is not NULL: from first_missing on. */
+	/* The part that is computed next, from first_missing to part_last; and where run is not NULL, under way. */
+	int32_t part_last;
 	struct session *session;
-	struct sweep *sweep;
 	struct cache_run *run;
 	struct cache_view *view;        /* of what is before it; NULL: nothing is */
 	struct sweep_source from_store;
 	struct sweep_sink to_store;
-	int32_t chunk_last;             /* its last span */
-	bool lost_state;                /* the store has no residual rows for where the run goes on */
+	enum part_fault fault;
 };
 
 /*
@@ -295,9 +294,8 @@ int ingest_prepare(struct ingest **out, const struct ingest_options *opt, const 
 	struct ingest *in = xcalloc(1, sizeof *in);
 
 	in->arena = arena_new();
-	in->scratch_bytes = opt->scratch_bytes;
-	in->always_checkpoint = opt->always_checkpoint;
-	in->state_piece_bytes = opt->state_piece_bytes;
+	in->limits = (struct part_limits){opt->scratch_bytes, opt->always_checkpoint, opt->state_piece_bytes,
+					  opt->max_tokens};
 	in->corpus = xstrdup(opt->corpus);
 	in->source = opt->ref ? xasprintf("%s@%s", opt->source, opt->ref) : xstrdup(opt->source);
 	if (opt->order_from)
@@ -319,24 +317,12 @@ const struct cache_skipped *ingest_skipped(const struct ingest *in, int32_t *n)
 	return skipped;
 }
 
-/* What was not committed is gone, or stays as of its last checkpoint. */
-static void end_chunk(struct ingest *in)
-{
-	sweep_end(in->sweep);
-	in->sweep = NULL;
-	cache_run_free(in->run);
-	in->run = NULL;
-	cache_view_close(in->view);
-	in->view = NULL;
-	session_free(in->session);
-	in->session = NULL;
-}
-
 void ingest_free(struct ingest *in)
 {
 	if (!in)
 		return;
-	end_chunk(in);
+	batch_free(in->own);
+	part_end(in);
 	walk_free(in->walk);
 	repo_close(in->repo);
 	free(in->no_history);
@@ -351,12 +337,7 @@ void ingest_free(struct ingest *in)
 }
 
 /*
- * Computing
- *
- * A step does one thing: a step of the sweep of a chunk, which begins with the first span that is missing and has as
- * many missing ones behind it as the scratch memory has room for; or, when it is done, its commit; or, when no span is
- * missing, that of the snapshot. What stands before the chunk comes from the store group by group, and what is computed
- * leaves for it likewise.
+ * What there is to do
  */
 
 static int32_t span_end(const struct ingest *in, int32_t span)
@@ -374,19 +355,19 @@ static void find_missing(struct ingest *in)
 }
 
 /* How many spans are swept at a time: all, or what fits. */
-static int plan_chunks(struct ingest *in, struct err *err)
+static int plan_parts(struct ingest *in, struct err *err)
 {
 	int64_t n = (int64_t)in->ids.n, least = n < CACHE_SPAN_TOKENS ? n : CACHE_SPAN_TOKENS;
 	struct sweep_plan plan, span;
 
-	if (sweep_plan(&plan, &in->model->config, engine_compute(in->engine), in->format, n, in->scratch_bytes, err) ||
+	if (sweep_plan(&plan, &in->model->config, engine_compute(in->engine), in->format, n, in->limits.scratch_bytes, err) ||
 	    sweep_plan(&span, &in->model->config, engine_compute(in->engine), in->format, least, 0, err))
 		return err_wrap(err, "ingest.scratch");
 	if (plan.chunk_tokens < least)
 		return err_set(err, ERR_TOO_LARGE, "ingest.scratch: a sweep of %" PRId64 " tokens, which are stored together, needs "
 			       "%zu bytes of scratch memory, the budget is %zu: allow more", least, span.scratch_bytes,
-			       in->scratch_bytes);
-	in->chunk_spans = plan.n_chunks == 1 ? in->n_spans : (int32_t)(plan.chunk_tokens / CACHE_SPAN_TOKENS);
+			       in->limits.scratch_bytes);
+	in->part_spans = plan.n_chunks == 1 ? in->n_spans : (int32_t)(plan.chunk_tokens / CACHE_SPAN_TOKENS);
 	return 0;
 }
 
@@ -411,7 +392,7 @@ int ingest_bind(struct ingest *in, struct engine *e, const struct model *m, enum
 		span_key_make(&in->keys[i], in->identity, i ? &in->keys[i - 1] : NULL,
 			      in->ids.id + (int64_t)i * CACHE_SPAN_TOKENS, span_end(in, i) - i * CACHE_SPAN_TOKENS);
 	find_missing(in);
-	return plan_chunks(in, err);
+	return plan_parts(in, err);
 }
 
 void ingest_count(const struct ingest *in, struct ingest_counts *counts)
@@ -428,10 +409,10 @@ void ingest_count(const struct ingest *in, struct ingest_counts *counts)
 	counts->n_followed_documents = (int64_t)in->n_followed_documents;
 	counts->history = in->no_history ? in->no_history : in->history_note;
 	memcpy(counts->commit, in->commit, sizeof counts->commit);
-	/* In the chunks in which they will be written. */
+	/* In the parts in which they will be written. */
 	for (int32_t i = 0; i < in->n_spans; i++) {
 		run += in->missing[i];
-		if (run && (run == in->chunk_spans || i + 1 == in->n_spans || !in->missing[i + 1])) {
+		if (run && (run == in->part_spans || i + 1 == in->n_spans || !in->missing[i + 1])) {
 			int32_t n = span_end(in, i) - (i + 1 - run) * CACHE_SPAN_TOKENS;
 
 			counts->new_tokens += n;
@@ -464,9 +445,77 @@ int ingest_begin(struct ingest *in, struct err *err)
 	return 0;
 }
 
-static int64_t chunk_first(const struct ingest *in)
+/*
+ * Computing (part.h, batch.h)
+ */
+
+static int64_t part_first(const struct ingest *in)
 {
 	return (int64_t)in->first_missing * CACHE_SPAN_TOKENS;
+}
+
+static int64_t part_stop(const struct ingest *in)
+{
+	return span_end(in, in->part_last);
+}
+
+/* Who has computed the same beginning meanwhile has done it for this corpus too. */
+static int skip_found(struct ingest *in, int32_t was, struct err *err)
+{
+	int64_t known, end = span_end(in, in->first_missing - 1);
+
+	if (cache_begin_ingest(in->cache, in->corpus, in->identity, in->ids.id, (int64_t)in->ids.n, &known, err))
+		return -1;
+	in->progress.reused_tokens += end - (int64_t)was * CACHE_SPAN_TOKENS;
+	if (in->progress.done_tokens < end)
+		in->progress.done_tokens = end;
+	return 0;
+}
+
+int part_choose(struct ingest *in, int64_t *n_tokens, struct err *err)
+{
+	int32_t was;
+
+	*n_tokens = 0;
+	while (in->first_missing < in->n_spans && !in->missing[in->first_missing])
+		in->first_missing++;
+	was = in->first_missing;
+	while (in->first_missing < in->n_spans && in->missing[in->first_missing] &&
+	       cache_has_span(in->cache, &in->keys[in->first_missing]))
+		in->missing[in->first_missing++] = false;
+	if (in->first_missing > was)
+		return skip_found(in, was, err) ? -1 : part_choose(in, n_tokens, err);
+	if (in->first_missing == in->n_spans)
+		return 0;
+	in->part_last = in->first_missing;
+	while (in->part_last + 1 < in->n_spans && in->missing[in->part_last + 1] &&
+	       in->part_last + 1 < in->first_missing + in->part_spans)
+		in->part_last++;
+	*n_tokens = part_stop(in) - part_first(in);
+	return 0;
+}
+
+int64_t part_row_tokens(const struct ingest *in)
+{
+	return part_stop(in);
+}
+
+int part_plan(const struct ingest *in, int64_t n_tokens, struct sweep_plan *plan)
+{
+	return sweep_plan(plan, &in->model->config, engine_compute(in->engine), in->format, n_tokens,
+			  in->limits.scratch_bytes, NULL);
+}
+
+bool part_waits_for(const struct ingest *in, const struct ingest *other)
+{
+	int32_t i = in->first_missing;
+
+	return i < other->n_spans && other->missing[i] && !memcmp(&in->keys[i], &other->keys[i], sizeof in->keys[i]);
+}
+
+const struct part_limits *part_limits(const struct ingest *in)
+{
+	return &in->limits;
 }
 
 /* Span by span, to learn which one it is that cannot be read. */
@@ -489,7 +538,7 @@ static int read_spans(struct ingest *in, int32_t group, int32_t index_layer, int
 	return 0;
 }
 
-/* What the store has of a group before the chunk. A read that fails may go well once more; else its span is to blame. */
+/* What the store has of a group before the part. A read that fails may go well once more; else its span is to blame. */
 static int read_records(void *ctx, int32_t group, int64_t first, int64_t n, uint8_t *out, int64_t *bad, struct err *err)
 {
 	struct ingest *in = ctx;
@@ -509,11 +558,17 @@ static int read_index_keys(void *ctx, int32_t index_layer, int64_t first, int64_
 	return *bad >= 0 ? -1 : read_spans(in, -1, index_layer, first, n, out, bad, err);
 }
 
+static int sink_failed(struct ingest *in)
+{
+	in->fault = PART_SINK;
+	return -1;
+}
+
 static int write_records(void *ctx, int32_t group, int64_t first, int64_t n, const uint8_t *records, struct err *err)
 {
 	struct ingest *in = ctx;
 
-	return cache_run_records(in->run, group, first - chunk_first(in), n, records, err);
+	return cache_run_records(in->run, group, first - part_first(in), n, records, err) ? sink_failed(in) : 0;
 }
 
 static int write_index_keys(void *ctx, int32_t index_layer, int64_t first, int64_t n, const uint8_t *keys,
@@ -521,7 +576,7 @@ static int write_index_keys(void *ctx, int32_t index_layer, int64_t first, int64
 {
 	struct ingest *in = ctx;
 
-	return cache_run_index_keys(in->run, index_layer, first - chunk_first(in), n, keys, err);
+	return cache_run_index_keys(in->run, index_layer, first - part_first(in), n, keys, err) ? sink_failed(in) : 0;
 }
 
 static int begin_run(struct ingest *in, int64_t n, int32_t *next_layer, struct err *err)
@@ -534,7 +589,7 @@ static int begin_run(struct ingest *in, int64_t n, int32_t *next_layer, struct e
 	for (int32_t g = 0; g < l->n_groups; g++)
 		record_bytes[g] = (uint32_t)layout_record_bytes(l, g);
 	rc = cache_run_begin(&in->run, in->cache, in->corpus, &layout, in->identity,
-			     in->first_missing ? &in->keys[in->first_missing - 1] : NULL, in->ids.id + chunk_first(in), n,
+			     in->first_missing ? &in->keys[in->first_missing - 1] : NULL, in->ids.id + part_first(in), n,
 			     next_layer, err);
 	free(record_bytes);
 	return rc;
@@ -559,38 +614,21 @@ static int read_checkpoint(void *ctx, size_t bytes, size_t at, void *piece, size
 {
 	struct ingest *in = ctx;
 
-	in->lost_state = cache_run_state(in->run, bytes, at, piece, n, err);
-	return in->lost_state ? -1 : 0;
+	if (!cache_run_state(in->run, bytes, at, piece, n, err))
+		return 0;
+	in->fault = PART_STATE;
+	return -1;
 }
 
-/* From a layer on, through which the tokens of the run have not been. */
-static int begin_sweep(struct ingest *in, int32_t first_layer, struct err *err)
-{
-	const struct sweep_options opt = {.scratch_bytes = in->scratch_bytes, .first_layer = first_layer,
-					  .always_checkpoint = in->always_checkpoint,
-					  .state_piece_bytes = in->state_piece_bytes};
-	const struct sweep_sequence q = {
-		.session = in->session, .ids = in->ids.id + chunk_first(in),
-		.n = span_end(in, in->chunk_last) - chunk_first(in), .source = &in->from_store, .sink = &in->to_store,
-		.residual = read_checkpoint, .residual_ctx = in,
-	};
-
-	in->from_store = (struct sweep_source){in, read_records, read_index_keys};
-	in->to_store = (struct sweep_sink){in, write_records, write_index_keys, write_checkpoint};
-	in->progress.resumed_layer = first_layer;
-	in->progress.n_layers = in->model->config.n_layers;
-	return sweep_begin(&in->sweep, &q, 1, &opt, err);
-}
-
-/* The store cannot give a span that the chunk stands on: from now on it is missing, and computed first. */
-static int miss_span(struct ingest *in, int64_t position, const struct err *why, struct err *err)
+/* The store cannot give a span that the part stands on: from now on it is missing, and computed first. */
+int part_miss(struct ingest *in, int64_t position, const struct err *why, struct err *err)
 {
 	int32_t i = (int32_t)(position / CACHE_SPAN_TOKENS);
 	int64_t first = (int64_t)i * CACHE_SPAN_TOKENS;
 
 	log_warn("tokens %" PRId64 " to %d of corpus '%s' are computed again: %s", first, span_end(in, i) - 1, in->corpus,
 		 why->text);
-	end_chunk(in);
+	part_end(in);
 	if (cache_quarantine(in->cache, &in->keys[i], err))
 		return -1;
 	in->missing[i] = true;
@@ -600,7 +638,7 @@ static int miss_span(struct ingest *in, int64_t position, const struct err *why,
 	return 0;
 }
 
-/* What is before the chunk. 0: a span of it is missing after all, and comes first. */
+/* What is before the part. 0: a span of it is missing after all, and comes first. */
 static int open_view(struct ingest *in, struct err *err)
 {
 	int64_t n_whole = 0;
@@ -608,103 +646,109 @@ static int open_view(struct ingest *in, struct err *err)
 
 	if (!in->first_missing)
 		return 1;
-	if (cache_view_open(&in->view, in->cache, in->identity, in->ids.id, chunk_first(in), &n_whole, err))
+	if (cache_view_open(&in->view, in->cache, in->identity, in->ids.id, part_first(in), &n_whole, err))
 		return -1;
-	if (n_whole == chunk_first(in))
+	if (n_whole == part_first(in))
 		return 1;
 	err_set(&why, ERR_DAMAGED, "the store has them no more, or cannot read their checksums");
-	return miss_span(in, n_whole, &why, err);
+	return part_miss(in, n_whole, &why, err);
 }
 
-/* The missing spans from the first one on, as many as fit; perhaps somebody was interrupted in them. */
-static int begin_chunk(struct ingest *in, struct err *err)
+int part_open(struct ingest *in, int32_t *next_layer, struct err *err)
 {
 	const struct session_options how = {.latents = in->format, .by_group = true};
-	int32_t next_layer;
-	int rc = open_view(in, err);
+	int rc;
 
-	if (rc <= 0)
-		return rc;
-	in->chunk_last = in->first_missing;
-	while (in->chunk_last + 1 < in->n_spans && in->missing[in->chunk_last + 1] &&
-	       in->chunk_last + 1 < in->first_missing + in->chunk_spans)
-		in->chunk_last++;
-	if (session_new(&in->session, in->engine, in->model, &how, err))
-		return -1;
-	session_skip(in->session, chunk_first(in));
-	if (begin_run(in, span_end(in, in->chunk_last) - chunk_first(in), &next_layer, err) ||
-	    begin_sweep(in, next_layer, err))
-		return -1;
-	if (next_layer)
-		log_info("tokens %" PRId64 " to %d of corpus '%s' go on at layer %d of %d", chunk_first(in),
-			 span_end(in, in->chunk_last) - 1, in->corpus, next_layer, in->model->config.n_layers);
-	return 0;
-}
-
-/* What the checkpoint kept cannot be read: from the beginning, then. */
-static int begin_again(struct ingest *in, const struct err *why, struct err *err)
-{
-	log_warn("tokens %" PRId64 " to %d of corpus '%s' are computed from the first layer: %s", chunk_first(in),
-		 span_end(in, in->chunk_last) - 1, in->corpus, why->text);
-	in->lost_state = false;
-	sweep_end(in->sweep);
-	in->sweep = NULL;
-	return cache_run_restart(in->run, err) || begin_sweep(in, 0, err) ? -1 : 0;
-}
-
-static int commit_chunk(struct ingest *in, struct err *err)
-{
-	if (cache_run_commit(in->run, err))
-		return -1;
-	for (int32_t i = in->first_missing; i <= in->chunk_last; i++)
-		in->missing[i] = false;
-	if (in->progress.done_tokens < span_end(in, in->chunk_last))
-		in->progress.done_tokens = span_end(in, in->chunk_last);
-	end_chunk(in);
-	return 0;
-}
-
-static int step_chunk(struct ingest *in, struct err *err)
-{
-	struct err why = {0};
-	int32_t sequence;
-	int64_t bad;
-	int more;
-
-	if (!in->sweep && begin_chunk(in, err)) {
-		end_chunk(in);
-		return -1;
+	assert(!in->run);
+	in->fault = PART_SOUND;
+	rc = open_view(in, err);
+	if (rc > 0 && session_new(&in->session, in->engine, in->model, &how, err))
+		rc = -1;
+	if (rc > 0) {
+		session_skip(in->session, part_first(in));
+		rc = begin_run(in, part_stop(in) - part_first(in), next_layer, err) ? -1 : 1;
 	}
-	if (!in->sweep) /* a span before it comes first */
-		return 0;
-	more = sweep_step(in->sweep, &why);
-	if (!more)
-		return commit_chunk(in, err);
-	if (more > 0)
-		return 0;
-	if (in->lost_state)
-		return begin_again(in, &why, err);
-	bad = sweep_bad_position(in->sweep, &sequence);
-	if (bad >= 0)
-		return miss_span(in, bad, &why, err);
-	if (err)
-		*err = why;
-	return -1;
+	if (rc <= 0)
+		part_end(in);
+	return rc;
+}
+
+void part_sequence(struct ingest *in, struct sweep_sequence *q)
+{
+	in->from_store = (struct sweep_source){in, read_records, read_index_keys};
+	in->to_store = (struct sweep_sink){in, write_records, write_index_keys, write_checkpoint};
+	*q = (struct sweep_sequence){
+		.session = in->session, .ids = in->ids.id + part_first(in), .n = part_stop(in) - part_first(in),
+		.source = &in->from_store, .sink = &in->to_store, .residual = read_checkpoint, .residual_ctx = in,
+	};
+}
+
+enum part_fault part_fault(const struct ingest *in)
+{
+	return in->fault;
+}
+
+int part_forget(struct ingest *in, const struct err *why, struct err *err)
+{
+	log_warn("tokens %" PRId64 " to %" PRId64 " of corpus '%s' are computed from the first layer: %s", part_first(in),
+		 part_stop(in) - 1, in->corpus, why->text);
+	part_end(in);
+	return cache_run_forget(in->cache, in->corpus, err);
+}
+
+int part_commit(struct ingest *in, struct err *err)
+{
+	int rc = cache_run_commit(in->run, err);
+
+	for (int32_t i = in->first_missing; !rc && i <= in->part_last; i++)
+		in->missing[i] = false;
+	if (!rc && in->progress.done_tokens < part_stop(in))
+		in->progress.done_tokens = part_stop(in);
+	part_end(in);
+	return rc;
+}
+
+void part_end(struct ingest *in)
+{
+	cache_run_free(in->run);
+	in->run = NULL;
+	cache_view_close(in->view);
+	in->view = NULL;
+	session_free(in->session);
+	in->session = NULL;
+	in->progress.swept_tokens = 0;
+}
+
+void part_begun(struct ingest *in, int32_t first_layer)
+{
+	in->progress.resumed_layer = first_layer;
+	in->progress.n_layers = in->model->config.n_layers;
+	if (first_layer)
+		log_info("tokens %" PRId64 " to %" PRId64 " of corpus '%s' go on at layer %d of %d", part_first(in),
+			 part_stop(in) - 1, in->corpus, first_layer, in->model->config.n_layers);
 }
 
 /* Tokens beyond the durable ones: each counts for the share of the layers that it has been through. */
-static int64_t swept_tokens(const struct ingest *in)
+void part_swept(struct ingest *in, int32_t n_layers)
 {
-	int64_t n;
+	int64_t n = part_stop(in) - part_first(in);
 
-	if (!in->sweep)
-		return 0;
-	n = chunk_first(in) + sweep_token_layers(in->sweep) / in->model->config.n_layers - in->progress.done_tokens;
-	return n < 0 ? 0 : n; /* while a damaged span among them is computed again */
+	n = part_first(in) + n * n_layers / in->model->config.n_layers - in->progress.done_tokens;
+	in->progress.swept_tokens = n < 0 ? 0 : n; /* while a damaged span among them is computed again */
+}
+
+int part_wrap(const struct ingest *in, struct err *err)
+{
+	return err_wrap(err, "ingest corpus '%s'", in->corpus);
+}
+
+void ingest_progress(const struct ingest *in, struct ingest_progress *progress)
+{
+	*progress = in->progress;
 }
 
 /* 1: spans are missing after all (somebody found them damaged meanwhile); 0: committed. */
-static int commit(struct ingest *in, struct err *err)
+int ingest_commit(struct ingest *in, struct err *err)
 {
 	struct cache_snapshot s = {
 		.corpus = in->corpus, .source = in->source, .revision = in->commit, .identity = in->identity, .created_s = (int64_t)time(NULL),
@@ -713,6 +757,7 @@ static int commit(struct ingest *in, struct err *err)
 	};
 	int64_t id;
 
+	assert(in->begun && !in->run && in->progress.phase != INGEST_DONE);
 	in->progress.phase = INGEST_COMMIT;
 	if (cache_known_prefix(in->cache, in->identity, s.ids, s.n_tokens) < s.n_tokens) {
 		find_missing(in);
@@ -721,7 +766,7 @@ static int commit(struct ingest *in, struct err *err)
 	}
 	s.skipped = ingest_skipped(in, &s.n_skipped);
 	if (cache_commit_snapshot(in->cache, &s, &id, err))
-		return -1;
+		return part_wrap(in, err);
 	in->progress.phase = INGEST_DONE;
 	in->progress.done_tokens = s.n_tokens;
 	return 0;
@@ -729,14 +774,16 @@ static int commit(struct ingest *in, struct err *err)
 
 int ingest_step(struct ingest *in, struct ingest_progress *progress, struct err *err)
 {
-	int rc;
+	struct ingest *ended;
+	struct err why = {0};
 
 	assert(in->begun && in->progress.phase != INGEST_DONE);
-	while (in->first_missing < in->n_spans && !in->missing[in->first_missing])
-		in->first_missing++;
-	rc = in->first_missing == in->n_spans ? commit(in, err) : step_chunk(in, err) ? -1 : 1;
-	in->progress.swept_tokens = in->progress.phase == INGEST_PREFILL ? swept_tokens(in) : 0;
+	if (!in->own)
+		batch_add(in->own = batch_new(), in);
+	ended = batch_step(in->own, &why);
 	if (progress)
 		*progress = in->progress;
-	return rc < 0 ? err_wrap(err, "ingest corpus '%s'", in->corpus) : rc;
+	if (why.code && err)
+		*err = why;
+	return why.code ? -1 : !ended;
 }

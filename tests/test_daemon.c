@@ -306,6 +306,51 @@ static void a_stop_in_the_middle_of_an_ingest_is_in_good_order(void **state)
 	stop(d);
 }
 
+/* The id of a job that nobody waits for; free() it. */
+static char *submit(struct daemon_process *d, const char *corpus)
+{
+	struct api_ingest in = {.source = d->source};
+	char *body = api_ingest_format(&in), *id;
+	json_t *reply = request(d, API_INGEST, corpus, body);
+
+	id = xstrdup(json_string_value(json_object_get(reply, "id")));
+	json_decref(reply);
+	free(body);
+	return id;
+}
+
+/* Three that come while another one is at work; what they read is the same, so that one waits for the other. */
+static void jobs_that_wait_together_run_together_and_each_comes_to_its_own_end(void **state)
+{
+	static const char *const corpora[] = {"first", "b", "c", "d"};
+	static const enum job_state ends[] = {JOB_DONE, JOB_DONE, JOB_CANCELLED, JOB_DONE};
+	struct daemon_process *d = *state;
+	struct answer whole = {0}, midst = {0};
+	char *ids[4];
+	struct err err;
+
+	assert_int_equal(ingest(d, "lines"), JOB_DONE);
+	assert_int_equal(ask(d, "lines", 12, &whole, &err), 0);
+	for (int i = 0; i < 4; i++)
+		ids[i] = submit(d, corpora[i]);
+	json_decref(request(d, API_JOB_CANCEL, ids[2], ""));
+	assert_int_equal(ask(d, "lines", 12, &midst, &err), 0);
+	assert_string_equal(midst.text, whole.text);
+	for (int i = 0; i < 4; i++) {
+		struct api_job job = {0};
+		struct answer a = {0};
+
+		if (client_stream(d->client, API_JOB_EVENTS, ids[i], NULL, until_job_ends, &job, NULL, &err))
+			fail_msg("%s", err.text);
+		assert_int_equal(job.state, ends[i]);
+		api_job_clear(&job);
+		free(ids[i]);
+		assert_int_equal(ask(d, corpora[i], 12, &a, &err), ends[i] == JOB_DONE ? 0 : -1);
+		assert_string_equal(a.text, ends[i] == JOB_DONE ? whole.text : "");
+	}
+	stop(d);
+}
+
 static int count_threads(pid_t pid)
 {
 	char *path = xasprintf("/proc/%d/task", (int)pid);
@@ -362,6 +407,7 @@ int main(void)
 		CASE(clients_that_leave_early_leave_nothing_behind),
 		CASE(refusals_come_with_their_code_and_their_words),
 		CASE(a_stop_in_the_middle_of_an_ingest_is_in_good_order),
+		CASE(jobs_that_wait_together_run_together_and_each_comes_to_its_own_end),
 		CASE(the_engine_has_the_threads_and_the_instructions_of_the_configuration),
 	};
 

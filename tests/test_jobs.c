@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "config/mem.h"
 #include "daemon/jobs.h"
 #include "tests/support/temp_dir.h"
 
@@ -58,17 +59,52 @@ static int64_t add(struct jobs *j, const char *corpus)
 	return id;
 }
 
-/* The id of the job that was begun, 0 when none waits. */
+/* Up to so many jobs run: the ids of those that begin, "1 3"; free() it. */
+static char *begin_all(struct jobs *j, size_t max_running)
+{
+	struct api_job *list = NULL;
+	char *ids = xstrdup("");
+	struct err err = {0};
+	size_t n;
+
+	if (jobs_begin(j, max_running, &list, &n, &err))
+		fail_msg("%s", err.text);
+	for (size_t i = 0; i < n; i++) {
+		char *longer = xasprintf("%s%s%lld", ids, i ? " " : "", (long long)list[i].id);
+
+		free(ids);
+		ids = longer;
+		api_job_clear(&list[i]);
+	}
+	free(list);
+	return ids;
+}
+
+static void assert_begin(struct jobs *j, const char *want)
+{
+	char *ids = begin_all(j, MANY);
+
+	assert_string_equal(ids, want);
+	free(ids);
+}
+
+/* The id of the one job that was begun, 0 when none may. */
 static int64_t begin(struct jobs *j)
 {
-	struct api_job job;
-	struct err err = {0};
-	int found = jobs_begin(j, &job, &err);
-	int64_t id = found == 1 ? job.id : 0;
+	char *ids = begin_all(j, 1);
+	int64_t id = atoll(ids);
 
-	assert_true(found >= 0);
-	if (found)
-		api_job_clear(&job);
+	free(ids);
+	return id;
+}
+
+static int64_t add_request(struct jobs *j, const struct api_ingest *r)
+{
+	struct err err = {0};
+	int64_t id = 0;
+
+	if (jobs_add(j, r, MANY, &id, &err))
+		fail_msg("%s", err.text);
 	return id;
 }
 
@@ -93,11 +129,101 @@ static void jobs_run_in_the_order_they_were_accepted(void **state)
 	struct err err;
 
 	assert_int_equal(begin(j), a);
-	assert_int_equal(begin(j), b);
 	assert_int_equal(begin(j), 0);
 	assert_int_equal(jobs_end(j, a, NULL, NULL, &err), 0);
+	assert_int_equal(begin(j), b);
 	assert_int_equal(state_of(j, a, NULL), JOB_DONE);
 	assert_int_equal(state_of(j, b, NULL), JOB_RUNNING);
+	jobs_close(j);
+}
+
+static void jobs_that_wait_together_begin_together_and_a_later_one_waits_for_their_end(void **state)
+{
+	struct jobs *j = jobs_in(*state);
+	struct err err;
+	int64_t n;
+
+	add(j, "a");
+	add(j, "b");
+	assert_begin(j, "1 2");
+	assert_int_equal(jobs_count(j, JOB_RUNNING, &n, &err), 0);
+	assert_int_equal(n, 2);
+	add(j, "c");
+	add(j, "d");
+	assert_begin(j, "");
+	assert_int_equal(jobs_end(j, 1, NULL, NULL, &err), 0);
+	assert_begin(j, "");
+	assert_int_equal(jobs_end(j, 2, NULL, NULL, &err), 0);
+	assert_begin(j, "3 4");
+	jobs_close(j);
+}
+
+static void a_dry_run_begins_whatever_runs_and_keeps_no_ingest_waiting(void **state)
+{
+	struct api_ingest dry = request_for("dry", "/src"), again = request_for("again", "/src");
+	struct jobs *j = jobs_in(*state);
+
+	dry.dry_run = again.dry_run = true;
+	add_request(j, &dry);
+	assert_begin(j, "1");
+	add(j, "a");
+	assert_begin(j, "2");
+	add(j, "b");
+	add_request(j, &again);
+	assert_begin(j, "4");
+	jobs_close(j);
+}
+
+/* The order it asks for is that which the other one is about to make. */
+static void a_job_that_follows_a_corpus_begins_after_the_ingest_of_it(void **state)
+{
+	struct api_ingest r = request_for("b", "/src");
+	struct jobs *j = jobs_in(*state);
+	struct err err;
+
+	snprintf(r.order_from, sizeof r.order_from, "a@7");
+	add(j, "a");
+	add_request(j, &r);
+	add(j, "c");
+	assert_begin(j, "1 3");
+	assert_int_equal(jobs_end(j, 1, NULL, NULL, &err), 0);
+	assert_int_equal(jobs_end(j, 3, NULL, NULL, &err), 0);
+	assert_begin(j, "2");
+	jobs_close(j);
+}
+
+/* Three run when the process dies, twice; "b" is what kills it. */
+static void after_two_crashes_jobs_run_one_by_one_and_only_the_one_that_kills_us_is_failed(void **state)
+{
+	struct api_ingest dry = request_for("dry", "/src");
+	struct jobs *j = jobs_in(*state);
+	struct api_job job;
+	struct err err;
+
+	dry.dry_run = true;
+	add(j, "a");
+	add(j, "b");
+	add(j, "c");
+	for (int crash = 0; crash < 2; crash++) {
+		assert_begin(j, "1 2 3");
+		jobs_close(j); /* without an end */
+		j = jobs_in(*state);
+	}
+	add(j, "d");
+	add_request(j, &dry);
+	assert_begin(j, "1");
+	assert_begin(j, ""); /* nor the dry run */
+	assert_int_equal(jobs_end(j, 1, NULL, NULL, &err), 0);
+	assert_begin(j, "2");
+	jobs_close(j);
+	j = jobs_in(*state);
+	assert_int_equal(jobs_get(j, 2, &job, &err), 0);
+	assert_int_equal(job.state, JOB_FAILED);
+	assert_non_null(strstr(job.error.text, "3 times"));
+	api_job_clear(&job);
+	assert_begin(j, "3");
+	assert_int_equal(jobs_end(j, 3, NULL, NULL, &err), 0);
+	assert_begin(j, "4 5");
 	jobs_close(j);
 }
 
@@ -336,18 +462,26 @@ static void the_speed_is_that_of_the_last_ingest_that_computed_anything(void **s
 	change(*state, "update job set started_s = finished_s - 30 where id = 1");
 	assert_int_equal(jobs_speed(j, &speed, &err), 0);
 	assert_true(speed == 20);
+	/* Another one began and ended with it: their tokens came in the same time. */
+	add(j, "c");
+	assert_int_equal(jobs_end(j, 3, &computed, NULL, &err), 0);
+	change(*state, "update job set started_s = (select started_s from job where id = 1),"
+		       " finished_s = (select finished_s from job where id = 1) where id = 3");
+	assert_int_equal(jobs_speed(j, &speed, &err), 0);
+	assert_true(speed == 40);
 	jobs_close(j);
 }
 
 static void a_row_that_somebody_changed_is_an_error_and_not_a_job(void **state)
 {
 	struct jobs *j = jobs_in(*state);
-	struct api_job job;
+	struct api_job *list;
 	struct err err;
+	size_t n;
 
 	add(j, "a");
 	change(*state, "update job set request = '{\"source\":7}'");
-	assert_int_equal(jobs_begin(j, &job, &err), -1);
+	assert_int_equal(jobs_begin(j, MANY, &list, &n, &err), -1);
 	assert_int_equal(err.code, ERR_DAMAGED);
 	assert_non_null(strstr(err.text, "j-1"));
 	jobs_close(j);
@@ -370,6 +504,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(jobs_run_in_the_order_they_were_accepted),
+		CASE(jobs_that_wait_together_begin_together_and_a_later_one_waits_for_their_end),
+		CASE(a_dry_run_begins_whatever_runs_and_keeps_no_ingest_waiting),
+		CASE(a_job_that_follows_a_corpus_begins_after_the_ingest_of_it),
+		CASE(after_two_crashes_jobs_run_one_by_one_and_only_the_one_that_kills_us_is_failed),
 		CASE(the_same_request_is_the_same_job_and_another_one_is_busy),
 		CASE(what_was_accepted_survives_kill_9),
 		CASE(a_job_that_was_running_goes_on_and_fails_after_the_third_time),

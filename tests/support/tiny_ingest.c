@@ -38,15 +38,25 @@ int tiny_close(void **state)
 	return 0;
 }
 
-int place_set_up(void **state)
+static int make_place(void **state, char *dir)
 {
 	struct place *p = xcalloc(1, sizeof *p);
 
-	p->dir = temp_dir_new();
+	p->dir = dir;
 	p->source = temp_path(p->dir, "source");
 	p->store = temp_path(p->dir, "store");
 	*state = p;
 	return mkdir(p->source, 0700);
+}
+
+int place_set_up(void **state)
+{
+	return make_place(state, temp_dir_new());
+}
+
+int place_set_up_in_memory(void **state)
+{
+	return make_place(state, temp_dir_new_in_memory());
 }
 
 int place_tear_down(void **state)
@@ -95,14 +105,19 @@ struct ingest_options tiny_options(const struct place *p, const struct cache_sna
 				       .max_tokens = 4000, .previous = previous};
 }
 
-struct cache_snapshot *tiny_load(struct cache *c)
+struct cache_snapshot *tiny_load_corpus(struct cache *c, const char *corpus)
 {
 	struct cache_snapshot *s;
 	struct err err;
 
-	if (cache_load_snapshot(c, "code", &s, &err))
+	if (cache_load_snapshot(c, corpus, &s, &err))
 		fail_msg("%s", err.text);
 	return s;
+}
+
+struct cache_snapshot *tiny_load(struct cache *c)
+{
+	return tiny_load_corpus(c, "code");
 }
 
 struct cache_snapshot *tiny_ingest(struct cache *c, const struct ingest_options *opt)
@@ -119,7 +134,7 @@ struct cache_snapshot *tiny_ingest(struct cache *c, const struct ingest_options 
 	if (rc < 0)
 		fail_msg("%s", err.text);
 	ingest_free(in);
-	return tiny_load(c);
+	return tiny_load_corpus(c, opt->corpus);
 }
 
 void tiny_assert_same_latents(struct cache *a, struct cache *b, const struct cache_snapshot *s)

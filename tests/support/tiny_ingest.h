@@ -26,6 +26,7 @@ struct place {
 	char *dir, *source, *store;
 };
 int place_set_up(void **state);
+int place_set_up_in_memory(void **state);
 int place_tear_down(void **state);
 
 void place_text(const struct place *p, const char *path, const char *text);
@@ -36,6 +37,7 @@ struct cache *tiny_store(const char *dir);
 /* The source as corpus "code", and the corpus's snapshot. */
 struct ingest_options tiny_options(const struct place *p, const struct cache_snapshot *previous);
 struct cache_snapshot *tiny_load(struct cache *c);
+struct cache_snapshot *tiny_load_corpus(struct cache *c, const char *corpus);
 /* All of an ingest, with latents in bf16. */
 struct cache_snapshot *tiny_ingest(struct cache *c, const struct ingest_options *opt);
 
