@@ -700,6 +700,7 @@ static int read_all(struct reader *r, const struct model_options *opt)
 		return refuse(r, "the file holds %s, an object is expected", json_kind(r->root));
 	if (read_architecture(r) || read_integers(r) || read_other_names(r) || read_numbers(r, opt) || read_fixed(r) ||
 	    read_quantization(r) || read_attention_types(r) || read_rope(r) || read_interleaving(r) ||
+	    read_flag(r, &r->c->mtp_shares_choice, "index_share_for_mtp_iteration", false) ||
 	    read_dense_layers(r) || read_index_layers(r) || read_eos(r) || check_dimensions(r) || check_router(r))
 		return -1;
 	derive_attention_scale(r->c);
