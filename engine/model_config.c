@@ -6,8 +6,8 @@
  * read: head_dim above all, which published files set to a number that is no dimension of the model.
  *
  * Absent means default only where transformers 5.17.0 and the published files agree on one:
- *   num_nextn_predict_layers 0, tie_word_embeddings false, index_topk_freq 1, index_skip_topk_offset 2,
- *   beta_fast 32, beta_slow 1, and the one value we compute for hidden_act, scoring_func, topk_method, ...
+ *   num_nextn_predict_layers 0, index_share_for_mtp_iteration false, tie_word_embeddings false, index_topk_freq 1,
+ *   index_skip_topk_offset 2, beta_fast 32, beta_slow 1, and the one value we compute for hidden_act, scoring_func, topk_method, ...
  * Rotary pairs: rope_interleave is a key of deepseek_v3, kimi_k2 and glm4_moe_lite, absent = true. glm_moe_dsa and
  * deepseek_v32 always interleave; their files may say so, and a false is refused. The indexer interleaves in
  * glm_moe_dsa (a false is refused: engines disagree on its meaning) and never in deepseek_v32, where the key
