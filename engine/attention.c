@@ -72,7 +72,7 @@ int attention_forward(struct pass *p, int32_t layer, struct err *err)
 	float *qr, *q = queries(p, &p->m->layers[layer], &qr), *scratch;
 
 	latents(p, layer);
-	if (c->has_indexer && c->layer_is_full[layer] && indexer_select(p, layer, qr, err))
+	if (c->has_indexer && c->layer_is_full[layer] && !p->chosen && indexer_select(p, layer, qr, err))
 		return -1;
 	if (device_check(p->dev, err)) /* before anything attends to what is not finite */
 		return -1;

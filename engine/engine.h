@@ -92,6 +92,8 @@ struct session_tap {
 	/* What a router chose for a token, experts_per_token of them, and what it chose by: a score [n_experts] (sigmoid + bias,
 	 * for the eye: rounded as no op rounds). Order as above. */
 	int (*router)(void *ctx, int32_t layer, int64_t position, const float *scores, const int32_t *chosen, struct err *err);
+	/* What the head reads, the final norm's output [hidden], of every position in ascending order; before its logits. */
+	int (*output)(void *ctx, int64_t position, const float *row, struct err *err);
 };
 
 /* Run n tokens through the model at positions n_tokens .., all at once, and keep their latents. last_logits, when

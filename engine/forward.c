@@ -122,6 +122,7 @@ static struct pass tile_of(struct chunk *k, const struct chunk_part *part, int64
 		.cos = k->cos + row * half,
 		.sin = k->sin + row * half,
 		.selections = k->selections + row,
+		.chosen = k->chosen ? k->chosen + row : NULL,
 		.sets = k->sets ? k->sets + row * c->index_topk : NULL,
 		.records = k->records ? k->records + (size_t)row * k->record_bytes : NULL,
 		.record_bytes = k->record_bytes,
@@ -132,11 +133,11 @@ static struct pass tile_of(struct chunk *k, const struct chunk_part *part, int64
 /* What a token brings along into its first layer. */
 static void enter(struct chunk *k, const struct chunk_part *part, struct pass *p)
 {
-	if (!k->first_layer)
+	if (!k->first_layer && part->ids)
 		p->ops->embed(p->dev, p->h, &p->m->embedding, part->ids + (p->first - part->first), p->n);
 	rope_cos_sin(k->s->inv_freq, p->c->rope_dim, p->first, p->n, p->cos, p->sin);
 	for (int64_t i = 0; i < p->n; i++)
-		p->selections[i] = (struct selection){NULL, (int32_t)(p->first + i + 1)};
+		p->selections[i] = p->chosen ? p->chosen[i] : (struct selection){NULL, (int32_t)(p->first + i + 1)};
 }
 
 /* h += attention(norm(h)), then what the MLP needs: the router's choice, and its input. */
@@ -366,24 +367,42 @@ int chunk_step(struct chunk *k, struct err *err)
 	return n < left ? 1 : next_part(k);
 }
 
+static int show_outputs(struct pass *p, int64_t first, int64_t n, struct err *err)
+{
+	for (int64_t r = 0; r < n; r++) {
+		const float *row = p->u + r * p->c->hidden;
+
+		if (!num_all_finite(row, p->c->hidden))
+			return err_set(err, ERR_FORMAT, "position %lld: the output of the last layer is not finite; the weights are "
+				       "damaged, or not those of this architecture", (long long)(first + r));
+		if (p->tap->output(p->tap->ctx, first + r, row, err))
+			return -1;
+	}
+	return 0;
+}
+
 int chunk_logits(struct chunk *k, const struct chunk_part *part, float *last_logits, struct err *err)
 {
 	const struct model_config *c = &k->s->model->config;
-	bool all = k->tap && k->tap->logits;
+	bool outputs = k->tap && k->tap->output, all = k->tap && k->tap->logits, each = outputs || all;
 	struct pass p = tile_of(k, part, part->row, part->n);
 	float *logits;
 
-	if (!all && !last_logits)
+	if (!each && !last_logits)
 		return 0;
 	arena_reset(k->s->arena);
-	p.u = arena_alloc(k->s->arena, (size_t)c->hidden * (all && part->n > 1 ? HEAD_ROWS : 1), sizeof *p.u);
+	p.u = arena_alloc(k->s->arena, (size_t)c->hidden * (each && part->n > 1 ? HEAD_ROWS : 1), sizeof *p.u);
 	arena_reset(p.scratch);
-	logits = arena_alloc(p.scratch, (size_t)c->vocab * (all && part->n > 1 ? HEAD_ROWS : 1), sizeof *logits);
-	for (int64_t i = all ? 0 : part->n - 1; i < part->n; i += HEAD_ROWS) {
+	logits = arena_alloc(p.scratch, (size_t)c->vocab * (each && part->n > 1 ? HEAD_ROWS : 1), sizeof *logits);
+	for (int64_t i = each ? 0 : part->n - 1; i < part->n; i += HEAD_ROWS) {
 		int64_t n = part->n - i < HEAD_ROWS ? part->n - i : HEAD_ROWS;
 
 		p.ops->rmsnorm(p.dev, p.u, c->hidden, p.h + i * c->hidden, c->hidden, p.m->final_norm, n, c->hidden,
 			       c->norm_eps);
+		if (outputs && show_outputs(&p, p.first + i, n, err))
+			return -1;
+		if (!all && !(last_logits && i + n == part->n))
+			continue;
 		p.ops->matmul(p.dev, logits, c->vocab, p.u, c->hidden, &p.m->head, n, k->s->engine->compute);
 		for (int64_t r = 0; r < n; r++) {
 			const float *row = logits + r * c->vocab;

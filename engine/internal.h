@@ -55,6 +55,7 @@ struct pass {
 	float *u;                     /* [n, hidden] its norm: the input of the part under way */
 	float *cos, *sin;             /* [n, rope_dim / 2] */
 	struct selection *selections; /* [n] of the last full layer, used by the shared layers after it */
+	const struct selection *chosen; /* [n] what all layers attend to, full ones, too; NULL: what those choose */
 	int32_t *sets;                /* [n, index_topk] what selections point to */
 	/* Where the layer's latents and index keys go as stored, besides the session; NULL: nowhere. Token i's row at
 	 * records + i x record_bytes, its key at index_keys + i x index_key_bytes. */
@@ -76,7 +77,7 @@ void pace_learn(struct pace *p, int64_t rows, int64_t ns);
  * room for these. */
 struct chunk_part {
 	struct session *s;
-	const int32_t *ids;           /* [n] */
+	const int32_t *ids;           /* [n]; NULL: h is given */
 	int64_t first, row, n;
 };
 
@@ -97,6 +98,7 @@ struct chunk {
 	void *u;                      /* [n, hidden] the MLP's input: bf16 in profile bf16, else float32 */
 	float *cos, *sin;             /* [n, rope_dim / 2] */
 	struct selection *selections; /* [n] */
+	const struct selection *chosen; /* as in struct pass; set by whoever wants it */
 	int32_t *sets;                /* [n, index_topk]; NULL: no indexer */
 	int32_t *experts;             /* [n, experts_per_token] what the router chose, and with what weights */
 	float *weights;

@@ -49,6 +49,7 @@ struct builder {
 	bool *used;       /* one a tensor of `files` */
 	struct expert_place *places; /* [n_layers, n_experts] of experts that stay in their files; NULL: they are loaded */
 	struct expert_place *place;  /* of the expert that is being placed; NULL: of none of those */
+	bool in_mtp;      /* what is placed is the MTP layer's: account_for counts it, as it does where nobody asked for it */
 	struct load *loads;
 	size_t n_loads, room_loads;
 	struct slot *slots;
@@ -116,6 +117,8 @@ static const struct tensor *take(struct builder *b, uint64_t *kind, const char *
 
 	if (i == b->files->n_tensors)
 		return NULL;
+	if (b->in_mtp)
+		return b->files->tensors[i];
 	b->used[i] = true;
 	*kind += b->files->tensors[i]->bytes;
 	return b->files->tensors[i];
@@ -398,9 +401,7 @@ static void place_from_stack(struct builder *b, struct weight *w, const struct s
 /* Expert e of a layer is placed from now on; -1: none is. */
 static void at_expert(struct builder *b, const struct layer *l, int32_t e)
 {
-	size_t layer = (size_t)(l - b->m->layers);
-
-	b->place = b->places && e >= 0 ? &b->places[layer * (size_t)b->m->config.n_experts + (size_t)e] : NULL;
+	b->place = b->places && e >= 0 ? &b->places[(l - b->m->layers) * b->m->config.n_experts + e] : NULL;
 }
 
 /* Experts stacked as transformers saves them: gate rows first, then up; the names may end in .weight. */
@@ -485,28 +486,62 @@ static bool is_mtp_layer(const struct builder *b, int32_t layer)
 	return has(b, name);
 }
 
-static int place_layer(struct builder *b, int32_t i)
+static int place_layer(struct builder *b, struct layer *l, const char *prefix, bool is_full, bool is_dense)
 {
 	const struct model_config *c = &b->m->config;
-	struct layer *l = &b->m->layers[i];
-	char prefix[NAME_BYTES], mlp[NAME_BYTES];
+	char mlp[NAME_BYTES];
 
-	if (is_mtp_layer(b, i))
-		return err_set(b->err, ERR_FORMAT, "%s: layer %d is an MTP layer (it has eh_proj), but config.json has "
-			       "num_hidden_layers %d; the two do not belong together", b->files->dir, i, c->n_layers);
-	text(prefix, "model.layers.%d.", i);
 	text(mlp, "%smlp.", prefix);
 	if (place_vector(b, &l->input_norm, &b->m->bytes.norms, prefix, "input_layernorm.weight", c->hidden,
 			 "hidden_size") ||
-	    place_attention(b, l, prefix) || (c->layer_is_full[i] && place_indexer(b, l, prefix)) ||
+	    place_attention(b, l, prefix) || (is_full && place_indexer(b, l, prefix)) ||
 	    place_vector(b, &l->post_attention_norm, &b->m->bytes.norms, prefix, "post_attention_layernorm.weight",
 			 c->hidden, "hidden_size"))
 		return -1;
-	return c->layer_is_dense[i] ? place_mlp(b, &l->mlp, &b->m->bytes.dense, mlp, c->dense_dim, "intermediate_size")
-				    : place_moe(b, l, prefix);
+	return is_dense ? place_mlp(b, &l->mlp, &b->m->bytes.dense, mlp, c->dense_dim, "intermediate_size")
+			: place_moe(b, l, prefix);
 }
 
-static int place_all(struct builder *b)
+/* A copy of the model's matrix that the MTP layer may have for itself. */
+static int place_own(struct builder *b, struct weight *w, const char *prefix, const char *suffix)
+{
+	const struct model_config *c = &b->m->config;
+	char name[NAME_BYTES];
+
+	text(name, "%s%s", prefix, suffix);
+	return has(b, name) ? place_matrix(b, w, &b->m->bytes.mtp, prefix, suffix, c->vocab, c->hidden,
+					   "vocab_size x hidden_size") : 0;
+}
+
+static int place_mtp(struct builder *b)
+{
+	const struct model_config *c = &b->m->config;
+	struct mtp *mtp = b->m->mtp = xcalloc(1, sizeof *mtp);
+	struct expert_place *places = b->places;
+	uint64_t *kind = &b->m->bytes.mtp;
+	char prefix[NAME_BYTES];
+	int failed;
+
+	if (c->n_mtp_layers != 1)
+		return err_set(b->err, ERR_USAGE, "%s: config.json has num_nextn_predict_layers %d; what drafts is a model with one "
+			       "MTP layer", b->files->dir, c->n_mtp_layers);
+	text(prefix, "model.layers.%d.", c->n_layers);
+	b->in_mtp = true;
+	b->places = NULL;
+	failed = place_vector(b, &mtp->enorm, kind, prefix, "enorm.weight", c->hidden, "hidden_size") ||
+		 place_vector(b, &mtp->hnorm, kind, prefix, "hnorm.weight", c->hidden, "hidden_size") ||
+		 place_matrix(b, &mtp->eh_proj, kind, prefix, "eh_proj.weight", c->hidden, 2 * c->hidden,
+			      "hidden_size x 2 hidden_size") ||
+		 place_layer(b, &mtp->layer, prefix, c->has_indexer, false) ||
+		 place_vector(b, &mtp->norm, kind, prefix, "shared_head.norm.weight", c->hidden, "hidden_size") ||
+		 place_own(b, &mtp->embedding, prefix, "embed_tokens.weight") ||
+		 place_own(b, &mtp->head, prefix, "shared_head.head.weight");
+	b->in_mtp = false;
+	b->places = places;
+	return failed ? -1 : 0;
+}
+
+static int place_all(struct builder *b, bool mtp)
 {
 	const struct model_config *c = &b->m->config;
 	struct model *m = b->m;
@@ -520,10 +555,17 @@ static int place_all(struct builder *b)
 	if (place_vector(b, &m->final_norm, &m->bytes.norms, "", "model.norm.weight", c->hidden, "hidden_size"))
 		return -1;
 	m->layers = xcalloc((size_t)c->n_layers, sizeof *m->layers);
-	for (int32_t i = 0; i < c->n_layers; i++)
-		if (place_layer(b, i))
+	for (int32_t i = 0; i < c->n_layers; i++) {
+		char prefix[NAME_BYTES];
+
+		if (is_mtp_layer(b, i))
+			return err_set(b->err, ERR_FORMAT, "%s: layer %d is an MTP layer (it has eh_proj), but config.json has "
+				       "num_hidden_layers %d; the two do not belong together", b->files->dir, i, c->n_layers);
+		text(prefix, "model.layers.%d.", i);
+		if (place_layer(b, &m->layers[i], prefix, c->layer_is_full[i], c->layer_is_dense[i]))
 			return -1;
-	return 0;
+	}
+	return mtp ? place_mtp(b) : 0;
 }
 
 /* ---- what is left over ----------------------------------------------------------------------------------------- */
@@ -777,7 +819,7 @@ static int build(struct model *m, const struct checkpoint *files, enum extent ex
 
 	if (tiered)
 		b.places = xcalloc((size_t)m->config.n_layers * (size_t)m->config.n_experts, sizeof *b.places);
-	failed = place_all(&b) || account_for_rest(&b);
+	failed = place_all(&b, opt && opt->mtp) || account_for_rest(&b);
 	m->loaded_bytes = b.bytes;
 	failed = failed || (extent == EVERYTHING && load_all(&b, opt ? opt->n_threads : 1)) ||
 		 (extent == EXPERTS_ALONE && fingerprint_model(m->fingerprint, &m->config, files, err)) ||
@@ -785,6 +827,10 @@ static int build(struct model *m, const struct checkpoint *files, enum extent ex
 	free(b.places);
 	if (m->config.tied_head)
 		m->head = m->embedding;
+	if (m->mtp && !m->mtp->embedding.rows)
+		m->mtp->embedding = m->embedding;
+	if (m->mtp && !m->mtp->head.rows)
+		m->mtp->head = m->head;
 	m->n_tensors = files->n_tensors;
 	free(b.used);
 	free(b.loads);
@@ -836,6 +882,9 @@ void model_close(struct model *m)
 	for (int32_t i = 0; i < m->config.n_layers && m->layers; i++)
 		free(m->layers[i].experts);
 	free(m->layers);
+	if (m->mtp)
+		free(m->mtp->layer.experts);
+	free(m->mtp);
 	experts_close(m->experts);
 	checkpoint_close(m->files);
 	pages_free(m->memory, m->memory ? m->loaded_bytes : 0);

@@ -30,7 +30,7 @@ struct model_config {
 	char architecture[48];  /* model_type, e.g. "glm_moe_dsa" */
 	int32_t hidden;         /* H */
 	int32_t n_layers;       /* L, without MTP layers */
-	int32_t n_mtp_layers;   /* layers n_layers, n_layers + 1, ...: may be in the files; counted, not loaded */
+	int32_t n_mtp_layers;   /* layers n_layers, n_layers + 1, ...: may be in the files; loaded when asked for */
 	int32_t vocab;
 	int64_t max_positions;
 	bool tied_head;         /* the head is the embedding */
@@ -48,6 +48,9 @@ struct model_config {
 	bool index_rope_interleaved;
 	bool layer_is_full[MODEL_MAX_LAYERS]; /* owns an indexer; a layer that does not uses the last full one's set.
 	                                         All false without an indexer: every visible position is attended */
+
+	bool mtp_shares_choice; /* drafts after the first attend to what the first one chose (mtp.h). In no latent, and so not in
+	                           model_config_text */
 
 	bool layer_is_dense[MODEL_MAX_LAYERS]; /* one dense MLP in place of experts */
 	int32_t dense_dim;      /* FD */
@@ -93,7 +96,17 @@ struct layer {
 	struct expert *experts;           /* [E] */
 };
 
-/* Bytes on disk by kind, MTP layers counted though not loaded. */
+/* The layer behind the last one, which drafts (mtp.h): a sparse layer, full where the model has an indexer, and what
+ * stands around it. */
+struct mtp {
+	struct layer layer;
+	const float *enorm, *hnorm;   /* [H] of the next token's embedding, of the model's output */
+	struct weight eh_proj;        /* [H, 2 H]; the embedding's half first */
+	const float *norm;            /* [H] shared_head.norm */
+	struct weight embedding, head; /* [vocab, H] its own where the files have them, else the model's */
+};
+
+/* Bytes on disk by kind, MTP layers counted whether loaded or not. */
 struct model_bytes {
 	uint64_t embedding, head, attention, indexer, norms, dense, shared, routed, router, mtp, other;
 };
@@ -105,6 +118,7 @@ struct model {
 	struct weight head;           /* [vocab, H] */
 	const float *final_norm;      /* [H] */
 	struct layer *layers;         /* [L] */
+	struct mtp *mtp;              /* NULL: not asked for. Its experts are in memory, whatever the tier */
 	struct experts *experts;      /* the tier of routed experts that are not all in memory (experts.h): their matrices have data
 	                                 only while they are taken. NULL: all are loaded */
 	struct checkpoint *files;     /* of the tier; NULL */
@@ -119,6 +133,7 @@ struct model {
 struct model_options {
 	float mla_norm_eps;           /* 0: the architecture's (1e-6) */
 	int n_threads;                /* that read; 0: 1 */
+	bool mtp;                     /* load the MTP layer; ERR_USAGE where there is none. The fingerprint is the same */
 	const struct experts_options *experts; /* NULL: routed experts are loaded like all weights; else the tier they are in,
 	                                          whose fingerprint is filled in here */
 };
@@ -131,7 +146,7 @@ int model_config_load(struct model_config *config, const char *dir, const struct
 int model_config_parse(struct model_config *config, const char *name, const char *text, size_t bytes,
 		       const struct model_options *opt, struct err *err);
 
-/* Every field of the config, one "key value" line each, floats in hexadecimal: equal texts, equal configs. free(). */
+/* Every field of the config that a latent or a logit depends on, one "key value" line each, floats in hexadecimal: equal texts, equal configs. free(). */
 char *model_config_text(const struct model_config *c);
 
 /* Read a checkpoint: config, then every tensor, each dimension checked against the config. Weights are read into

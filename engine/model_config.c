@@ -6,8 +6,8 @@
  * read: head_dim above all, which published files set to a number that is no dimension of the model.
  *
  * Absent means default only where transformers 5.17.0 and the published files agree on one:
- *   num_nextn_predict_layers 0, tie_word_embeddings false, index_topk_freq 1, index_skip_topk_offset 2,
- *   beta_fast 32, beta_slow 1, and the one value we compute for hidden_act, scoring_func, topk_method, ...
+ *   num_nextn_predict_layers 0, index_share_for_mtp_iteration false, tie_word_embeddings false, index_topk_freq 1,
+ *   index_skip_topk_offset 2, beta_fast 32, beta_slow 1, and the one value we compute for hidden_act, scoring_func, topk_method, ...
  * Rotary pairs: rope_interleave is a key of deepseek_v3, kimi_k2 and glm4_moe_lite, absent = true. glm_moe_dsa and
  * deepseek_v32 always interleave; their files may say so, and a false is refused. The indexer interleaves in
  * glm_moe_dsa (a false is refused: engines disagree on its meaning) and never in deepseek_v32, where the key
@@ -700,6 +700,7 @@ static int read_all(struct reader *r, const struct model_options *opt)
 		return refuse(r, "the file holds %s, an object is expected", json_kind(r->root));
 	if (read_architecture(r) || read_integers(r) || read_other_names(r) || read_numbers(r, opt) || read_fixed(r) ||
 	    read_quantization(r) || read_attention_types(r) || read_rope(r) || read_interleaving(r) ||
+	    read_flag(r, &r->c->mtp_shares_choice, "index_share_for_mtp_iteration", false) ||
 	    read_dense_layers(r) || read_index_layers(r) || read_eos(r) || check_dimensions(r) || check_router(r))
 		return -1;
 	derive_attention_scale(r->c);

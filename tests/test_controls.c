@@ -1,8 +1,8 @@
 /*
  * Negative controls: mistakes that engines of this model have really made, switched on one at a time. Each must make a
  * golden case fail; one that nothing catches would be a missing test. They are made from outside, by changing a model's
- * fields or an op of the table, so that the engine itself has no such switches. (The mistakes of the MTP layer follow when
- * something computes it.)
+ * fields or an op of the table, so that the engine itself has no such switches. (The mistakes of the MTP layer are
+ * test_mtp.c's.)
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -11,8 +11,12 @@
  *                           ids are fed on, so that one pass of an answer decides: as soon as one differs, it is wrong
  *   pocket.first_token      the same of the first token alone: was the line found
  *   pocket.index_recall     by full layer and context, kind "needed": rows of an answer at which the token that is to be copied
- *                           is among the positions chosen. (The share of attention, "mass", needs attention weights that
- *                           the engine does not show; tests/pocket/index.py prints it)
+ *                           is among the positions chosen; kind "mass", "part" answers or documents: the share of what full
+ *                           attention of that layer would give to all visible positions that falls on those chosen, mean of
+ *                           heads and rows that see more than are chosen (of documents and long contexts, samples)
+ *   pocket.mtp_acceptance   by part and context, "draft" 1: rows whose first draft is what the model says next; 2: rows of
+ *                           which both drafts are, of those where the text is what the model says first (else what it would
+ *                           say after that is not known; of documents, samples). Not for a model without an MTP layer
  *   pocket.experts_used     by context, least over the layers: experts chosen by at least a thousandth of the documents' tokens, and
  *                           of all tokens, questions and answers among them ("part": documents, all)
  *   pocket.lookahead_recall experts that a layer's router chooses that it would have chosen before the preceding
@@ -32,11 +36,16 @@
 #include "config/mem.h"
 #include "config/units.h"
 #include "engine/internal.h"
+#include "engine/mtp.h"
+#include "engine/numeric.h"
 #include "engine/render.h"
 #include "engine/tokenizer.h"
 #include "tests/support/measure.h"
 
-enum { MAX_TASKS = 8, MAX_EXPERTS = 256, USED_OF = 1000 };
+enum { MAX_TASKS = 8, MAX_EXPERTS = 256, USED_OF = 1000, SAMPLES = 1024, N_DRAFTS = 2 };
+enum part { ANSWERS, DOCUMENTS, N_PARTS };
+
+static const char *const part_names[N_PARTS] = {"answers", "documents"};
 
 static const char committed[] = "tests/pocket/model/bf16";
 
@@ -66,6 +75,9 @@ struct layer_count {
 	int32_t n_last;
 	int64_t kept, kept_of;
 	int64_t needed, needed_of;
+	int64_t attended;                /* rows of this append that have been through */
+	double mass[N_PARTS];
+	int64_t mass_of[N_PARTS];
 };
 
 static struct bench {
@@ -74,7 +86,7 @@ static struct bench {
 	struct engine *e;
 	struct tokenizer *t;
 	struct renderer *r;
-	struct ops ops;                  /* the engine's, with the router's product watched */
+	struct ops ops;                  /* the engine's, with attention and the router's product watched */
 	const struct ops *base;
 	struct layer_count *layers;
 	bool in_documents;               /* what is run now */
@@ -87,6 +99,13 @@ static struct bench {
 	int64_t line_at;                 /* position of the line; -1: none */
 	int64_t right;
 	bool first_right;
+	/* What is read now, from position `first` on: outputs [n, hidden], and the likeliest next ids. */
+	struct session *s;
+	int64_t first, n_documents;
+	float *outputs;
+	int32_t *said;
+	struct drafter *drafter;         /* NULL: the model has none */
+	int64_t accepted[N_PARTS][N_DRAFTS], drafted[N_PARTS][N_DRAFTS];
 } b;
 
 static void fail(const char *what, const char *detail)
@@ -131,6 +150,70 @@ static void watched_matmul(struct device *dev, float *y, int64_t y_stride, const
 	free(u);
 	free(logits);
 	free(weights);
+}
+
+/* Of so many positions one is looked at. */
+static int64_t every(enum part part)
+{
+	int64_t n = b.n_documents / (part == DOCUMENTS ? SAMPLES : 16 * SAMPLES), least = part == DOCUMENTS ? 16 : 1;
+
+	return n < least ? least : n;
+}
+
+/* The share of full attention, of a row's n_heads queries, that is on what was chosen. */
+static double mass_of(struct device *dev, const float *q, const struct latent_rows *rows, const struct selection *chosen,
+		      int64_t n_visible, int32_t n_heads, float scale)
+{
+	const struct weight keys = {.data = rows->rows, .dtype = b.o.compute == COMPUTE_BF16 ? DTYPE_BF16 : DTYPE_F32,
+				    .rows = (int32_t)n_visible, .cols = rows->kv_lora + rows->rope_dim};
+	float *scores = xmalloc((size_t)(n_heads * n_visible), sizeof *scores);
+	double sum = 0;
+
+	b.base->matmul(dev, scores, n_visible, q, keys.cols, &keys, n_heads, b.o.compute);
+	for (int32_t h = 0; h < n_heads; h++) {
+		float *s = scores + h * n_visible, most = s[0];
+		double all = 0, on = 0;
+
+		for (int64_t t = 1; t < n_visible; t++)
+			most = s[t] > most ? s[t] : most;
+		for (int64_t t = 0; t < n_visible; t++)
+			s[t] = scale * (s[t] - most);
+		b.base->exp(s, s, n_visible);
+		for (int64_t t = 0; t < n_visible; t++)
+			all += (double)s[t];
+		for (int32_t i = 0; i < chosen->n; i++)
+			on += (double)s[chosen->set[i]];
+		sum += on / all;
+	}
+	free(scores);
+	return sum / n_heads;
+}
+
+/* Attention of the session comes by here, a full layer's rows in ascending order. */
+static void watched_attend(struct device *dev, float *out, const float *q, const struct latent_rows *latents,
+			   const struct selection *selections, int32_t n_heads, float scale, int64_t n,
+			   enum compute_profile profile)
+{
+	const struct model_config *c = &b.m->config;
+	enum part part = b.in_documents ? DOCUMENTS : ANSWERS;
+	int64_t width = latents->kv_lora + latents->rope_dim;
+
+	b.base->attend(dev, out, q, latents, selections, n_heads, scale, n, profile);
+	for (int32_t layer = 0; layer < c->n_layers; layer++) {
+		struct layer_count *count = &b.layers[layer];
+
+		if (b.s->rows[layer] != latents->rows || !c->layer_is_full[layer])
+			continue;
+		for (int64_t i = 0; i < n; i++) {
+			int64_t position = b.first + count->attended++, k = position + 1 - b.answer_at;
+
+			if (!selections[i].set || position % every(part) || (part == ANSWERS && (k < 0 || k >= b.n_answer)))
+				continue;
+			count->mass[part] += mass_of(dev, q + i * n_heads * width, latents, &selections[i], position + 1, n_heads,
+						     scale);
+			count->mass_of[part]++;
+		}
+	}
 }
 
 static int32_t n_shared(const int32_t *a, int32_t n_a, const int32_t *c, int32_t n_c)
@@ -219,15 +302,102 @@ static int see_logits(void *ctx, int64_t position, const float *row, struct err 
 	int32_t best = 0;
 
 	(void)ctx, (void)err;
-	if (k < 0 || k >= b.n_answer)
-		return 0;
 	for (int32_t i = 1; i < b.m->config.vocab; i++)
 		if (row[i] > row[best])
 			best = i;
+	b.said[position - b.first] = best;
+	if (b.in_documents || k < 0)
+		return 0;
+	if (k >= b.n_answer)
+		return 0;
 	b.right += best == b.answer[k];
 	if (!k)
 		b.first_right = best == b.answer[k];
 	return 0;
+}
+
+static int see_output(void *ctx, int64_t position, const float *row, struct err *err)
+{
+	(void)ctx, (void)err;
+	memcpy(b.outputs + (position - b.first) * b.m->config.hidden, row, (size_t)b.m->config.hidden * sizeof *row);
+	return 0;
+}
+
+/* ---- drafts ------------------------------------------------------------------------------------------------------ */
+
+/* Rows up to `position` get theirs, ids [n] being those that are read now. `before`: the output at b.first - 1. */
+static void append_rows(int64_t position, const int32_t *ids, const float *before, const struct session_tap *tap)
+{
+	int64_t at = drafter_n_rows(b.drafter), hidden = b.m->config.hidden;
+	struct err err;
+
+	if (at == b.first - 1 && at <= position) {
+		if (drafter_append(b.drafter, before, ids, 1, tap, &err))
+			measure_fail(&err);
+		at++;
+	}
+	if (at <= position && drafter_append(b.drafter, b.outputs + (at - b.first) * hidden, ids + (at - b.first) + 1,
+					     (size_t)(position + 1 - at), tap, &err))
+		measure_fail(&err);
+}
+
+/* The last row's drafts, of the n ids that are read now. */
+static void count_drafts(enum part part, const int32_t *ids, int64_t n)
+{
+	int64_t next = drafter_n_rows(b.drafter) - b.first; /* what was said there is the token that is drafted */
+	int32_t drafts[N_DRAFTS];
+	struct err err;
+
+	if (drafter_draft(b.drafter, drafts, N_DRAFTS, &err))
+		measure_fail(&err);
+	b.drafted[part][0]++;
+	b.accepted[part][0] += drafts[0] == b.said[next];
+	if (next + 2 >= n || ids[next + 1] != b.said[next])
+		return;
+	b.drafted[part][1]++;
+	b.accepted[part][1] += drafts[0] == b.said[next] && drafts[1] == b.said[next + 1];
+}
+
+static void draft_documents(const int32_t *ids, int64_t n)
+{
+	for (int64_t i = every(DOCUMENTS) - 1; i + 1 < n; i += every(DOCUMENTS)) {
+		append_rows(i, ids, NULL, NULL);
+		count_drafts(DOCUMENTS, ids, n);
+	}
+	append_rows(n - 2, ids, NULL, NULL);
+}
+
+/* before: the documents' last output. */
+static void draft_answer(const int32_t *ids, int64_t n, const float *before)
+{
+	for (int64_t i = b.answer_at - 2; i + 2 < b.answer_at + b.n_answer; i++) {
+		append_rows(i, ids, before, NULL);
+		count_drafts(ANSWERS, ids, n);
+	}
+	drafter_truncate(b.drafter, b.first - 1);
+}
+
+/* Ids [n] go through the model at the end of the session. */
+static void read_ids(const int32_t *ids, size_t n, struct session_tap tap)
+{
+	struct err err;
+
+	b.first = session_n_tokens(b.s);
+	b.outputs = xcalloc(n * (size_t)b.m->config.hidden, sizeof *b.outputs);
+	b.said = xcalloc(n, sizeof *b.said);
+	for (int32_t i = 0; i < b.m->config.n_layers; i++)
+		b.layers[i].attended = 0;
+	tap.logits = see_logits;
+	tap.output = see_output;
+	tap.selected = see_selected;
+	if (session_append(b.s, ids, n, NULL, &tap, &err))
+		measure_fail(&err);
+}
+
+static void forget_read(void)
+{
+	free(b.outputs);
+	free(b.said);
 }
 
 /* ---- questions --------------------------------------------------------------------------------------------------- */
@@ -251,18 +421,17 @@ static void encode(struct ids *out, const char *text, size_t bytes)
 		measure_fail(&err);
 }
 
-static void ask(struct session *s, const char *documents, const char *question, const char *answer, int64_t at,
+static void ask(const float *last_output, const char *documents, const char *question, const char *answer, int64_t at,
 		struct task *task)
 {
-	struct session_tap tap = {.logits = see_logits, .router = see_asked, .selected = see_selected};
+	struct session_tap tap = {.router = see_asked};
 	struct ids ids = {0}, before = {0};
-	int64_t n_documents = session_n_tokens(s);
 	struct err err;
 	size_t n_answer;
 
 	if (render_question(b.r, &ids, question, strlen(question), false, &err))
 		measure_fail(&err);
-	b.answer_at = n_documents + (int64_t)ids.n;
+	b.answer_at = b.n_documents + (int64_t)ids.n;
 	n_answer = ids.n;
 	encode(&ids, answer, strlen(answer));
 	ids_push(&ids, tokenizer_added_id(b.t, "<|user|>"));
@@ -276,9 +445,11 @@ static void ask(struct session *s, const char *documents, const char *question, 
 	}
 	b.right = 0;
 	b.first_right = false;
-	if (session_append(s, ids.id, ids.n, NULL, &tap, &err))
-		measure_fail(&err);
-	session_truncate(s, n_documents);
+	read_ids(ids.id, ids.n, tap);
+	if (b.drafter)
+		draft_answer(ids.id, (int64_t)ids.n, last_output);
+	forget_read();
+	session_truncate(b.s, b.n_documents);
 	b.n_asked += (int64_t)ids.n;
 	task->asked++;
 	task->exact += b.right == b.n_answer;
@@ -314,11 +485,11 @@ static bool is_wanted(const json_t *questions)
 static void read_set(const json_t *set, const char *path)
 {
 	struct session_options options = {.latents = LATENTS_BF16};
-	struct session_tap tap = {.router = see_router, .selected = see_selected};
+	struct session_tap tap = {.router = see_router};
 	const char *documents = json_string_value(json_object_get(set, "documents"));
 	json_t *questions = json_object_get(set, "questions"), *q;
-	struct session *s;
 	struct ids ids = {0};
+	float *last_output;
 	struct err err;
 	size_t i;
 
@@ -326,15 +497,21 @@ static void read_set(const json_t *set, const char *path)
 		fail(path, ": a set without \"documents\" (text) or \"questions\" (array)");
 	if (!is_wanted(questions))
 		return;
-	if (session_new(&s, b.e, b.m, &options, &err))
+	if (session_new(&b.s, b.e, b.m, &options, &err) ||
+	    (b.m->mtp && drafter_new(&b.drafter, b.e, b.m, options.latents, &err)))
 		measure_fail(&err);
 	render_opening(b.t, &ids);
 	encode(&ids, documents, strlen(documents));
 	forget_last();
 	b.in_documents = true;
-	if (session_append(s, ids.id, ids.n, NULL, &tap, &err))
-		measure_fail(&err);
+	b.n_documents = (int64_t)ids.n;
+	read_ids(ids.id, ids.n, tap);
 	b.in_documents = false;
+	if (b.drafter)
+		draft_documents(ids.id, (int64_t)ids.n);
+	last_output = xmalloc((size_t)b.m->config.hidden, sizeof *last_output);
+	memcpy(last_output, b.outputs + (b.n_documents - 1) * b.m->config.hidden, (size_t)b.m->config.hidden * sizeof *last_output);
+	forget_read();
 	b.n_tokens += (int64_t)ids.n;
 	json_array_foreach(questions, i, q) {
 		const char *name, *question, *answer;
@@ -346,9 +523,12 @@ static void read_set(const json_t *set, const char *path)
 		struct task *task = task_named(name);
 
 		if (task->asked < b.o.most)
-			ask(s, documents, question, answer, at, task);
+			ask(last_output, documents, question, answer, at, task);
 	}
-	session_free(s);
+	free(last_output);
+	drafter_free(b.drafter);
+	b.drafter = NULL;
+	session_free(b.s);
 	ids_free(&ids);
 }
 
@@ -381,6 +561,11 @@ static void print(const char *context)
 			measure_print(stdout, "pocket.index_recall", share(l->needed, l->needed_of), "fraction", 1,
 				      "\"layer\":%d,\"context\":\"%s\",\"kind\":\"needed\",\"rows\":%lld", i, context,
 				      (long long)l->needed_of);
+		for (int p = 0; p < N_PARTS; p++)
+			if (l->mass_of[p])
+				measure_print(stdout, "pocket.index_recall", l->mass[p] / (double)l->mass_of[p], "fraction", 1,
+					      "\"layer\":%d,\"context\":\"%s\",\"kind\":\"mass\",\"part\":\"%s\",\"rows\":%lld", i,
+					      context, part_names[p], (long long)l->mass_of[p]);
 		kept += l->kept;
 		kept_of += l->kept_of;
 		if (c->layer_is_dense[i])
@@ -407,6 +592,11 @@ static void print(const char *context)
 		      "\"context\":\"%s\"", context);
 	if (kept_of)
 		measure_print(stdout, "pocket.selection_overlap", share(kept, kept_of), "fraction", 1, "\"context\":\"%s\"", context);
+	for (int p = 0; p < N_PARTS; p++)
+		for (int d = 0; d < N_DRAFTS && b.drafted[p][d]; d++)
+			measure_print(stdout, "pocket.mtp_acceptance", share(b.accepted[p][d], b.drafted[p][d]), "fraction", 1,
+				      "\"draft\":%d,\"part\":\"%s\",\"context\":\"%s\",\"rows\":%lld", d + 1, part_names[p],
+				      context, (long long)b.drafted[p][d]);
 }
 
 static void run_context(const char *context)
@@ -427,6 +617,8 @@ static void run_context(const char *context)
 		b.layers[l].last_set = xcalloc((size_t)c->index_topk, sizeof(int32_t));
 	}
 	memset(b.tasks, 0, sizeof b.tasks);
+	memset(b.accepted, 0, sizeof b.accepted);
+	memset(b.drafted, 0, sizeof b.drafted);
 	b.n_tasks = 0;
 	b.n_tokens = b.n_asked = 0;
 	json_array_foreach(sets, i, set)
@@ -488,6 +680,8 @@ static void parse(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	struct engine_options engine;
+	struct model_options options = {0};
+	struct model_config config;
 	struct err err = {0};
 	char *path, *list, *rest = NULL;
 
@@ -496,7 +690,10 @@ int main(int argc, char **argv)
 		b.o.model = committed;
 	engine = (struct engine_options){.n_threads = (int)b.o.n_threads, .compute = b.o.compute};
 	path = xasprintf("%s/tokenizer.json", b.o.model);
-	if (model_open(&b.m, b.o.model, NULL, &err) || engine_open(&b.e, &engine, &err) || tokenizer_open(&b.t, path, &err) ||
+	if (model_config_load(&config, b.o.model, NULL, &err))
+		measure_fail(&err);
+	options.mtp = config.n_mtp_layers == 1;
+	if (model_open(&b.m, b.o.model, &options, &err) || engine_open(&b.e, &engine, &err) || tokenizer_open(&b.t, path, &err) ||
 	    renderer_open(&b.r, b.o.model, b.m->config.architecture, NULL, b.t, &err))
 		measure_fail(&err);
 	free(path);
@@ -505,6 +702,7 @@ int main(int argc, char **argv)
 	b.base = b.e->ops;
 	b.ops = *b.base;
 	b.ops.matmul = watched_matmul;
+	b.ops.attend = watched_attend;
 	b.e->ops = &b.ops;
 	list = xstrdup(b.o.contexts);
 	for (char *word = strtok_r(list, ",", &rest); word; word = strtok_r(NULL, ",", &rest))

@@ -249,8 +249,7 @@ def write_controls(path, names):
     out = ["# What each golden catches", "",
            "Written by make_golden.py. Relative change (largest |difference| over largest |logit|, on the stored rows)",
            "that one mistake makes, in float64. A dot is no change at all; a test with tolerance 1e-4 sees every other",
-           "entry above it. Mistakes of the MTP layer (eh_proj halves swapped, pre-norm input, the target's index set)",
-           "come later: nothing computes it yet.", ""]
+           "entry above it. Mistakes of the MTP layer are make_mtp.py's to try.", ""]
     most = dict.fromkeys(CONTROLS, 0.0)
     for name in names:
         ck, cases = Checkpoint(name), SPECS[name]["cases"]
