@@ -451,9 +451,10 @@ static void a_slow_disk_that_stalls_changes_no_bit_and_is_not_read_ahead_of_in_v
 		golden_run(&got, e, m, LATENTS_BF16, &cases[0], 1);
 		same_logits(&got, &want);
 		golden_run_free(&got);
-		/* A tiny layer computes in less time than a read takes: nothing that the window is too short for begins. */
+		/* A tiny layer computes in less time than a read takes, so that none begins; a slower processor has time for
+		 * some, which then are wanted. */
 		experts_stats(m->experts, &stats);
-		assert_true(stats.reads > 100 && stats.ahead < stats.reads / 20);
+		assert_true(stats.reads > 100 && stats.ahead - stats.useful < stats.reads / 20);
 		model_close(m);
 		busy[predicts] = disk.busy_s;
 	}
