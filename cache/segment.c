@@ -27,8 +27,8 @@ enum {
 	READ_PIECE = SEGMENT_READ_GOOD,
 	/* Bytes under way for segments_read_many: all of DEPTH, since disks differ in how much of it they make use of. */
 	READING_MOST = DEPTH * READ_PIECE,
-	SMALL_READ = 64 << 10,   /* a buffer has room for one of these; */
-	SLOT_BYTES = READ_PIECE + 2 * EXTENT_ALIGN, /* those of larger ones lie in huge pages, which the kernel pins as one */
+	SMALL_READ = 64 << 10,   /* what a reading's own buffer has room for, at the least */
+	SLOT_BYTES = READ_PIECE + 2 * EXTENT_ALIGN, /* larger reads: slots lie in huge pages, which the kernel pins as one */
 };
 
 struct file {
@@ -495,9 +495,10 @@ static int begin_reads(struct segments *s, struct stream *t, struct err *err)
 	int rc = 0;
 
 	while (t->next < t->n && s->n_free_readings && (!t->in_flight || t->in_flight + t->reads[t->next].bytes <= READING_MOST)) {
-		struct reading *g = read_prepare(s, &t->reads[t->next], t->next, err);
+		struct reading *g;
 
 		assert(t->reads[t->next].bytes <= SEGMENT_READ_MOST);
+		g = read_prepare(s, &t->reads[t->next], t->next, err);
 		if (!g) {
 			*t->failed = t->next;
 			rc = -1;

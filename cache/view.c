@@ -365,14 +365,9 @@ static int32_t part_of(const struct run *r, const struct fetch *f, int32_t part)
 	return f->kind == EXTENT_LATENTS ? part : r->n_groups + part;
 }
 
-static const struct run *run_of(const struct fetch *f, const struct item *i)
-{
-	return &f->v->runs[f->v->spans[i->span].run];
-}
-
 static const struct extent *extent_of(const struct fetch *f, const struct item *i)
 {
-	const struct run *r = run_of(f, i);
+	const struct run *r = &f->v->runs[f->v->spans[i->span].run];
 
 	return &r->extents[part_of(r, f, i->part)];
 }

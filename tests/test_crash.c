@@ -8,14 +8,11 @@
 
 #include "config/log.h"
 #include "tests/support/crash_scenarios.h"
+#include "tests/support/sanitized.h"
 #include "tests/support/temp_dir.h"
 
 /* All that there are with one seed, a tenth of the soak's; under sanitizers one in PARTS of them. */
-#ifdef __SANITIZE_ADDRESS__
-enum { PARTS = 60, LEAST = 100 };
-#else
-enum { PARTS = 1, LEAST = 10000 };
-#endif
+enum { PARTS = SANITIZED ? 60 : 1, LEAST = SANITIZED ? 100 : 10000 };
 static const struct sim_options all = {.seed = 7, .subsets_most = 5, .n_random = 10, .n_parts = PARTS};
 
 static void whatever_a_power_cut_leaves_the_store_is_the_old_one_or_the_new_one(void **state)

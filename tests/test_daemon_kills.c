@@ -12,15 +12,12 @@
 
 #include "config/mem.h"
 #include "tests/support/daemon_kills.h"
+#include "tests/support/sanitized.h"
 #include "tests/support/store_text.h"
 #include "tests/support/temp_dir.h"
 
 /* One boundary in STEP, and MOMENTS random moments: a tenth of the soak's, and less where sanitizers make it slow. */
-#ifdef __SANITIZE_ADDRESS__
-enum { STEP = 300, MOMENTS = 3 };
-#else
-enum { STEP = 10, MOMENTS = 100 };
-#endif
+enum { STEP = SANITIZED ? 300 : 10, MOMENTS = SANITIZED ? 3 : 100 };
 enum { LINES = 20 };
 
 struct fixture {

@@ -11,16 +11,13 @@
 
 #include "config/log.h"
 #include "config/mem.h"
+#include "tests/support/sanitized.h"
 #include "tests/support/store_faults.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_ingest.h"
 
 /* One call in STEP. */
-#ifdef __SANITIZE_ADDRESS__
-enum { STEP = 240 };
-#else
-enum { STEP = 20 };
-#endif
+enum { STEP = SANITIZED ? 240 : 20 };
 
 struct fixture {
 	char *dir;
