@@ -27,6 +27,9 @@ enum {
 	READ_PIECE = SEGMENT_READ_GOOD,
 	/* Bytes under way for segments_read_many: all of DEPTH, since disks differ in how much of it they make use of. */
 	READING_MOST = DEPTH * READ_PIECE,
+	/* A disk may give all of that back at once: then it is looked at while as much again is under way. Small reads are
+	 * looked at in no time, and many begun at once keep a virtual disk waiting for the last of them. */
+	N_READINGS = 2 * DEPTH,
 	SMALL_READ = 64 << 10,   /* what a reading's own buffer has room for, at the least */
 	SLOT_BYTES = READ_PIECE + 2 * EXTENT_ALIGN, /* larger reads: slots lie in huge pages, which the kernel pins as one */
 };
@@ -52,9 +55,9 @@ struct segments {
 	char *dir;
 	struct io_options io_options;
 	struct io *io;         /* NULL: nothing was read or written yet */
-	struct reading *readings;      /* [DEPTH] */
-	uint8_t *slots;        /* [DEPTH][SLOT_BYTES] NULL: none was needed yet */
-	int free_readings[DEPTH], n_free_readings;
+	struct reading *readings;      /* [N_READINGS] */
+	uint8_t *slots;        /* [N_READINGS][SLOT_BYTES] NULL: none was needed yet */
+	int free_readings[N_READINGS], n_free_readings;
 	int dir_fd;
 	bool dir_dirty;        /* a file was made whose name may not be on disk yet */
 	struct file *files;    /* [n_files], segment s at s - 1 */
@@ -267,7 +270,7 @@ void segments_close(struct segments *s)
 	for (int32_t i = 0; i < s->n_files; i++)
 		if (s->files[i].f.fd >= 0)
 			io_close(&s->files[i].f);
-	for (int i = 0; s->readings && i < DEPTH; i++)
+	for (int i = 0; s->readings && i < N_READINGS; i++)
 		free(s->readings[i].own);
 	free(s->readings);
 	free(s->slots);
@@ -357,8 +360,8 @@ static int engine_start(struct segments *s, struct err *err)
 	for (int32_t i = 0; i < s->n_files; i++)
 		if (s->files[i].f.fd >= 0)
 			io_use_file(s->io, &s->files[i].f);
-	s->readings = xcalloc(DEPTH, sizeof *s->readings);
-	for (int i = DEPTH; i--; )
+	s->readings = xcalloc(N_READINGS, sizeof *s->readings);
+	for (int i = N_READINGS; i--; )
 		s->free_readings[s->n_free_readings++] = i;
 	return 0;
 }
@@ -419,7 +422,7 @@ static int give_buffer(struct segments *s, struct reading *g, size_t bytes, stru
 	static const char what[] = "a read of the store";
 
 	if (bytes > SMALL_READ && bytes <= SLOT_BYTES) {
-		if (!s->slots && !(s->slots = io_buffer_new((size_t)DEPTH * SLOT_BYTES, what, err)))
+		if (!s->slots && !(s->slots = io_buffer_new((size_t)N_READINGS * SLOT_BYTES, what, err)))
 			return -1;
 		g->buffer = s->slots + (size_t)(g - s->readings) * SLOT_BYTES;
 		return 0;
@@ -481,11 +484,20 @@ static int read_check(const struct segments *s, const struct reading *g, const s
 struct stream {
 	const struct segment_read *reads;
 	size_t n, next, done;     /* next: the first that was not begun */
+	size_t n_in_flight;
 	int64_t in_flight;        /* bytes */
-	struct reading *back[DEPTH]; /* came back, in this order, and were not looked at yet */
+	struct reading *back[N_READINGS]; /* came back, in this order, and were not looked at yet */
 	size_t first_back, n_back;
 	size_t *failed;
 };
+
+static bool may_begin(const struct stream *t)
+{
+	int64_t bytes = t->reads[t->next].bytes;
+
+	return t->n_in_flight < DEPTH && t->n_in_flight + t->n_back < (bytes > SMALL_READ ? N_READINGS : DEPTH) &&
+	       (!t->in_flight || t->in_flight + bytes <= READING_MOST);
+}
 
 /* As many as may be under way. */
 static int begin_reads(struct segments *s, struct stream *t, struct err *err)
@@ -494,7 +506,7 @@ static int begin_reads(struct segments *s, struct stream *t, struct err *err)
 	size_t n_batch = 0;
 	int rc = 0;
 
-	while (t->next < t->n && s->n_free_readings && (!t->in_flight || t->in_flight + t->reads[t->next].bytes <= READING_MOST)) {
+	while (t->next < t->n && may_begin(t)) {
 		struct reading *g;
 
 		assert(t->reads[t->next].bytes <= SEGMENT_READ_MOST);
@@ -504,6 +516,7 @@ static int begin_reads(struct segments *s, struct stream *t, struct err *err)
 			rc = -1;
 			break;
 		}
+		t->n_in_flight++;
 		t->in_flight += t->reads[t->next++].bytes;
 		batch[n_batch++] = &g->r;
 	}
@@ -516,14 +529,15 @@ static void note_back(struct stream *t, struct io_request *r)
 {
 	struct reading *g = r->tag;
 
+	t->n_in_flight--;
 	t->in_flight -= t->reads[g->number].bytes;
-	t->back[(t->first_back + t->n_back++) % DEPTH] = g;
+	t->back[(t->first_back + t->n_back++) % N_READINGS] = g;
 }
 
 /* What began before a failure ends before its buffers are used again. */
 static void cancel_reads(struct segments *s)
 {
-	for (int i = 0; i < DEPTH; i++)
+	for (int i = 0; i < N_READINGS; i++)
 		if (s->readings[i].r.status == IO_PENDING)
 			io_cancel(s->io, &s->readings[i].r);
 }
@@ -554,7 +568,7 @@ int segments_read_many(struct segments *s, const struct segment_read *reads, siz
 				note_back(&t, io_wait(s->io, -1));
 			continue;
 		}
-		g = t.back[t.first_back++ % DEPTH];
+		g = t.back[t.first_back++ % N_READINGS];
 		t.n_back--;
 		t.done++;
 		if (!rc && (read_check(s, g, &reads[g->number], err) || fn(ctx, g->number, g->buffer + g->skip, err))) {
