@@ -318,6 +318,44 @@ static void a_callers_no_ends_a_list_of_reads_and_the_next_list_works(void **sta
 	segments_close(s);
 }
 
+/* Of a disk that gives back at once all that is under way. */
+struct begun {
+	int n_looked_at, least; /* least: reads that had begun and were not looked at, the one in hand among them */
+};
+
+static int count_begun(void *ctx, size_t i, const uint8_t *bytes, struct err *err)
+{
+	struct begun *b = ctx;
+	int n = fake.n_begun - b->n_looked_at++;
+
+	(void)bytes;
+	(void)err;
+	if (i < 128 && n < b->least)
+		b->least = n;
+	return 0;
+}
+
+static void when_all_large_reads_come_back_at_once_the_next_ones_begin_before_the_first_is_looked_at(void **state)
+{
+	const struct io_options opt = {.backend = &fake_io_backend, .backend_state = &fake, .depth = 64};
+	struct begun begun = {.least = 256};
+	struct segment_read reads[256];
+	struct segments *s;
+	struct extent x;
+	size_t failed;
+	struct err err;
+
+	fake = (struct fake_io){0};
+	assert_int_equal(segments_open(&s, *state, &opt, &err), 0);
+	assert_int_equal(segments_reserve(s, EXTENT, &x, &err), 0);
+	for (int i = 0; i < 256; i++)
+		reads[i] = (struct segment_read){x, i % 8 * SEGMENT_READ_GOOD, SEGMENT_READ_GOOD};
+	assert_int_equal(segments_read_many(s, reads, 256, count_begun, &begun, &failed, &err), 0);
+	assert_int_equal(begun.n_looked_at, 256);
+	assert_int_equal(begun.least, 128);
+	segments_close(s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -329,6 +367,7 @@ int main(void)
 		CASE(an_ordinary_user_with_little_lockable_memory_reads_and_writes),
 		CASE(a_file_system_in_memory_works_and_a_full_one_says_so),
 		CASE(a_callers_no_ends_a_list_of_reads_and_the_next_list_works),
+		CASE(when_all_large_reads_come_back_at_once_the_next_ones_begin_before_the_first_is_looked_at),
 #undef CASE
 	};
 
