@@ -4,20 +4,21 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
+#include "engine/expert_reading.h"
 #include "engine/expert_sums.h"
 #include "offload/ahead.h"
 #include "offload/io.h"
 #include "offload/policy.h"
 
 enum {
-	GAP = 64 << 10,      /* bytes read in vain rather than begin another read */
-	FIX_ALIGN = 64,
 	PIECE = 4 << 20,     /* of a read; what is under way of a wrong guess is whole ones */
+	/* Under way at a time: no drive needs more, and what one hands back together is looked at while no more is under way. */
+	IN_FLIGHT = 16 << 20,
+	PIECES_MOST = 32,
 	NONE = -1,
 };
 
@@ -30,9 +31,10 @@ struct slot {
 	char *memory;
 	enum slot_state state;
 	int32_t layer, expert;
-	int n_requests, n_pending;
+	int n_pending;               /* of r.n requests */
 	struct io_request requests[EXPERT_PARTS];
-	size_t at[EXPERT_PARTS];     /* where in memory each part is */
+	struct expert_reading r;     /* while it is being read, and this */
+	struct expert_look *look;
 	struct err err;              /* of a read */
 	bool wanted;                 /* by the pass under way: it stays */
 	bool ahead;                  /* read ahead, and not wanted yet */
@@ -56,6 +58,8 @@ struct experts {
 	int32_t *slot_of;            /* [n_layers, n_experts] NONE: cold */
 	int32_t *spent;              /* [n_spent] slots, the last one used on top */
 	int32_t n_spent;
+	int32_t *reading;            /* [n_reading] slots that are being read into, the first one that began first */
+	int32_t n_reading;
 	struct policy *policy;
 	struct trace_entry *entries; /* [n_experts] */
 	struct expert_sums *sums;
@@ -75,74 +79,6 @@ static size_t index_of(const struct experts *x, int32_t layer, int32_t expert)
 	return (size_t)layer * (size_t)x->n_experts + (size_t)expert;
 }
 
-/* ---- where an expert's bytes go ----------------------------------------------------------------------------------- */
-
-/* Reads of one expert, and where its parts land. */
-struct reading {
-	int n;
-	struct {
-		size_t shard;
-		struct io_aligned range;
-		uint64_t least;      /* bytes without which the read has failed */
-		size_t at;           /* in the slot */
-	} runs[EXPERT_PARTS];
-	size_t part_at[EXPERT_PARTS]; /* as read */
-	size_t fixed_at[EXPERT_PARTS]; /* where it is aligned for its type; the same, mostly */
-	size_t bytes;                 /* of the slot */
-};
-
-static size_t round_up(size_t n, size_t align)
-{
-	return (n + align - 1) / align * align;
-}
-
-static int by_place(const void *a, const void *b)
-{
-	const struct expert_part *const *x = a, *const *y = b;
-
-	if ((*x)->shard != (*y)->shard)
-		return (*x)->shard < (*y)->shard ? -1 : 1;
-	return (*x)->offset < (*y)->offset ? -1 : (*x)->offset > (*y)->offset;
-}
-
-static void plan_reading(struct reading *r, const struct experts *x, const struct expert_place *place)
-{
-	const struct expert_part *sorted[EXPERT_PARTS];
-	size_t at = 0;
-
-	r->n = 0;
-	for (int i = 0; i < place->n_parts; i++)
-		sorted[i] = &place->parts[i];
-	qsort(sorted, (size_t)place->n_parts, sizeof *sorted, by_place);
-	for (int i = 0; i < place->n_parts;) {
-		const struct expert_part *first = sorted[i];
-		uint64_t end = first->offset + first->bytes;
-		uint32_t align = x->direct[first->shard].align;
-		int last = i;
-
-		while (last + 1 < place->n_parts && sorted[last + 1]->shard == first->shard && sorted[last + 1]->offset <= end + GAP) {
-			last++;
-			end = sorted[last]->offset + sorted[last]->bytes > end ? sorted[last]->offset + sorted[last]->bytes : end;
-		}
-		r->runs[r->n].shard = first->shard;
-		r->runs[r->n].range = io_align(first->offset, end - first->offset, align < 512 ? 512 : align);
-		r->runs[r->n].least = r->runs[r->n].range.skip + (end - first->offset);
-		r->runs[r->n].at = at;
-		for (; i <= last; i++)
-			r->part_at[sorted[i] - place->parts] = at + r->runs[r->n].range.skip + (sorted[i]->offset - first->offset);
-		at = round_up(at + r->runs[r->n].range.bytes, 4096);
-		r->n++;
-	}
-	for (int i = 0; i < place->n_parts; i++) {
-		r->fixed_at[i] = r->part_at[i];
-		if (r->part_at[i] % dtype_unit_bytes(place->parts[i].dtype)) {
-			r->fixed_at[i] = at;
-			at = round_up(at + place->parts[i].bytes, FIX_ALIGN);
-		}
-	}
-	r->bytes = round_up(at, 4096);
-}
-
 /* ---- opening ------------------------------------------------------------------------------------------------------ */
 
 static int open_files(struct experts *x, struct err *err)
@@ -150,11 +86,9 @@ static int open_files(struct experts *x, struct err *err)
 	x->direct = xcalloc(x->files->n_shards, sizeof *x->direct);
 	for (size_t i = 0; i < x->files->n_shards; i++)
 		x->direct[i].fd = x->direct[i].direct_fd = -1;
-	for (size_t i = 0; i < x->files->n_shards; i++) {
+	for (size_t i = 0; i < x->files->n_shards; i++)
 		if (io_open(&x->direct[i], x->files->shards[i].file.path, IO_OPEN_DIRECT, err))
 			return -1;
-		io_use_file(x->io, &x->direct[i]);
-	}
 	return 0;
 }
 
@@ -163,11 +97,11 @@ static int take_slots(struct experts *x, int64_t bytes, int32_t n_slots, struct 
 	int64_t n, least = n_slots ? n_slots : x->n_chosen + 1;
 
 	for (size_t i = 0; i < (size_t)x->n_layers * (size_t)x->n_experts; i++) {
-		struct reading r;
+		struct expert_reading r;
 
 		if (!x->places[i].n_parts)
 			continue;
-		plan_reading(&r, x, &x->places[i]);
+		expert_reading_plan(&r, &x->places[i], x->direct);
 		x->slot_bytes = r.bytes > x->slot_bytes ? r.bytes : x->slot_bytes;
 		x->stats.n_experts++;
 	}
@@ -189,10 +123,23 @@ static int take_slots(struct experts *x, int64_t bytes, int32_t n_slots, struct 
 	return 0;
 }
 
+static int start_io(struct experts *x, const struct experts_options *opt, struct err *err)
+{
+	size_t piece = x->slot_bytes < PIECE ? x->slot_bytes + 1 : PIECE;
+	int n = (int)(IN_FLIGHT / piece);
+	const struct io_options io = {.purpose = "experts", .piece_bytes = PIECE, .depth = n < PIECES_MOST ? n : PIECES_MOST,
+				      .backend = opt->backend, .backend_state = opt->backend_state};
+
+	if (io_new(&x->io, &io, err))
+		return -1;
+	for (size_t i = 0; i < x->files->n_shards; i++)
+		io_use_file(x->io, &x->direct[i]);
+	return 0;
+}
+
 int experts_open(struct experts **out, const struct checkpoint *files, struct expert_place *places, int32_t n_layers,
 		 int32_t n_experts, int32_t n_chosen, const struct experts_options *opt, struct err *err)
 {
-	const struct io_options io = {.purpose = "experts", .piece_bytes = PIECE, .backend = opt->backend, .backend_state = opt->backend_state};
 	struct experts *x = xcalloc(1, sizeof *x);
 	size_t n = (size_t)n_layers * (size_t)n_experts;
 
@@ -210,12 +157,13 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 		x->slot_of[i] = NONE;
 	x->policy = policy_new(n_layers, n_experts, n_chosen);
 	x->entries = xmalloc((size_t)n_experts, sizeof *x->entries);
-	if (io_new(&x->io, &io, err) || open_files(x, err) || take_slots(x, opt->bytes, opt->n_slots, err) ||
+	if (open_files(x, err) || take_slots(x, opt->bytes, opt->n_slots, err) || start_io(x, opt, err) ||
 	    expert_sums_open(&x->sums, files->dir, opt->sums_path, opt->fingerprint, n, err)) {
 		experts_close(x);
 		return -1;
 	}
 	x->spent = xmalloc((size_t)x->n_slots, sizeof *x->spent);
+	x->reading = xmalloc((size_t)x->n_slots, sizeof *x->reading);
 	ahead_init(&x->admission, n_chosen, x->slot_bytes ? (double)PIECE / (double)x->slot_bytes : 1);
 	*out = x;
 	return 0;
@@ -233,12 +181,15 @@ void experts_close(struct experts *x)
 	if (x->sums && expert_sums_close(x->sums, &err))
 		log_warn("checksums of experts are not kept: %s", err.text);
 	policy_free(x->policy);
+	for (int32_t i = 0; i < x->n_reading; i++)
+		expert_look_free(x->slots[x->reading[i]].look);
 	free(x->direct);
 	free(x->places);
 	free(x->slots);
 	free(x->memory);
 	free(x->slot_of);
 	free(x->spent);
+	free(x->reading);
 	free(x->entries);
 	free(x->ahead);
 	free(x->ahead_is_missing);
@@ -247,7 +198,7 @@ void experts_close(struct experts *x)
 
 /* ---- slots --------------------------------------------------------------------------------------------------------- */
 
-static void point(struct experts *x, const struct slot *s, const struct reading *r)
+static void point(struct experts *x, const struct slot *s, const struct expert_reading *r)
 {
 	const struct expert_place *place = &x->places[index_of(x, s->layer, s->expert)];
 
@@ -348,19 +299,19 @@ static void begin_reading(struct experts *x, struct slot *s, int32_t layer, int3
 {
 	const struct expert_place *place = &x->places[index_of(x, layer, expert)];
 	struct io_request *requests[EXPERT_PARTS];
-	struct reading r;
 
-	plan_reading(&r, x, place);
 	s->state = SLOT_READING;
 	s->layer = layer;
 	s->expert = expert;
-	s->n_requests = s->n_pending = r.n;
+	expert_reading_plan(&s->r, place, x->direct);
+	s->look = expert_look_new(place, &s->r, !expert_sums_known(x->sums, index_of(x, layer, expert)));
+	s->n_pending = s->r.n;
 	s->err.code = ERR_NONE;
 	s->cancelled = false;
-	for (int i = 0; i < r.n; i++) {
-		s->requests[i] = (struct io_request){.op = IO_READ, .class = class, .file = &x->direct[r.runs[i].shard],
-						     .offset = r.runs[i].range.offset, .bytes = r.runs[i].range.bytes,
-						     .at_least = r.runs[i].least, .buffer = s->memory + r.runs[i].at, .tag = s};
+	for (int i = 0; i < s->r.n; i++) {
+		s->requests[i] = (struct io_request){.op = IO_READ, .class = class, .file = &x->direct[s->r.runs[i].shard],
+						     .offset = s->r.runs[i].range.offset, .bytes = s->r.runs[i].range.bytes,
+						     .at_least = s->r.runs[i].least, .buffer = s->memory + s->r.runs[i].at, .tag = s};
 		requests[i] = &s->requests[i];
 	}
 	x->stats.reads++;
@@ -369,48 +320,67 @@ static void begin_reading(struct experts *x, struct slot *s, int32_t layer, int3
 	else
 		await(x, true);
 	x->slot_of[index_of(x, layer, expert)] = (int32_t)(s - x->slots);
-	io_submit(x->io, requests, (size_t)r.n);
+	x->reading[x->n_reading++] = (int32_t)(s - x->slots);
+	io_submit(x->io, requests, (size_t)s->r.n);
+}
+
+/* Nothing of it is under way any more. */
+static void end_reading(struct experts *x, struct slot *s)
+{
+	int32_t i = 0;
+
+	while (&x->slots[x->reading[i]] != s)
+		i++;
+	memmove(x->reading + i, x->reading + i + 1, (size_t)(--x->n_reading - i) * sizeof *x->reading);
+}
+
+/* At some more of what came. */
+static bool look_on(struct experts *x, struct slot *s)
+{
+	size_t arrived[EXPERT_PARTS];
+
+	for (int i = 0; i < s->r.n; i++)
+		arrived[i] = io_arrived(x->io, &s->requests[i]);
+	return expert_look_on(s->look, s->memory, arrived);
+}
+
+/* Of the first one of which there is something, those first that are waited for. */
+static bool look_on_any(struct experts *x)
+{
+	for (int32_t i = 0; i < 2 * x->n_reading; i++) {
+		struct slot *s = &x->slots[x->reading[i % x->n_reading]];
+
+		if (!s->cancelled && s->ahead == (i >= x->n_reading) && look_on(x, s))
+			return true;
+	}
+	return false;
 }
 
 /* All reads of a slot are done: is it what it should be? */
 static int look_at(struct experts *x, struct slot *s, struct err *err)
 {
 	const struct expert_place *place = &x->places[index_of(x, s->layer, s->expert)];
-	XXH3_state_t *hash = XXH3_createState();
-	struct reading r;
 	uint64_t sum;
-	int rc = 0;
+	int bad;
 
-	plan_reading(&r, x, place);
-	XXH3_64bits_reset(hash);
-	for (int i = 0; i < place->n_parts; i++) {
-		const struct expert_part *part = &place->parts[i];
-
-		if (r.fixed_at[i] != r.part_at[i])
-			memcpy(s->memory + r.fixed_at[i], s->memory + r.part_at[i], part->bytes);
-		XXH3_64bits_update(hash, s->memory + r.fixed_at[i], part->bytes);
-		if (io_check_unchanged(&x->direct[part->shard], err))
-			rc = -1;
-	}
-	sum = XXH3_64bits_digest(hash);
-	XXH3_freeState(hash);
-	if (rc)
-		return -1;
+	while (look_on(x, s))
+		;
+	for (int i = 0; i < place->n_parts; i++)
+		if (io_check_unchanged(&x->direct[place->parts[i].shard], err))
+			return -1;
+	sum = expert_look_sum(s->look);
 	if (!expert_sums_match(x->sums, index_of(x, s->layer, s->expert), sum))
 		return err_set(err, ERR_DAMAGED, "%s: the bytes read are not those that were %s (checksum %016" PRIx64 "); the disk or "
 			       "the file is damaged: `quire model verify`", x->direct[place->parts[0].shard].path,
 			       expert_sums_shipped(x->sums) ? "packed" : "read before", sum);
-	for (int i = 0; i < place->n_parts && !expert_sums_known(x->sums, index_of(x, s->layer, s->expert)); i++) {
-		const struct expert_part *part = &place->parts[i];
-
-		if (weight_any_not_finite(s->memory + r.fixed_at[i], part->bytes / dtype_unit_bytes(part->dtype), part->dtype))
-			return err_set(err, ERR_FORMAT, "%s: tensor %s holds a NaN or infinity; the file is damaged, fetch it again",
-				       x->direct[part->shard].path, part->tensor->name);
-	}
+	bad = expert_look_bad_part(s->look);
+	if (bad >= 0)
+		return err_set(err, ERR_FORMAT, "%s: tensor %s holds a NaN or infinity; the file is damaged, fetch it again",
+			       x->direct[place->parts[bad].shard].path, place->parts[bad].tensor->name);
 	expert_sums_note(x->sums, index_of(x, s->layer, s->expert), sum);
 	s->state = SLOT_WARM;
 	x->stats.resident++;
-	point(x, s, &r);
+	point(x, s, &s->r);
 	policy_arrived(x->policy, s->layer, s->expert);
 	policy_hold(x->policy, s->layer, s->expert, s->wanted);
 	return 0;
@@ -421,11 +391,13 @@ static void take_back(struct experts *x, struct io_request *r)
 {
 	struct slot *s = r->tag;
 	struct err err;
+	bool warm;
 
 	if (io_request_check(r, &err) && s->err.code == ERR_NONE)
 		s->err = err;
 	if (--s->n_pending)
 		return;
+	end_reading(x, s);
 	if (s->ahead) {
 		x->n_guessed--;
 	} else if (s->cancelled) {
@@ -435,7 +407,10 @@ static void take_back(struct experts *x, struct io_request *r)
 		no_longer_await(x);
 	}
 	/* Of what was given up all may have come. To look at it takes its time, which others are waiting for. */
-	if (s->err.code == ERR_NONE && (!s->cancelled || s->wanted) && !look_at(x, s, &s->err))
+	warm = s->err.code == ERR_NONE && (!s->cancelled || s->wanted) && !look_at(x, s, &s->err);
+	expert_look_free(s->look);
+	s->look = NULL;
+	if (warm)
 		return;
 	if (s->cancelled && s->wanted) /* since then */
 		begin_reading(x, s, s->layer, s->expert, IO_CLASS_EXPERT);
@@ -458,7 +433,7 @@ static void no_guess(struct experts *x, struct slot *s, bool wanted)
 	s->cancelled = true;
 	s->cancelled_at = clock_now_ns();
 	s->n_left = 0;
-	for (int k = 0; k < s->n_requests; k++) {
+	for (int k = 0; k < s->r.n; k++) {
 		io_cancel(x->io, &s->requests[k]);
 		s->n_left += s->requests[k].status == IO_PENDING ? s->requests[k].n_in_flight : 0;
 	}
@@ -512,9 +487,15 @@ static void poll(struct experts *x)
 	go_ahead(x);
 }
 
+/* Looking at what has come of others meanwhile. */
 static void wait_for_one(struct experts *x)
 {
-	take_back(x, io_wait(x->io, -1));
+	struct io_request *r;
+
+	while (!(r = io_poll(x->io)))
+		if (!look_on_any(x))
+			io_wait_piece(x->io);
+	take_back(x, r);
 	go_ahead(x);
 }
 
@@ -545,7 +526,7 @@ void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t 
 			if (s->ahead)
 				no_guess(x, s, true);
 			hold(x, s, true);
-			for (int k = 0; k < s->n_requests && s->state == SLOT_READING; k++)
+			for (int k = 0; k < s->r.n && s->state == SLOT_READING; k++)
 				io_raise(x->io, &s->requests[k], IO_CLASS_EXPERT);
 			continue;
 		}

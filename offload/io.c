@@ -560,6 +560,29 @@ struct io_request *io_wait(struct io *io, int timeout_ms)
 	return r;
 }
 
+void io_wait_piece(struct io *io)
+{
+	assert_owner(io);
+	assert(io->n_pending);
+	if (!io->done.first)
+		turn(io, -1);
+}
+
+size_t io_arrived(const struct io *io, const struct io_request *r)
+{
+	size_t n = r->issued;
+
+	assert_owner(io);
+	if (r->status == IO_OK)
+		return r->bytes;
+	if (r->status != IO_PENDING || r->op != IO_READ || r->failure || r->cancelled)
+		return 0;
+	for (int i = 0; r->n_in_flight && i < io->depth; i++)
+		if (io->slots[i].id && io->slots[i].r == r && io->slots[i].offset - r->offset < n)
+			n = (size_t)(io->slots[i].offset - r->offset);
+	return n;
+}
+
 int io_fd(struct io *io, struct err *err)
 {
 	int fd = io->backend->fd(io->state);

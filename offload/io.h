@@ -223,6 +223,10 @@ void io_submit(struct io *io, struct io_request *const *requests, size_t n);
 struct io_request *io_poll(struct io *io);
 /* The same, waiting for it up to timeout_ms (below 0: as long as it takes). NULL too when nothing is pending. */
 struct io_request *io_wait(struct io *io, int timeout_ms);
+/* Wait until a piece of anything has come back: io_poll may have something then, or io_arrived more. Something must be pending. */
+void io_wait_piece(struct io *io);
+/* Of a read, so many of its first bytes are in the buffer and stay as they are, also while it is pending. */
+size_t io_arrived(const struct io *io, const struct io_request *r);
 /* A descriptor that is readable when io_poll may have something, for a thread that sleeps in poll or epoll (not
  * EPOLLET) with other things: call io_poll until it gives NULL before sleeping. The engine's; only poll it. -1: the
  * process has none left. */

@@ -477,6 +477,55 @@ static void one_request_can_be_waited_for_among_many(void **state)
 	free(memory);
 }
 
+static void what_has_come_of_a_read_is_told_while_the_rest_comes(void **state)
+{
+	enum { PIECES = 30 };
+	struct fixture *x = fixture_of(state);
+	struct io_request r = {.op = IO_READ, .class = IO_CLASS_EXPERT, .file = &x->cached, .offset = 997,
+			       .bytes = PIECES * PIECE, .buffer = memory_of(PIECES * PIECE)};
+	size_t arrived = 0, before;
+	int n_steps = 0;
+
+	x->fake->hold = 1;
+	submit(x->io, &r);
+	while (!io_poll(x->io)) {
+		before = arrived;
+		arrived = io_arrived(x->io, &r);
+		assert_true(arrived >= before && arrived <= r.bytes && (arrived % PIECE == 0 || arrived == r.bytes));
+		assert_holds(x, &r, arrived);
+		n_steps += arrived > before;
+		io_wait_piece(x->io);
+	}
+	assert_ok(&r);
+	assert_int_equal(io_arrived(x->io, &r), r.bytes);
+	if (x->kind == FAKE)
+		assert_true(n_steps > 1);
+	free(r.buffer);
+}
+
+/* A piece that comes before those in front of it is no more of the beginning. */
+static void what_has_come_is_counted_from_the_front(void **state)
+{
+	struct fixture *x = fixture_of(state);
+	struct io_request r = {.op = IO_READ, .class = IO_CLASS_EXPERT, .file = &x->cached, .bytes = DEPTH * PIECE,
+			       .buffer = memory_of(DEPTH * PIECE)};
+
+	x->fake->fault = FAKE_ERROR;
+	x->fake->error = EINTR; /* so it begins once more */
+	x->fake->nth = 3;
+	x->fake->hold = 1;
+	submit(x->io, &r);
+	assert_int_equal(io_arrived(x->io, &r), 0);
+	io_wait_piece(x->io);
+	assert_int_equal(r.n_in_flight, 1);
+	assert_int_equal(io_arrived(x->io, &r), 2 * PIECE);
+	io_cancel(x->io, &r);
+	assert_int_equal(io_arrived(x->io, &r), 0);
+	assert_ptr_equal(io_wait(x->io, -1), &r);
+	assert_int_equal(io_arrived(x->io, &r), 0);
+	free(r.buffer);
+}
+
 static void a_waiter_in_poll_sees_every_completion(void **state)
 {
 	enum { N = 100 };
@@ -662,6 +711,9 @@ int main(void)
 		ON_EACH(a_cancelled_request_comes_back_once_and_is_left_alone_after),
 		ON_EACH(an_engine_may_go_while_requests_are_pending),
 		ON_EACH(one_request_can_be_waited_for_among_many),
+		ON_EACH(what_has_come_of_a_read_is_told_while_the_rest_comes),
+		{"fake: what_has_come_is_counted_from_the_front", what_has_come_is_counted_from_the_front, set_up, tear_down,
+		 &kinds[FAKE]},
 		ON_EACH(a_waiter_in_poll_sees_every_completion),
 		ON_EACH(a_waiter_in_poll_is_woken_for_what_was_left),
 		ON_EACH(waiting_ends_when_nothing_is_pending_or_the_time_is_over),

@@ -1,0 +1,153 @@
+#include "engine/expert_reading.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "config/mem.h"
+
+enum {
+	GAP = 64 << 10,      /* bytes read in vain rather than begin another read */
+	FIX_ALIGN = 64,
+	STEP_BYTES = 1 << 20, /* of a look: a tenth of a millisecond, in which others may come */
+	BLOCK_BYTES = 128 << 10, /* read twice, the second time out of a cache; whole units of every type */
+};
+
+static size_t round_up(size_t n, size_t align)
+{
+	return (n + align - 1) / align * align;
+}
+
+static int by_place(const void *a, const void *b)
+{
+	const struct expert_part *const *x = a, *const *y = b;
+
+	if ((*x)->shard != (*y)->shard)
+		return (*x)->shard < (*y)->shard ? -1 : 1;
+	return (*x)->offset < (*y)->offset ? -1 : (*x)->offset > (*y)->offset;
+}
+
+void expert_reading_plan(struct expert_reading *r, const struct expert_place *place, const struct io_file *shards)
+{
+	const struct expert_part *sorted[EXPERT_PARTS];
+	size_t at = 0;
+
+	r->n = 0;
+	for (int i = 0; i < place->n_parts; i++)
+		sorted[i] = &place->parts[i];
+	qsort(sorted, (size_t)place->n_parts, sizeof *sorted, by_place);
+	for (int i = 0; i < place->n_parts;) {
+		const struct expert_part *first = sorted[i];
+		uint64_t end = first->offset + first->bytes;
+		uint32_t align = shards[first->shard].align;
+		int last = i;
+
+		while (last + 1 < place->n_parts && sorted[last + 1]->shard == first->shard && sorted[last + 1]->offset <= end + GAP) {
+			last++;
+			end = sorted[last]->offset + sorted[last]->bytes > end ? sorted[last]->offset + sorted[last]->bytes : end;
+		}
+		r->runs[r->n].shard = first->shard;
+		r->runs[r->n].range = io_align(first->offset, end - first->offset, align < 512 ? 512 : align);
+		r->runs[r->n].least = r->runs[r->n].range.skip + (end - first->offset);
+		r->runs[r->n].at = at;
+		for (; i <= last; i++) {
+			r->run_of[sorted[i] - place->parts] = r->n;
+			r->part_at[sorted[i] - place->parts] = at + r->runs[r->n].range.skip + (sorted[i]->offset - first->offset);
+		}
+		at = round_up(at + r->runs[r->n].range.bytes, 4096);
+		r->n++;
+	}
+	for (int i = 0; i < place->n_parts; i++) {
+		r->fixed_at[i] = r->part_at[i];
+		if (r->part_at[i] % dtype_unit_bytes(place->parts[i].dtype)) {
+			r->fixed_at[i] = at;
+			at = round_up(at + place->parts[i].bytes, FIX_ALIGN);
+		}
+	}
+	r->bytes = round_up(at, 4096);
+}
+
+struct expert_look {
+	const struct expert_place *place;
+	const struct expert_reading *r;
+	XXH3_state_t *hash;
+	int part;            /* under way */
+	size_t done;         /* bytes of it */
+	bool first;
+	int bad_part;
+};
+
+struct expert_look *expert_look_new(const struct expert_place *place, const struct expert_reading *r, bool first)
+{
+	struct expert_look *l = xmalloc(1, sizeof *l);
+
+	*l = (struct expert_look){.place = place, .r = r, .hash = XXH3_createState(), .first = first, .bad_part = -1};
+	if (!l->hash)
+		abort();
+	XXH3_64bits_reset(l->hash);
+	return l;
+}
+
+void expert_look_free(struct expert_look *l)
+{
+	if (!l)
+		return;
+	XXH3_freeState(l->hash);
+	free(l);
+}
+
+/* Of the part under way, what has come and was not looked at. */
+static size_t at_hand(const struct expert_look *l, const size_t *arrived)
+{
+	int run = l->r->run_of[l->part];
+	size_t end = l->r->runs[run].at + arrived[run], from = l->r->part_at[l->part] + l->done;
+	size_t left = l->place->parts[l->part].bytes - l->done;
+
+	return end <= from ? 0 : end - from < left ? end - from : left;
+}
+
+static void look_at_block(struct expert_look *l, char *slot, size_t n)
+{
+	const struct expert_part *part = &l->place->parts[l->part];
+	char *bytes = slot + l->r->fixed_at[l->part] + l->done;
+
+	if (l->r->fixed_at[l->part] != l->r->part_at[l->part])
+		memcpy(bytes, slot + l->r->part_at[l->part] + l->done, n);
+	XXH3_64bits_update(l->hash, bytes, n);
+	if (l->first && l->bad_part < 0 && weight_any_not_finite(bytes, n / dtype_unit_bytes(part->dtype), part->dtype))
+		l->bad_part = l->part;
+	l->done += n;
+}
+
+bool expert_look_on(struct expert_look *l, char *slot, const size_t *arrived)
+{
+	size_t looked_at = 0;
+
+	while (l->part < l->place->n_parts && looked_at < STEP_BYTES) {
+		size_t left = l->place->parts[l->part].bytes - l->done, n = at_hand(l, arrived);
+
+		if (!left) {
+			l->part++;
+			l->done = 0;
+			continue;
+		}
+		n = n < BLOCK_BYTES ? n : BLOCK_BYTES;
+		if (n < left)
+			n -= n % BLOCK_BYTES; /* a block at a time, but for the last one */
+		if (!n)
+			break;
+		look_at_block(l, slot, n);
+		looked_at += n;
+	}
+	return looked_at > 0;
+}
+
+uint64_t expert_look_sum(const struct expert_look *l)
+{
+	return XXH3_64bits_digest(l->hash);
+}
+
+int expert_look_bad_part(const struct expert_look *l)
+{
+	return l->bad_part;
+}
