@@ -8,13 +8,13 @@
 
 /* Averages of an expert's scores: an average forgets a share of 1 - keep a token. The last score itself is the first. */
 enum { N_SCALES = 5, N_WEIGHTS = N_SCALES + 1 };
-static const float keep[N_SCALES] = {0, .6f, .85f, .96f, .995f};
+static const float keep[N_SCALES] = {0, .3f, .75f, .96f, .997f};
 
 /* Before anything is known: recent scores count, older ones less. The last one is the constant, set by how many are chosen. */
 static const float first_weights[N_SCALES] = {.3f, .6f, .4f, .2f, .1f};
 
 #define STEP   .3f /* of learning: of each weight by the root of its slopes so far */
-#define LATER  .5f /* what being chosen one token later counts */
+#define LATER .6f /* what being chosen one token later counts */
 #define WAIT   .6f /* what worth counts in a layer that is asked a whole token later */
 
 struct policy {

@@ -2,7 +2,7 @@
  * Which experts should be in the fast tier: what each is worth there, and which one goes (what is worth reading ahead
  * says offload/ahead.h).
  *
- * An expert is worth how often it will be chosen soon: the next token counts half, the one after it a quarter, and so on. That
+ * An expert is worth how often it will be chosen soon: the next token counts two fifths, each one after it .6 of the one before. That
  * is learned while it runs. Each time the router of a layer has scored its experts, their scores (how far above or below the
  * layer's mean, in deviations) go into averages over several time scales; the worth is a logistic function of those, and
  * its weights follow what is chosen, one small step at a time, alike for all layers. Scores of experts that were not chosen

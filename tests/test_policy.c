@@ -130,7 +130,7 @@ static void what_is_always_chosen_is_worth_most(void **state)
 	(void)state;
 	for (int i = 0; i < 16; i++)
 		step[i] = (struct trace_entry){(i + 5) % 16, (float)-i};
-	for (int token = 0; token < 50; token++)
+	for (int token = 0; token < 100; token++)
 		for (int l = 0; l < 2; l++)
 			policy_observe(p, l, step, 16);
 	assert_true(policy_worth(p, 0, 5) > .6f && policy_worth(p, 1, 6) > .6f);
