@@ -758,6 +758,7 @@ static json_t *experts_json(const struct experts_stats *s)
 	json_object_set_new(o, "ahead", integer(s->ahead));
 	json_object_set_new(o, "useful", integer(s->useful));
 	json_object_set_new(o, "wasted", integer(s->ahead - s->useful));
+	json_object_set_new(o, "behind", integer(s->behind));
 	json_object_set_new(o, "reads", integer(s->reads));
 	json_object_set_new(o, "read_bytes", integer(s->read_bytes));
 	json_object_set_new(o, "retried", integer(s->retried));

@@ -388,6 +388,8 @@ static void print_experts(const json_t *x)
 	if (get_integer(x, "ahead"))
 		printf(", %s ahead and %s of those in vain", print_count(a, get_integer(x, "ahead")),
 		       print_count(b, get_integer(x, "wasted")));
+	if (get_integer(x, "behind"))
+		printf(", %s in somebody's way", print_count(a, get_integer(x, "behind")));
 	putchar('\n');
 	if (!json_is_true(json_object_get(x, "sums_shipped")) && get_integer(x, "trusted_first"))
 		printf("         %s are trusted from their first read on: `quire model verify`\n",

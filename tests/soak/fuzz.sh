@@ -2,7 +2,7 @@
 # Every fuzzer for SECONDS_EACH, from the committed corpus and what earlier runs found.
 set -eu
 cd "$(dirname "$0")/../.."
-: "${ROOT:=build}" "${SECONDS_EACH:=300}"
+: "${ROOT:=build}" "${SECONDS_EACH:=200}"
 export SECONDS_EACH
 mkdir -p "$ROOT/soak"
 status=0
