@@ -16,7 +16,8 @@
 
 enum {
 	PIECE = 4 << 20,     /* of a read; what is under way of a wrong guess is whole ones */
-	/* Under way at a time: no drive needs more, and what one hands back together is looked at while no more is under way. */
+	/* Under way at a time. No drive needs more, and one that hands back together all it was asked for shall not bring several
+	 * experts at once, since it waits while they are looked at. */
 	IN_FLIGHT = 16 << 20,
 	PIECES_MOST = 32,
 	NONE = -1,
@@ -125,7 +126,7 @@ static int take_slots(struct experts *x, int64_t bytes, int32_t n_slots, struct 
 
 static int start_io(struct experts *x, const struct experts_options *opt, struct err *err)
 {
-	size_t piece = x->slot_bytes < PIECE ? x->slot_bytes + 1 : PIECE;
+	size_t piece = x->slot_bytes && x->slot_bytes < PIECE ? x->slot_bytes : PIECE;
 	int n = (int)(IN_FLIGHT / piece);
 	const struct io_options io = {.purpose = "experts", .piece_bytes = PIECE, .depth = n < PIECES_MOST ? n : PIECES_MOST,
 				      .backend = opt->backend, .backend_state = opt->backend_state};

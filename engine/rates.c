@@ -1,6 +1,7 @@
 #include "engine/rates.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "config/clock.h"
 #include "config/pages.h"
@@ -14,7 +15,8 @@ enum {
 	READ_BYTES = 256 << 20, /* beyond caches */
 	ROWS = 2048, PROMPT = 512,
 	TRIES = 5,
-	PIECE = 4 << 20, DEPTH = 16, N_READS = 128,
+	/* Of a disk: what engine/experts.c has under way, of reads as large as experts. */
+	DISK_READ = 32 << 20, N_UNDER_WAY = 2, N_READS = 16, DEPTH = 4,
 };
 
 /* Values from 1 to 2 of either sign in bf16, below 2 in E4M3, any code in int4. */
@@ -105,31 +107,31 @@ int rates_compute(struct engine *e, double *flops, struct err *err)
 	return 0;
 }
 
-/* N_READS reads of PIECE bytes at seeded places, DEPTH at a time. */
+/* N_READS reads at seeded places, N_UNDER_WAY at a time. */
 static int time_reads(struct io *io, const struct io_file *f, char *memory, double *bytes_per_s, struct err *err)
 {
-	struct io_request all[DEPTH] = {0}, *r;
-	uint64_t places = f->bytes / PIECE;
+	struct io_request all[N_UNDER_WAY] = {0}, *r;
+	uint64_t places = f->bytes / DISK_READ;
 	int64_t from = clock_now_ns();
 	int rc = 0;
 
 	for (int i = 0, done = 0; done < N_READS && !rc; ) {
-		if (i < DEPTH) {
+		if (i < N_UNDER_WAY) {
 			r = &all[i];
-			r->buffer = memory + (size_t)i * PIECE;
+			r->buffer = memory + (size_t)i * DISK_READ;
 		} else {
 			r = io_wait(io, -1);
 			rc = io_request_check(r, err);
 			done++;
 		}
 		if (i < N_READS && !rc) {
-			*r = (struct io_request){.op = IO_READ, .class = IO_CLASS_EXPERT, .file = f, .buffer = r->buffer,
-						 .bytes = PIECE, .offset = noise_word(clock_now_ns() & 0xffff, (uint64_t)i) % places * PIECE};
+			*r = (struct io_request){.op = IO_READ, .class = IO_CLASS_EXPERT, .file = f, .buffer = r->buffer, .bytes = DISK_READ,
+						 .offset = noise_word(clock_now_ns() & 0xffff, (uint64_t)i) % places * DISK_READ};
 			io_submit(io, &r, 1);
 		}
 		i++;
 	}
-	*bytes_per_s = (double)N_READS * PIECE / clock_seconds_since(from);
+	*bytes_per_s = (double)N_READS * DISK_READ / clock_seconds_since(from);
 	return rc;
 }
 
@@ -148,11 +150,13 @@ int rates_disk(const char *dir, double *bytes_per_s, struct err *err)
 	for (size_t i = 0; i < files->n_shards; i++)
 		if (!largest || files->shards[i].file.bytes > largest->file.bytes)
 			largest = &files->shards[i];
-	if (!largest || largest->file.bytes < (uint64_t)DEPTH * PIECE)
+	if (!largest || largest->file.bytes < (uint64_t)N_UNDER_WAY * DISK_READ) {
 		err_set(err, ERR_NOT_FOUND, "%s has no file large enough to measure a disk with", dir);
-	else if (!io_open(&f, largest->file.path, IO_OPEN_DIRECT, err) && !io_new(&io, &opt, err) &&
-		 (memory = io_buffer_new((size_t)DEPTH * PIECE, "a measurement", err)))
+	} else if (!io_open(&f, largest->file.path, IO_OPEN_DIRECT, err) && !io_new(&io, &opt, err) &&
+		 (memory = io_buffer_new((size_t)N_UNDER_WAY * DISK_READ, "a measurement", err))) {
+		memset(memory, 1, (size_t)N_UNDER_WAY * DISK_READ); /* its pages are there before anything is timed */
 		rc = time_reads(io, &f, memory, bytes_per_s, err);
+	}
 	io_free(io);
 	io_close(&f);
 	free(memory);
