@@ -97,14 +97,24 @@ scripts() {
 	finish
 }
 
+# Run one fuzzer; leaves NAME.log and NAME.counts beside it.
+one_fuzzer() {
+	local name start status
+	name=$(basename "$1") name=${name#fuzz_} start=$(now) status=0
+	mkdir -p "$ROOT/fuzz/$name"
+	"$1" -max_total_time="$SECONDS_EACH" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+		-artifact_prefix="$ROOT/fuzz/$name-" "$ROOT/fuzz/$name" "tests/fuzz/corpus/$name" >"$1.log" 2>&1 || status=$?
+	echo "$status $(since "$start")" >"$1.counts"
+}
+
 fuzzers() {
-	local name start log
+	local status took
+	for program; do rm -f "$program.counts"; done
+	[ $# = 0 ] || printf '%s\n' "$@" | xargs -P "$(nproc)" -n 1 tests/run.sh one_fuzzer
 	for program; do
-		name=$(basename "$program") name=${name#fuzz_} start=$(now) log="$program.log"
-		mkdir -p "$ROOT/fuzz/$name"
-		"$program" -max_total_time="$SECONDS_EACH" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-			-artifact_prefix="$ROOT/fuzz/$name-" "$ROOT/fuzz/$name" "tests/fuzz/corpus/$name" >"$log" 2>&1
-		judge $? "$log" "$program: $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") executions" "$(since "$start")"
+		read -r status took <"$program.counts"
+		judge "$status" "$program.log" \
+			"$program: $(sed -n 's/^stat::number_of_executed_units: *//p' "$program.log") executions" "$took"
 	done
 	finish
 }
