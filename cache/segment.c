@@ -484,7 +484,6 @@ static int read_check(const struct segments *s, const struct reading *g, const s
 struct stream {
 	const struct segment_read *reads;
 	size_t n, next, done;     /* next: the first that was not begun */
-	size_t n_in_flight;
 	int64_t in_flight;        /* bytes */
 	struct reading *back[N_READINGS]; /* came back, in this order, and were not looked at yet */
 	size_t first_back, n_back;
@@ -494,8 +493,9 @@ struct stream {
 static bool may_begin(const struct stream *t)
 {
 	int64_t bytes = t->reads[t->next].bytes;
+	size_t n = t->next - t->done; /* in flight or back */
 
-	return t->n_in_flight < DEPTH && t->n_in_flight + t->n_back < (bytes > SMALL_READ ? N_READINGS : DEPTH) &&
+	return n - t->n_back < DEPTH && n < (bytes > SMALL_READ ? N_READINGS : DEPTH) &&
 	       (!t->in_flight || t->in_flight + bytes <= READING_MOST);
 }
 
@@ -516,7 +516,6 @@ static int begin_reads(struct segments *s, struct stream *t, struct err *err)
 			rc = -1;
 			break;
 		}
-		t->n_in_flight++;
 		t->in_flight += t->reads[t->next++].bytes;
 		batch[n_batch++] = &g->r;
 	}
@@ -529,7 +528,6 @@ static void note_back(struct stream *t, struct io_request *r)
 {
 	struct reading *g = r->tag;
 
-	t->n_in_flight--;
 	t->in_flight -= t->reads[g->number].bytes;
 	t->back[(t->first_back + t->n_back++) % N_READINGS] = g;
 }

@@ -14,7 +14,7 @@ static const float keep[N_SCALES] = {0, .3f, .75f, .96f, .997f};
 static const float first_weights[N_SCALES] = {.3f, .6f, .4f, .2f, .1f};
 
 #define STEP   .3f /* of learning: of each weight by the root of its slopes so far */
-#define LATER .6f /* what being chosen one token later counts */
+#define LATER  .6f /* what being chosen one token later counts */
 #define WAIT   .6f /* what worth counts in a layer that is asked a whole token later */
 
 struct policy {

@@ -57,7 +57,7 @@ programs() {
 	for program; do rm -f "$program.counts"; done
 	[ $# = 0 ] || printf '%s\n' "$@" | xargs -P "$(nproc)" -n 1 tests/run.sh one_program
 	for program; do
-		read -r p f s took status <"$program.counts"
+		read -r p f s took status <"$program.counts" || p=0 f=1 s=0 took=0 status=unknown
 		count "$p" "$f" "$s"
 		if [ "$f" = 0 ]; then
 			echo "ok      $program: $p passed$([ "$s" = 0 ] || echo ", $s skipped"), $took s"
@@ -112,7 +112,7 @@ fuzzers() {
 	for program; do rm -f "$program.counts"; done
 	[ $# = 0 ] || printf '%s\n' "$@" | xargs -P "$(nproc)" -n 1 tests/run.sh one_fuzzer
 	for program; do
-		read -r status took <"$program.counts"
+		read -r status took <"$program.counts" || status=unknown took=0
 		judge "$status" "$program.log" \
 			"$program: $(sed -n 's/^stat::number_of_executed_units: *//p' "$program.log") executions" "$took"
 	done
