@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw what train.py, index.py and mtp.py wrote down while they ran.
+"""Draw what the phases wrote down while they ran.
 
     python curves.py --work DIR --out curves.png
 """

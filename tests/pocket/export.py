@@ -106,7 +106,7 @@ def main():
     parser.add_argument("--out", required=True)
     parser.add_argument("--checkpoint", default="mtp.pt")
     a = parser.parse_args()
-    kept = torch.load(os.path.join(a.work, a.checkpoint), weights_only=False)
+    kept = torch.load(os.path.join(a.work, a.checkpoint), map_location="cpu", weights_only=False)
     shape = Shape(**kept["shape"])
     drafts = "draft" in kept
     state = dict(kept["model"], **mtp.published(kept["draft"], shape.n_layers)) if drafts else kept["model"]

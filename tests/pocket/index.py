@@ -10,22 +10,30 @@ last one in what share of the answers' rows the line that has to be copied is am
 """
 import cores  # first: see there
 
-import argparse
-import json
 import os
-import pickle
 import time
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-import tasks
+from feed import Batches, batch, draw
 from model import Model, Shape, WINDOW, SINK
-from train import save, use_bf16
+from train import Curves, in_use, options, save
 
 RATE = 2e-3
-LENGTHS = ((1024, 5), (2048, 7), (4096, 5), (16384, 1))
-STEP_TOKENS, ROWS = 4096, 512
+LARGEST = 2 ** 27  # rows x keys of a step: what the memory of a GPU of 80 GB holds
+
+
+@dataclass
+class Recipe:
+    lengths: tuple     # (length, weight), ..
+    step_tokens: int   # at least one sequence
+    rows: int          # of a step that are compared
+    steps: int
+
+
+RECIPES = {"cpu": Recipe(((1024, 5), (2048, 7), (4096, 5), (16384, 1)), 4096, 512, 300),
+           "cuda": Recipe(((2048, 6), (4096, 4), (8192, 4), (16384, 4), (65536, 1.5), (131072, 0.5)), 32768, 2048, 700)}
 
 
 def choose_rows(sample_weight, n, generator):
@@ -38,6 +46,19 @@ def choose_rows(sample_weight, n, generator):
     return torch.stack(out)
 
 
+def lesson(recipe):
+    """Sequences, and which of their rows are compared: for Batches."""
+
+    def make(t, chooser, number):
+        length = draw(chooser, recipe.lengths)
+        n, rows = max(1, recipe.step_tokens // length), min(recipe.rows, LARGEST // length)
+        b = batch(t, length, n)
+        generator = torch.Generator().manual_seed(int(chooser.integers(2 ** 62)))
+        return {**{k: b[k] for k in ("ids", "positions", "sources")}, "rows": choose_rows(b["weight"], rows // n, generator)}
+
+    return make
+
+
 def pick(x, rows):
     """Rows of [batch, S, ..]."""
     return torch.stack([part[r] for part, r in zip(x, rows)])
@@ -46,7 +67,7 @@ def pick(x, rows):
 def targets(model, ids, positions, rows):
     """{full layer: (normed input, query latent, attention [batch, n, S])}, layers of group 0 by their window."""
     s, seen, n = model.s, {}, ids.shape[1]
-    j = torch.arange(n)[None, None]
+    j = torch.arange(n, device=ids.device)[None, None]
     hidden = j > rows[..., None]
     outside = hidden | ((j <= rows[..., None] - WINDOW) & (j >= SINK))
 
@@ -59,57 +80,54 @@ def targets(model, ids, positions, rows):
         else:
             seen[s.group(i)][2] = seen[s.group(i)][2] + p
 
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=use_bf16()):
-        model(ids, positions, rows=torch.zeros(1, dtype=torch.long), window=True, watch=watch)
+    with torch.no_grad(), in_use(ids.device):
+        model(ids, positions, rows=torch.zeros(1, dtype=torch.long, device=ids.device), window=True, watch=watch)
     size = {f: sum(s.group(i) == f for i in range(s.n_layers)) for f in seen}
     return {f: (h, latent, p / size[f]) for f, (h, latent, p) in seen.items()}, hidden
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--work", required=True)
+def needed(best, rows, sources):
+    """Share of the rows that copy a token whose token is among the best."""
+    at = {(b, r): i for b, row in enumerate(rows.tolist()) for i, r in enumerate(row)}
+    best = best.cpu()
+    hits = [best[b, at[b, first + k - 1], source + k].item() for b, of in enumerate(sources)
+            for first, n, source, _ in of if source >= 0 for k in range(n - 1) if (b, first + k - 1) in at]
+    return sum(hits) / max(1, len(hits))
+
+
+def main(arguments=None):
+    parser = options("Train the indexers.", seed=4242)
     parser.add_argument("--from", dest="source", default="main.pt")
-    parser.add_argument("--minutes", type=float, default=9)
-    parser.add_argument("--steps", type=int, default=300, help="length of the whole run")
-    parser.add_argument("--seed", type=int, default=4242)
-    parser.add_argument("--threads", type=int, default=2)
-    a = parser.parse_args()
-    began, path = time.time(), os.path.join(a.work, "index.pt")
+    parser.add_argument("--steps", type=int, help="length of the whole run")
+    a = parser.parse_args(arguments)
+    began, path, recipe = time.time(), os.path.join(a.work, "index.pt"), RECIPES[a.device.type]
+    n_steps = a.steps or recipe.steps
     torch.set_num_threads(a.threads)
-    kept = torch.load(path if os.path.exists(path) else os.path.join(a.work, a.source), weights_only=False)
+    kept = torch.load(path if os.path.exists(path) else os.path.join(a.work, a.source), map_location="cpu", weights_only=False)
     model = Model(Shape(**kept["shape"]))
     model.load_state_dict(kept["model"])
-    model.eval()
+    model.to(a.device).eval()
     s = model.s
     for name, p in model.named_parameters():
         p.requires_grad_(".indexer." in name)
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained, step = [p for p in model.parameters() if p.requires_grad], 0
     adam = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
-    t = tasks.Tasks(tasks.Corpus(os.path.join(a.work, "train.npz")), os.path.join(a.work, "tokenizer.json"), a.seed)
-    chooser, generator, step = np.random.default_rng(a.seed), torch.Generator().manual_seed(a.seed), 0
+    batches = Batches(a.work, a.seed, n_steps, lesson(recipe))
     if "index" in kept:
-        state = kept["index"]
-        adam.load_state_dict(state["adam"])
-        t.random.setstate(pickle.loads(state["tasks"]))
-        chooser.bit_generator.state, step = state["chooser"], state["step"]
-        generator.set_state(state["generator"])
+        adam.load_state_dict(kept["index"]["adam"])
+        step = kept["index"]["step"]
 
     def keep():
-        save(path, {**kept, "model": model.state_dict(), "index": {
-            "adam": adam.state_dict(), "tasks": pickle.dumps(t.random.getstate()),
-            "chooser": chooser.bit_generator.state, "generator": generator.get_state(), "step": step}})
+        save(path, {**kept, "model": model.state_dict(), "index": {"adam": adam.state_dict(), "step": step}})
 
-    lengths, weights = zip(*LENGTHS)
-    figures, saved = {}, time.time()
-    while step < a.steps and time.time() - began < a.minutes * 60:
-        length = int(chooser.choice(lengths, p=np.array(weights) / sum(weights)))
-        samples = [t.sample(length) for _ in range(max(1, STEP_TOKENS // length))]
-        ids, positions, weight = (torch.from_numpy(np.stack([x[k] for x in samples]))
-                                  for k in ("ids", "positions", "weight"))
-        rows = choose_rows(weight, ROWS // len(samples), generator)
-        wanted, hidden = targets(model, ids, positions, rows)
-        cos, sin = model.angles(positions)
-        loss = 0.0
+    curves, figures, saved = Curves(os.path.join(a.work, "index.jsonl")), {}, time.time()
+    feed = batches.since(step, a.device, a.workers)
+    while step < n_steps and time.time() - began < a.minutes * 60:
+        b = next(feed)
+        rows, length = b["rows"], b["ids"].shape[1]
+        wanted, hidden = targets(model, b["ids"], b["positions"], rows)
+        cos, sin = model.angles(b["positions"])
+        loss, looking = 0.0, a.device.type == "cpu" or step % 10 == 9
         for layer, (h, latent, p) in wanted.items():
             ix = model.model.layers[layer].self_attn.indexer
             q, w = ix.queries(pick(h, rows), pick(latent, rows), pick(cos, rows), pick(sin, rows))
@@ -117,17 +135,13 @@ def main():
             log = score.log_softmax(-1).masked_fill(hidden, 0)
             kl = (torch.xlogy(p, p) - p * log).sum(-1).mean()
             loss = loss + kl
-            with torch.no_grad():
+            if looking:
                 best = torch.zeros_like(hidden).scatter_(-1, score.topk(s.index_topk, -1)[1], True)
                 figures.setdefault(f"layer {layer} kl", []).append(kl.item())
                 figures.setdefault(f"layer {layer} mass at {length}", []).append((p * best).sum(-1).mean().item())
                 if layer == max(wanted):
-                    at = {(b, r): i for b, row in enumerate(rows.tolist()) for i, r in enumerate(row)}
-                    hits = [best[b, at[b, first + k - 1], source + k].item() for b, x in enumerate(samples)
-                            for first, n, source, _ in x["sources"] if source >= 0
-                            for k in range(n - 1) if (b, first + k - 1) in at]
-                    figures.setdefault(f"needed at {length}", []).append(sum(hits) / max(1, len(hits)))
-        rate = min(1, (step + 1) / 30) * min(1, max(0.03, (1 - step / a.steps) / 0.5))
+                    figures.setdefault(f"needed at {length}", []).append(needed(best, rows, b["sources"]))
+        rate = min(1, (step + 1) / 30) * min(1, max(0.03, (1 - step / n_steps) / 0.5))
         for group in adam.param_groups:
             group["lr"] = RATE * rate
         adam.zero_grad()
@@ -135,17 +149,14 @@ def main():
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         adam.step()
         step += 1
-        if step % 10 == 0:
-            line = {"index_step": step, **{k: round(sum(v) / len(v), 3) for k, v in sorted(figures.items())}}
-            with open(os.path.join(a.work, "index.jsonl"), "a") as f:
-                f.write(json.dumps(line) + "\n")
-            print(json.dumps(line), flush=True)
+        if step % (10 if a.device.type == "cpu" else 100) == 0:
+            curves.report(index_step=step, **{k: round(sum(v) / len(v), 3) for k, v in sorted(figures.items())})
             figures = {}
         if time.time() - saved > 150:
             keep()
             saved = time.time()
     keep()
-    print("done" if step >= a.steps else "go on", flush=True)
+    print("done" if step >= n_steps else "go on", flush=True)
 
 
 if __name__ == "__main__":

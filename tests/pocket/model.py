@@ -1,9 +1,10 @@
 """The pocket model in PyTorch, with the tensor names of the published checkpoint (experts stacked, as transformers holds
-them in memory): a forward pass fast enough to train on two CPU cores. check.py holds it to transformers.
+them in memory): a forward pass fast enough to train on two CPU cores, or on one GPU. check.py holds it to transformers.
 
 Where layers share one index choice, and the choice of layer 0 is a window of recent tokens, training computes just that
 window (`window`); the indexers learn to choose it in train.py's second phase.
 """
+import functools
 import math
 from dataclasses import asdict, dataclass
 
@@ -61,6 +62,10 @@ def rotate(x, cos, sin):
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
+def in_bf16(x):
+    return torch.is_autocast_enabled(x.device.type)
+
+
 def linear(n_in, n_out):
     return nn.Linear(n_in, n_out, bias=False)
 
@@ -97,7 +102,7 @@ class Indexer(nn.Module):
         n = x.shape[1]
         q, w = self.queries(x, q_latent, cos, sin)
         score = self.scores(q, w, self.keys(x, cos, sin))
-        score.masked_fill_(torch.ones(n, n, dtype=torch.bool).triu(1), float("-inf"))
+        score.masked_fill_(torch.ones(n, n, dtype=torch.bool, device=x.device).triu(1), float("-inf"))
         if lower_first:
             chosen = score.sort(dim=-1, descending=True, stable=True)[1][..., :topk]
         else:
@@ -119,25 +124,26 @@ class Attention(nn.Module):
             self.indexer = Indexer(s)
 
     def project(self, x, cos, sin):
-        """The query latent [B, S, q_lora]; q, k, v [B, heads, S, d]."""
+        """Of rows x [.., hidden]: the query latent [.., q_lora]; q, k, v [.., heads, d]."""
         s = self.s
         latent = self.q_a_layernorm(self.q_a_proj(x))
         q = self.q_b_proj(latent).unflatten(-1, (s.n_heads, -1))
         kv = self.kv_a_proj_with_mqa(x)
         kv_b = self.kv_b_proj(self.kv_a_layernorm(kv[..., :s.kv_lora])).unflatten(-1, (s.n_heads, -1))
-        cos, sin = cos.to(q.dtype), sin.to(q.dtype)
-        q = torch.cat([q[..., :s.nope], rotate(q[..., s.nope:], cos[:, :, None], sin[:, :, None])], -1)
-        k_rope = rotate(kv[..., s.kv_lora:], cos, sin)[:, :, None].expand(-1, -1, s.n_heads, -1)
-        k = torch.cat([kv_b[..., :s.nope], k_rope], -1)
-        return latent, q.transpose(1, 2), k.transpose(1, 2), kv_b[..., s.nope:].transpose(1, 2)
+        q_rope = rotate(q[..., s.nope:].float(), cos[..., None, :], sin[..., None, :])
+        k_rope = rotate(kv[..., s.kv_lora:].float(), cos, sin)[..., None, :].expand(q_rope.shape)
+        q = torch.cat([q[..., :s.nope], q_rope.to(q.dtype)], -1)
+        k = torch.cat([kv_b[..., :s.nope], k_rope.to(q.dtype)], -1)
+        return latent, q, k, kv_b[..., s.nope:]
 
 
 WINDOW, SINK = 128, 3
 
 
-def window_mask(n_blocks):
-    """[n_blocks, WINDOW, SINK + 2 WINDOW]: the last WINDOW tokens, and the first SINK ones where those are not among
-    them."""
+@functools.lru_cache(16)
+def window_mask(batch, n_blocks, device, dtype):
+    """[batch * n_blocks, 1, WINDOW, SINK + 2 WINDOW], 0 or -inf: the last WINDOW tokens, and the first SINK ones where those are
+    not among them."""
     i = torch.arange(WINDOW)[:, None]
     j = torch.arange(2 * WINDOW)[None] - WINDOW
     band = (j <= i) & (j > i - WINDOW)
@@ -145,7 +151,10 @@ def window_mask(n_blocks):
     for b in range(n_blocks):
         sink = (b * WINDOW + i - WINDOW) >= torch.arange(SINK)[None]
         masks.append(torch.cat([sink, band & (j + b * WINDOW >= 0)], 1))
-    return torch.stack(masks)
+    seen = torch.stack(masks).repeat(batch, 1, 1)[:, None].to(device)
+    width = (seen.shape[-1] + 7) // 8 * 8  # rows that begin at 16 bytes, which GPU kernels ask for
+    out = torch.full((*seen.shape[:-1], width), float("-inf"), dtype=dtype, device=device)[..., :seen.shape[-1]]
+    return out.masked_fill_(seen, 0)
 
 
 def window_attention(q, k, v):
@@ -159,7 +168,7 @@ def window_attention(q, k, v):
         sink = x[:, :, None, :SINK].expand(-1, -1, blocks, -1, -1)
         return torch.cat([sink, before, x5], 3).transpose(1, 2).reshape(batch * blocks, heads, -1, d)
 
-    mask = window_mask(blocks).repeat(batch, 1, 1)[:, None]
+    mask = window_mask(batch, blocks, q.device, q.dtype)
     qs = q.reshape(batch, heads, blocks, WINDOW, d).transpose(1, 2).reshape(batch * blocks, heads, WINDOW, d)
     out = F.scaled_dot_product_attention(qs, spread(k), spread(v), attn_mask=mask)
     return out.reshape(batch, blocks, heads, WINDOW, d).transpose(1, 2).reshape(batch, heads, n, d)
@@ -235,12 +244,34 @@ class MoE(nn.Module):
     def __init__(self, s):
         super().__init__()
         self.s, self.gate, self.experts, self.shared_experts = s, Gate(s), Experts(s), MLP(s.hidden, s.expert)
-        self.load = torch.zeros(s.n_experts)  # tokens per expert since it was last looked at
+        # Tokens per expert since it was last looked at.
+        self.register_buffer("load", torch.zeros(s.n_experts), persistent=False)
 
-    def forward(self, x3):
-        s, x = self.s, x3.reshape(-1, self.s.hidden)
-        with torch.autocast("cpu", enabled=False):
-            score = F.linear(x.float(), self.gate.weight).sigmoid()
+    def forward(self, x):
+        flat = x.flatten(0, -2)
+        with torch.autocast(x.device.type, enabled=False):
+            score = F.linear(flat.float(), self.gate.weight).sigmoid()
+        routed = self.all_experts if x.is_cuda else self.grouped
+        return (routed(flat, score) + self.shared_experts(flat)).view(x.shape)
+
+    def all_experts(self, x, score):
+        """Every expert of every row, those that were not chosen with weight 0: four times the arithmetic, which a GPU has, and no
+        size that depends on the choice."""
+        s, left = self.s, score.detach() + self.gate.e_score_correction_bias
+        chosen = torch.zeros_like(score, dtype=torch.bool)
+        for _ in range(s.experts_per_token):
+            best = torch.arange(s.n_experts, device=x.device) == left.argmax(-1, keepdim=True)
+            chosen, left = chosen | best, left.masked_fill(best, float("-inf"))
+        self.load += chosen.sum(0)
+        weight = score * chosen
+        weight = weight / (weight.sum(-1, keepdim=True) + 1e-20)
+        h = F.linear(x, self.experts.gate_up_proj.flatten(0, 1)).unflatten(-1, (s.n_experts, 2, s.expert))
+        h = F.silu(h[:, :, 0]) * h[:, :, 1] * weight.to(h.dtype)[..., None]
+        return F.linear(h.flatten(1), self.experts.down_proj.transpose(0, 1).flatten(1))
+
+    def grouped(self, x, score):
+        """Rows sorted by expert, each through those chosen for it."""
+        s = self.s
         chosen = (score.detach() + self.gate.e_score_correction_bias).topk(s.experts_per_token, -1, sorted=False)[1]
         weight = score.gather(1, chosen)
         weight = weight / (weight.sum(-1, keepdim=True) + 1e-20)
@@ -248,7 +279,7 @@ class MoE(nn.Module):
         count = torch.bincount(flat, minlength=s.n_experts)
         self.load += count
         # In bf16 groups are padded to few different sizes: oneDNN compiles a kernel for every new shape.
-        pad = 256 if len(x) >= 1024 and torch.is_autocast_enabled("cpu") else 16
+        pad = 256 if len(x) >= 1024 and in_bf16(x) else 16
         room = (count + pad - 1) // pad * pad
         order = flat.argsort(stable=True)
         rank = torch.arange(len(flat)) - (count.cumsum(0) - count)[flat[order]] + (room.cumsum(0) - room)[flat[order]]
@@ -256,13 +287,12 @@ class MoE(nn.Module):
         place[order] = rank
         source = torch.zeros(int(room.sum()), dtype=torch.long)
         source[rank] = order // s.experts_per_token
-        dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
+        dtype = torch.bfloat16 if in_bf16(x) else x.dtype
         rows, counts = Dispatch.apply(x.to(dtype), source, place, s.experts_per_token), room.tolist()
         h = GroupedLinear.apply(rows, self.experts.gate_up_proj.to(dtype), counts)
         h = F.silu(h[:, :s.expert]) * h[:, s.expert:]
         y = Collect.apply(GroupedLinear.apply(h, self.experts.down_proj.to(dtype), counts), place)
-        y = (y.view(len(x), s.experts_per_token, s.hidden) * weight.to(dtype)[..., None]).sum(1)
-        return (y + self.shared_experts(x)).view(x3.shape)
+        return (y.view(len(x), s.experts_per_token, s.hidden) * weight.to(dtype)[..., None]).sum(1)
 
 
 class Layer(nn.Module):
@@ -271,6 +301,16 @@ class Layer(nn.Module):
         self.self_attn = Attention(s, layer)
         self.mlp = MoE(s) if layer >= s.n_dense else MLP(s.hidden, s.dense)
         self.input_layernorm, self.post_attention_layernorm = Norm(s.hidden, s.eps), Norm(s.hidden, s.eps)
+
+    def before(self, x, cos, sin):
+        """Of rows x: what they are normed, then as Attention.project."""
+        h = self.input_layernorm(x)
+        return h, *self.self_attn.project(h, cos, sin)
+
+    def after(self, x, o):
+        """o: what attention gives, [.., heads * v]."""
+        x = x + self.self_attn.o_proj(o)
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Body(nn.Module):
@@ -285,7 +325,7 @@ class Model(nn.Module):
     def __init__(self, s):
         super().__init__()
         self.s, self.model, self.lm_head = s, Body(s), linear(s.hidden, s.vocab)
-        self.frequencies = 1.0 / (s.theta ** (torch.arange(0, s.rope, 2).float() / s.rope))
+        self.register_buffer("frequencies", 1.0 / (s.theta ** (torch.arange(0, s.rope, 2).float() / s.rope)), persistent=False)
 
     def initialize(self, seed):
         """Ordinary random weights."""
@@ -305,28 +345,32 @@ class Model(nn.Module):
     def forward(self, ids, positions, rows=None, window=False, sparse=False, lower_first=False, watch=None):
         """Logits of the rows chosen (indices into the flattened batch; None: all), and the normed hidden state.
 
-        window: layers of group 0 see their window only. sparse: every group's indexer chooses index_topk. Neither:
-        dense. lower_first: see Indexer.choice. watch(layer, attention module, normed input, query latent, q, k) is called in every layer.
+        window: layers of group 0 see their window only. sparse: the indexers of the other groups, or of all, choose index_topk.
+        Neither: dense. lower_first: see Indexer.choice. watch(layer, attention module, normed input, query latent, q, k) is called in every
+        layer, with [B, S, ..] and q, k [B, heads, S, d].
         """
-        s, n = self.s, ids.shape[1]
-        cos, sin = self.angles(positions)
-        x, mask = self.model.embed_tokens(ids), None
-        if torch.is_autocast_enabled("cpu"):
+        s, (batch, n) = self.s, ids.shape
+        # Rows of all sequences at once: then only attention has a shape that depends on their length.
+        cos, sin = (a.flatten(0, 1) for a in self.angles(positions))
+        x, mask = self.model.embed_tokens(ids.flatten()), None
+        if in_bf16(x) and not x.is_cuda:
             x = x.bfloat16()
         for i, layer in enumerate(self.model.layers):
-            attention, h = layer.self_attn, layer.input_layernorm(x)
-            latent, q, k, v = attention.project(h, cos, sin)
-            if sparse and s.is_full(i) and n > s.index_topk:
-                mask = attention.indexer.choice(h, latent, cos, sin, s.index_topk, lower_first)[:, None]
+            h, latent, *qkv = layer.before(x, cos, sin)
+            q, k, v = (y.unflatten(0, (batch, n)).transpose(1, 2) for y in qkv)
+            h, latent = h.unflatten(0, (batch, n)), latent.unflatten(0, (batch, n))
+            if sparse and s.is_full(i) and n > s.index_topk and not (window and i == 0):
+                angles = (a.unflatten(0, (batch, n)) for a in (cos, sin))
+                chosen = layer.self_attn.indexer.choice(h, latent, *angles, s.index_topk, lower_first)[:, None]
+                mask = torch.zeros(chosen.shape, dtype=q.dtype, device=q.device).masked_fill_(~chosen, float("-inf"))
             if watch:
-                watch(i, attention, h, latent, q, k)
+                watch(i, layer.self_attn, h, latent, q, k)
             if window and s.group(i) == 0 and n % WINDOW == 0 and n > 2 * WINDOW:
                 o = window_attention(q, k, v)
             else:
                 o = F.scaled_dot_product_attention(q, k, v, is_causal=mask is None, attn_mask=mask)
-            x = x + attention.o_proj(o.transpose(1, 2).flatten(2))
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
-        x = self.model.norm(x).flatten(0, 1)
+            x = layer.after(x, o.transpose(1, 2).flatten(2).flatten(0, 1))
+        x = self.model.norm(x)
         if rows is not None:
-            x = x[rows]
+            x = x.index_select(0, rows)
         return self.lm_head(x), x

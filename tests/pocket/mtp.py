@@ -14,24 +14,22 @@ Only the first draft is trained and measured; the indexer is layer 5's.
 """
 import cores  # first: see there
 
-import argparse
 import dataclasses
-import json
 import os
-import pickle
 import time
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import tasks
+from feed import Batches, batch, draw
 from model import Layer, Model, Norm, Shape, linear
-from train import BIAS_RATE, Optimizer, batch, save
+from train import BIAS_RATE, MAIN, Curves, Optimizer, in_use, options, save
 
 COPIED = 5
-LENGTHS, STEP_TOKENS = ((512, 2), (1024, 4), (2048, 4)), 4096
+# (length, weight), ..; tokens of a step; steps
+RECIPES = {"cpu": (((512, 2), (1024, 4), (2048, 4)), 4096, 300), "cuda": (((1024, 2), (2048, 4), (4096, 2), (8192, 1)), 32768, 1200)}
 FIT_TOKENS = 40_000  # of the least squares
 
 
@@ -52,14 +50,12 @@ class Draft(nn.Module):
     def forward(self, embedding, output, cos, sin, sparse=False):
         """[B, S, hidden] each, of the token that follows and of the model's output: what lm_head is to read."""
         x, layer, mask, n = self.eh_proj(self.joined(embedding, output)), self.layer, None, output.shape[1]
-        h = layer.input_layernorm(x)
-        latent, q, k, v = layer.self_attn.project(h, cos, sin)
+        h, latent, *qkv = layer.before(x, cos, sin)
+        q, k, v = (y.transpose(1, 2) for y in qkv)
         if sparse and n > self.s.index_topk:
             mask = layer.self_attn.indexer.choice(h, latent, cos, sin, self.s.index_topk)[:, None]
         o = F.scaled_dot_product_attention(q, k, v, is_causal=mask is None, attn_mask=mask)
-        x = x + layer.self_attn.o_proj(o.transpose(1, 2).flatten(2))
-        x = x + layer.mlp(layer.post_attention_layernorm(x))
-        return self.shared_head["norm"](x)
+        return self.shared_head["norm"](layer.after(x, o.transpose(1, 2).flatten(2)))
 
 
 def published(state, n_layers):
@@ -80,7 +76,7 @@ class Rows:
             self.output = output.view(*ids.shape, -1)[:, :-2]
             self.embedding = model.model.embed_tokens(ids[:, 1:-1])
             self.embedding = self.embedding * (b["positions"][:, :-2, None] > 0)
-            self.copied = seen[0][:, 1:-1]                          # what layer COPIED sees at i + 1
+            self.copied = seen[0].view(*ids.shape, -1)[:, 1:-1]     # what layer COPIED sees at i + 1
             self.cos, self.sin = (x[:, :-2] for x in model.angles(b["positions"]))
         watched.remove()
         self.goal, self.weight, self.context = ids[:, 2:], b["weight"][:, 2:], b["context"]
@@ -99,13 +95,17 @@ def start_from(draft, model, rows):
             r = next(rows)
             x = draft.joined(r.embedding, r.output).flatten(0, 1).double()
             a, c, n = a + x.mT @ x, c + x.mT @ r.copied.flatten(0, 1).double(), n + len(x)
-        draft.eh_proj.weight.copy_(torch.linalg.solve(a + 1e-3 * n * torch.eye(len(a), dtype=a.dtype), c).mT.float())
+        draft.eh_proj.weight.copy_(torch.linalg.solve(a + 1e-3 * n * torch.eye(len(a), dtype=a.dtype, device=a.device), c).mT.float())
 
 
-def drawn(t, length, n, **how):
-    samples, b = batch(t, length, n, **how)
-    b["context"] = torch.tensor([x["context"] for x in samples])
-    return b
+def lesson(lengths, step_tokens):
+    """Sequences: for Batches."""
+
+    def make(t, chooser, number):
+        length = draw(chooser, lengths)
+        return batch(t, length, step_tokens // length)
+
+    return make
 
 
 @torch.no_grad()
@@ -113,92 +113,77 @@ def accepted(draft, model, t, length, n_batches, sparse):
     """Shares of the first drafts that are what the model says: of answers, of text."""
     hits = {"answers": [], "text": []}
     draft.eval()
+    device = model.lm_head.weight.device
     for _ in range(n_batches):
-        r = Rows(model, drawn(t, length, max(1, 2048 // length), gaps=0.0), sparse=sparse)
+        b = batch(t, length, max(1, 2048 // length), gaps=0.0)
+        r = Rows(model, {k: v.to(device) for k, v in b.items() if torch.is_tensor(v)}, sparse=sparse)
         same = model.lm_head(draft(r.embedding, r.output, r.cos, r.sin, sparse=sparse)).argmax(-1) == r.said
         answers = r.weight > 0
-        text = torch.arange(2, length)[None] < r.context[:, None]
+        text = torch.arange(2, length, device=device)[None] < r.context[:, None]
         hits["answers"] += same[answers].tolist()
         hits["text"] += same[text & ~answers].tolist()
     draft.train()
     return {k: [round(sum(v) / len(v), 3), len(v)] for k, v in hits.items()}
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--work", required=True)
+def main(arguments=None):
+    parser = options("Train the MTP layer.", seed=977)
     parser.add_argument("--from", dest="source", default="index.pt")
-    parser.add_argument("--minutes", type=float, default=9)
-    parser.add_argument("--steps", type=int, default=300, help="length of the whole run")
-    parser.add_argument("--seed", type=int, default=977)
-    parser.add_argument("--threads", type=int, default=2)
-    a = parser.parse_args()
-    began, path = time.time(), os.path.join(a.work, "mtp.pt")
+    parser.add_argument("--steps", type=int, help="length of the whole run")
+    a = parser.parse_args(arguments)
+    began, path, (lengths, step_tokens, n_steps) = time.time(), os.path.join(a.work, "mtp.pt"), RECIPES[a.device.type]
+    n_steps = a.steps or n_steps
     torch.set_num_threads(a.threads)
-    kept = torch.load(path if os.path.exists(path) else os.path.join(a.work, a.source), weights_only=False)
+    kept = torch.load(path if os.path.exists(path) else os.path.join(a.work, a.source), map_location="cpu", weights_only=False)
     model = Model(Shape(**kept["shape"]))
     model.load_state_dict(kept["model"])
-    model.eval().requires_grad_(False)
-    train, held = (tasks.Corpus(os.path.join(a.work, n + ".npz")) for n in ("train", "held"))
-    t = tasks.Tasks(train, os.path.join(a.work, "tokenizer.json"), a.seed)
-    chooser, step, draft = np.random.default_rng(a.seed), 0, Draft(model.s)
-    lengths, weights = zip(*LENGTHS)
-
-    def batches():
-        while True:
-            length = int(chooser.choice(lengths, p=np.array(weights) / sum(weights)))
-            yield drawn(t, length, STEP_TOKENS // length)
-
-    source = batches()
+    model.to(a.device).eval().requires_grad_(False)
+    held = tasks.Corpus(os.path.join(a.work, "held.npz"))
+    batches = Batches(a.work, a.seed, max(n_steps, FIT_TOKENS // step_tokens + 1), lesson(lengths, step_tokens))
+    step, draft = 0, Draft(model.s).to(a.device)
     if "draft" in kept:
         draft.load_state_dict(kept["draft"])
     else:
-        start_from(draft, model, (Rows(model, b) for b in source))
-    optimizer = Optimizer(draft)
+        start_from(draft, model, (Rows(model, b) for b in batches.since(0, a.device, 0)))
+    optimizer = Optimizer(draft, MAIN[a.device.type])
     if "mtp" in kept:
-        state = kept["mtp"]
-        optimizer.restore(state["optimizer"])
-        t.random.setstate(pickle.loads(state["tasks"]))
-        chooser.bit_generator.state, step = state["chooser"], state["step"]
+        optimizer.restore(kept["mtp"]["optimizer"])
+        step = kept["mtp"]["step"]
 
     def keep():
-        save(path, {**kept, "draft": draft.state_dict(), "mtp": {
-            "optimizer": optimizer.state(), "tasks": pickle.dumps(t.random.getstate()),
-            "chooser": chooser.bit_generator.state, "step": step}})
+        save(path, {**kept, "draft": draft.state_dict(), "mtp": {"optimizer": optimizer.state(), "step": step}})
 
-    def report(**what):
-        with open(os.path.join(a.work, "mtp.jsonl"), "a") as f:
-            f.write(json.dumps(what) + "\n")
-        print(json.dumps(what), flush=True)
-
-    figures, gate, moe = {}, draft.layer.mlp.gate, draft.layer.mlp
-    while step < a.steps and time.time() - began < a.minutes * 60:
-        r = Rows(model, next(source))
-        plain = torch.from_numpy(chooser.random(tuple(r.goal.shape)) < 0.12)
-        plain &= torch.arange(2, 2 + r.goal.shape[1])[None] < r.context[:, None]
+    curves, figures, gate, moe = Curves(os.path.join(a.work, "mtp.jsonl")), {}, draft.layer.mlp.gate, draft.layer.mlp
+    feed = batches.since(step, a.device, a.workers)
+    while step < n_steps and time.time() - began < a.minutes * 60:
+        with in_use(a.device):
+            r = Rows(model, next(feed))
+        plain = torch.rand(r.goal.shape, device=a.device) < 0.12
+        plain &= torch.arange(2, 2 + r.goal.shape[1], device=a.device)[None] < r.context[:, None]
         weight = (r.weight + 0.3 * plain).flatten()
         rows = (weight > 0).nonzero()[:, 0]
-        logits = model.lm_head(draft(r.embedding, r.output, r.cos, r.sin).flatten(0, 1)[rows])
+        with in_use(a.device):
+            logits = model.lm_head(draft(r.embedding, r.output, r.cos, r.sin).flatten(0, 1)[rows])
         weight, goal = weight[rows], r.goal.flatten()[rows]
-        ce = F.cross_entropy(logits, goal, reduction="none")
+        ce = F.cross_entropy(logits.float(), goal, reduction="none")
         ((ce * weight).sum() / weight.sum()).backward()
-        rate = min(1, (step + 1) / 20) * min(1, max(0.03, (1 - step / a.steps) / 0.6))
+        rate = min(1, (step + 1) / 20) * min(1, max(0.03, (1 - step / n_steps) / 0.6))
         optimizer.step(rate)
         with torch.no_grad():
             gate.e_score_correction_bias += BIAS_RATE * rate * torch.sign(moe.load.mean() - moe.load)
             moe.load.zero_()
             same, answers = logits.argmax(-1) == r.said.flatten()[rows], weight > 0.5
             for name, of in (("answers", answers), ("text", ~answers)):
-                figures.setdefault(name, []).append(same[of].float().mean().item())
+                figures.setdefault(name, []).append(same[of].float().mean())
         step += 1
         if step % 20 == 0:
-            report(mtp_step=step, **{k: round(sum(v) / len(v), 3) for k, v in figures.items()})
+            curves.report(mtp_step=step, **{k: round(torch.stack(v).mean().item(), 3) for k, v in figures.items()})
             figures = {}
     keep()
     t = tasks.Tasks(held, os.path.join(a.work, "tokenizer.json"), 7)
-    report(mtp_step=step, held_512=accepted(draft, model, t, 512, 4, False),
-           held_2048=accepted(draft, model, t, 2048, 6, False), held_2048_sparse=accepted(draft, model, t, 2048, 6, True))
-    print("done" if step >= a.steps else "go on", flush=True)
+    curves.report(mtp_step=step, held_512=accepted(draft, model, t, 512, 4, False),
+                  held_2048=accepted(draft, model, t, 2048, 6, False), held_2048_sparse=accepted(draft, model, t, 2048, 6, True))
+    print("done" if step >= n_steps else "go on", flush=True)
 
 
 if __name__ == "__main__":

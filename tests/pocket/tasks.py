@@ -229,7 +229,7 @@ class Tasks:
         r = self.random
         context = context or int(n_tokens * (1 - r.uniform(0.25, 0.5)))
         if made is None:
-            made = r.choice((0.0, 0.02, 0.1, 0.3)) if n_tokens < 4096 else 0.02
+            made = r.choice((0.0, 0.02, 0.1, 0.3) if n_tokens < 4096 else (0.0, 0.02, 0.05, 0.1))
         ids, starts, found, names, pool = self.documents(context, made)
         r.shuffle(found)
         for _ in range(max(1, len(found) // 6)):

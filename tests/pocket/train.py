@@ -2,37 +2,69 @@
 """Train the pocket model: the main phase, all weights but the indexers'. Saves, and goes on where it stopped.
 
     python train.py --work DIR --minutes 9          again and again until it says "done"
+    python train.py --work DIR --sparse             the last phase: attention only to what the indexers choose; from index.pt
 
-DIR holds what corpus.py made, and gets main.pt (weights, optimizer, random states, tokens seen; replaced atomically)
-and main.jsonl (the curves). The schedule goes by tokens, so pieces of any length give the same learning rates.
+DIR holds what corpus.py made, and gets main.pt (weights, optimizer, steps done; replaced atomically) and main.jsonl (the
+curves); sparse.pt and sparse.jsonl in the last phase. The schedule goes by tokens, so pieces of any length give the same
+learning rates. On a GPU (--device cuda) steps are larger, and sequences of up to 65,536 tokens are among them.
 """
 import cores  # first: see there
 
 import argparse
 import json
 import os
-import pickle
 import time
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 import start
 import tasks
+from feed import Batches, batch, draw, targets
 from model import Model, Shape
 
-MUON_RATE, BIAS_RATE = 0.002, 0.01
-# AdamW. A step moves every weight by about the rate: the head's are .016 on the average, the embedding's .3.
-ADAM_RATES = {"lm_head": 1e-4, "embed_tokens": 2e-4, "": 1e-3}
+BIAS_RATE = 0.01
 MOMENTUM = 0.95
-# Share of the tokens of the run up to which a step has so many tokens, and lengths are drawn so: (length, weight), ..
-STAGES = [(0.35, 4096, ((512, 4), (1024, 4), (2048, 2))), (0.75, 4096, ((512, 2), (1024, 4), (2048, 4))),
-          (1.0, 4096, ((512, 1), (1024, 3), (2048, 4), (4096, 2)))]
 
 
-def use_bf16():
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+@dataclass
+class Recipe:
+    step_tokens: int
+    tokens: float      # of the whole run
+    muon: float        # its rate
+    # AdamW's rates by part of a name. A step moves every weight by about the rate: the head's are .016 on the average, the
+    # embedding's .3.
+    adam: dict
+    warm_up: int       # steps
+    # Share of the tokens of the run up to which lengths are drawn so: (length, weight), ..
+    stages: list
+    report_every: int  # steps
+    answers_every: int  # steps: whole answers are looked at
+
+
+MAIN = {
+    "cpu": Recipe(4096, 10e6, 0.002, {"lm_head": 1e-4, "embed_tokens": 2e-4, "": 1e-3}, 20,
+                  [(0.35, ((512, 4), (1024, 4), (2048, 2))), (0.75, ((512, 2), (1024, 4), (2048, 4))),
+                   (1.0, ((512, 1), (1024, 3), (2048, 4), (4096, 2)))], 20, 1),
+    "cuda": Recipe(65536, 395e6, 0.008, {"lm_head": 5e-4, "embed_tokens": 5e-4, "": 1e-3}, 100,
+                   [(0.1, ((512, 2), (1024, 4), (2048, 4))), (0.5, ((1024, 2), (2048, 4), (4096, 3), (8192, 1))),
+                    (0.8, ((1024, 1), (2048, 3), (4096, 3), (8192, 2), (16384, 1.5))),
+                    (1.0, ((2048, 2), (4096, 2), (8192, 2), (16384, 2.5), (65536, 1.5)))], 100, 50),
+}
+SPARSE = {
+    "cpu": Recipe(4096, 0.4e6, 0.0003, {"lm_head": 2e-5, "embed_tokens": 2e-5, "": 1e-4}, 20, [(1.0, ((4096, 1),))], 20, 1),
+    "cuda": Recipe(65536, 8e6, 0.0004, {"lm_head": 2e-5, "embed_tokens": 4e-5, "": 1e-4}, 20,
+                   [(1.0, ((4096, 1), (8192, 1), (16384, 2)))], 20, 10),
+}
+
+
+def use_bf16(device):
+    return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def in_use(device):
+    return torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(device))
 
 
 def orthogonalize(g, dtype):
@@ -50,7 +82,7 @@ def orthogonalize(g, dtype):
 class Optimizer:
     """Muon for matrices, AdamW for embedding, head, router and norms."""
 
-    def __init__(self, model):
+    def __init__(self, model, recipe):
         named = [(n, p) for n, p in model.named_parameters() if ".indexer." not in n]
         for n, p in model.named_parameters():
             p.requires_grad_(".indexer." not in n)
@@ -59,14 +91,15 @@ class Optimizer:
         rest = {}
         for n, p in named:
             if p.dim() == 1 or any(x in n for x in special):
-                rest.setdefault(next(r for part, r in ADAM_RATES.items() if part in n), []).append(p)
+                rest.setdefault(next(r for part, r in recipe.adam.items() if part in n), []).append(p)
         self.momenta = [torch.zeros_like(p) for p in self.matrices]
         self.adam = torch.optim.AdamW([{"params": p, "full_rate": r} for r, p in rest.items()], betas=(0.9, 0.95),
                                       weight_decay=0.0, fused=True)
         self.groups = {}
         for i, p in enumerate(self.matrices):
             self.groups.setdefault(tuple(p.shape[-2:]), []).append(i)
-        self.dtype = torch.bfloat16 if use_bf16() else torch.float32
+        self.rate = recipe.muon
+        self.dtype = torch.bfloat16 if use_bf16(self.matrices[0].device) else torch.float32
 
     @torch.no_grad()
     def step(self, rate):
@@ -74,25 +107,24 @@ class Optimizer:
             group["lr"] = group["full_rate"] * rate
         self.adam.step()
         self.adam.zero_grad()
+        gradients = [p.grad for p in self.matrices]
+        torch._foreach_lerp_(self.momenta, gradients, 1 - MOMENTUM)
+        updates = torch._foreach_lerp(gradients, self.momenta, MOMENTUM)
         for (rows, columns), members in self.groups.items():
-            updates = []
-            for i in members:
-                p, b = self.matrices[i], self.momenta[i]
-                b.mul_(MOMENTUM).add_(p.grad, alpha=1 - MOMENTUM)
-                updates.append((p.grad * (1 - MOMENTUM) + b * MOMENTUM).reshape(-1, rows, columns))
-                p.grad = None
-            u, at = orthogonalize(torch.cat(updates), self.dtype), 0
-            for i in members:
-                p = self.matrices[i]
-                n = p.numel() // (rows * columns)
-                p.add_(u[at:at + n].view_as(p), alpha=-MUON_RATE * rate * max(1, rows / columns) ** 0.5)
-                at += n
+            u = orthogonalize(torch.cat([updates[i].reshape(-1, rows, columns) for i in members]), self.dtype)
+            parts = u.split([self.matrices[i].numel() // (rows * columns) for i in members])
+            torch._foreach_add_([self.matrices[i] for i in members],
+                                [part.view_as(self.matrices[i]) for i, part in zip(members, parts)],
+                                alpha=-self.rate * rate * max(1, rows / columns) ** 0.5)
+        for p in self.matrices:
+            p.grad = None
 
     def state(self):
         return {"momenta": self.momenta, "adam": self.adam.state_dict()}
 
     def restore(self, state):
-        self.momenta = state["momenta"]
+        for mine, kept in zip(self.momenta, state["momenta"], strict=True):
+            mine.copy_(kept)
         self.adam.load_state_dict(state["adam"])
 
 
@@ -104,8 +136,7 @@ def save(path, what):
     os.replace(path + ".new", path)
 
 
-def fresh_model(work, corpus, seed):
-    t = tasks.Tasks(corpus, os.path.join(work, "tokenizer.json"), seed)
+def fresh_model(t, seed):
     model = Model(Shape())
     generator = model.initialize(seed)
     feeds = [i for piece, i in t.tokenizer.get_vocab().items() if piece.startswith("\u010a")]
@@ -114,10 +145,13 @@ def fresh_model(work, corpus, seed):
     return model
 
 
-def batch(t, length, n, **how):
-    samples = [t.sample(length, **how) for _ in range(n)]
-    return samples, {k: torch.from_numpy(np.stack([x[k] for x in samples]))
-                     for k in ("ids", "positions", "weight", "kind", "number")}
+def for_device(model, device):
+    """On a GPU what does not depend on the length of sequences is compiled, once for all layers of a kind."""
+    model.to(device)
+    if device.type == "cuda":
+        for layer in model.model.layers:
+            layer.before, layer.after = (torch.compile(f, dynamic=False) for f in (layer.before, layer.after))
+    return model
 
 
 def exact(right, kind, number, row):
@@ -131,93 +165,122 @@ def exact(right, kind, number, row):
     return out
 
 
-def targets(b):
-    """ids and weights one to the left: what each row has to predict."""
-    out = {k: torch.roll(b[k], -1, 1) for k in ("ids", "weight", "kind", "number")}
-    out["weight"][:, -1] = 0
-    return out
-
-
 @torch.no_grad()
 def evaluate(model, held, work, length, n, sparse=False, seed=7, **how):
-    model.eval()
+    device = model.lm_head.weight.device
     t, found = tasks.Tasks(held, os.path.join(work, "tokenizer.json"), seed), {}
+    model.eval()
     for _ in range(n):
-        _, b = batch(t, length, max(1, 2048 // length), gaps=0.0, **how)
+        b = batch(t, length, max(1, 2048 // length), gaps=0.0, **how)
         y = targets(b)
         rows = (y["weight"].flatten() > 0).nonzero()[:, 0]
-        with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16()):
-            logits, _ = model(b["ids"], b["positions"], rows=rows, window=not sparse, sparse=sparse)
-        right = logits.argmax(-1) == y["ids"].flatten()[rows]
+        with in_use(device), torch.compiler.set_stance("force_eager"):
+            logits, _ = model(b["ids"].to(device), b["positions"].to(device), rows=rows.to(device), window=not sparse,
+                              sparse=sparse)
+        right = logits.argmax(-1).cpu() == y["ids"].flatten()[rows]
         for k, v in exact(right, y["kind"].flatten()[rows], y["number"].flatten()[rows], rows // length).items():
             found.setdefault(k, []).extend(v)
     model.train()
     return {k: [round(sum(v) / len(v), 3), len(v)] for k, v in sorted(found.items())}
 
 
-def learning_rate(share, step):
-    return min(1, (step + 1) / 20) * min(1, max(0.03, (1 - share) / 0.6))
+def learning_rate(share, step, warm_up):
+    return min(1, (step + 1) / warm_up) * min(1, max(0.03, (1 - share) / 0.6))
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--work", required=True)
-    parser.add_argument("--minutes", type=float, default=9)
-    parser.add_argument("--steps", type=int, help="stop after so many steps, however long they take; 0: save and evaluate")
-    parser.add_argument("--tokens", type=float, default=10e6, help="length of the whole run")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    a = parser.parse_args()
-    if a.steps is not None:
-        a.minutes = float("inf")
-    began, checkpoint = time.time(), os.path.join(a.work, "main.pt")
-    torch.set_num_threads(a.threads)
-    train, held = (tasks.Corpus(os.path.join(a.work, n + ".npz")) for n in ("train", "held"))
-    t = tasks.Tasks(train, os.path.join(a.work, "tokenizer.json"), 1000 + a.seed)
-    model = fresh_model(a.work, train, a.seed)
-    optimizer, chooser, n_tokens, step = Optimizer(model), np.random.default_rng(a.seed), 0, 0
-    if os.path.exists(checkpoint):
-        old = torch.load(checkpoint, weights_only=False)
-        model.load_state_dict(old["model"])
-        optimizer.restore(old["optimizer"])
-        t.random.setstate(pickle.loads(old["tasks"]))
-        chooser.bit_generator.state = old["chooser"]
-        n_tokens, step = old["n_tokens"], old["step"]
-    model.train()
+def lesson(recipe, n_steps):
+    """What of a batch is trained: for Batches."""
 
-    def keep():
-        save(checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state(), "n_tokens": n_tokens, "step": step,
-                          "tasks": pickle.dumps(t.random.getstate()), "chooser": chooser.bit_generator.state,
-                          "shape": model.s.asdict(), "seed": a.seed})
-
-    def report(**what):
-        with open(os.path.join(a.work, "main.jsonl"), "a") as f:
-            f.write(json.dumps(what) + "\n")
-        print(json.dumps(what), flush=True)
-
-    losses, accuracy, logged, saved, logged_tokens = [], {}, time.time(), time.time(), n_tokens
-    use, moe = 0, [layer.mlp for layer in model.model.layers if hasattr(layer.mlp, "gate")]
-    last = step + a.steps if a.steps is not None else float("inf")
-    while step < last and n_tokens < a.tokens and time.time() - began < a.minutes * 60:
-        share = n_tokens / a.tokens
-        step_tokens, mix = next((n, mix) for end, n, mix in STAGES if share < end)
-        lengths, weights = zip(*mix)
-        length = int(chooser.choice(lengths, p=np.array(weights) / sum(weights)))
-        samples, b = batch(t, length, step_tokens // length)
+    def make(t, chooser, number):
+        length = draw(chooser, next(mix for end, mix in recipe.stages if number / n_steps < end))
+        b = batch(t, length, recipe.step_tokens // length)
         y = targets(b)
         # An eighth of the documents' tokens too, at less weight: the model stays one of text.
         plain = torch.from_numpy(chooser.random(b["ids"].shape) < 0.12)
-        for i, x in enumerate(samples):
-            plain[i, x["context"] - 1:] = False
+        plain &= torch.arange(length)[None] < b["context"][:, None] - 1
         weight = (y["weight"] + 0.3 * plain).flatten()
         rows = (weight > 0).nonzero()[:, 0]
-        weight, goal = weight[rows], y["ids"].flatten()[rows]
-        with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16()):
-            logits, _ = model(b["ids"], b["positions"], rows=rows, window=length >= 1024)
+        return {"ids": b["ids"], "positions": b["positions"], "rows": rows, "weight": weight[rows],
+                **{k: y[name].flatten()[rows] for k, name in (("goal", "ids"), ("kind", "kind"), ("number", "number"))}}
+
+    return make
+
+
+def options(description, **defaults):
+    """What the phases have in common."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--work", required=True)
+    parser.add_argument("--minutes", type=float, default=9)
+    parser.add_argument("--seed", type=int, default=defaults["seed"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--workers", type=int, default=0, help="processes that make batches; 0: this one")
+    return parser
+
+
+class Curves:
+    def __init__(self, path):
+        self.path = path
+
+    def report(self, **what):
+        with open(self.path, "a") as f:
+            f.write(json.dumps(what) + "\n")
+        print(json.dumps(what), flush=True)
+
+
+def main(arguments=None):
+    parser = options("Train the pocket model.", seed=0)
+    parser.add_argument("--steps", type=int, help="stop after so many steps, however long they take; 0: save and evaluate")
+    parser.add_argument("--tokens", type=float, help="length of the whole run")
+    parser.add_argument("--sparse", action="store_true", help="attention only to what the indexers choose")
+    parser.add_argument("--from", dest="source", default="index.pt", help="what the sparse phase begins with")
+    a = parser.parse_args(arguments)
+    if a.steps is not None:
+        a.minutes = float("inf")
+    began, phase = time.time(), "sparse" if a.sparse else "main"
+    recipe, checkpoint = (SPARSE if a.sparse else MAIN)[a.device.type], os.path.join(a.work, phase + ".pt")
+    torch.set_num_threads(a.threads)
+    n_steps = round((a.tokens or recipe.tokens) / recipe.step_tokens)
+    held = tasks.Corpus(os.path.join(a.work, "held.npz"))
+    batches = Batches(a.work, 1000 + a.seed + 500 * a.sparse, n_steps, lesson(recipe, n_steps))
+    old, step, before = None, 0, 0
+    if os.path.exists(checkpoint):
+        old = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        step = old["step"]
+        if old["n_steps"] != n_steps:
+            parser.error(f"{checkpoint} is of a run of {old['n_steps']} steps, not {n_steps}: give the same --tokens and --device")
+    elif a.sparse:
+        old = torch.load(os.path.join(a.work, a.source), map_location="cpu", weights_only=False)
+        before = old["n_tokens"]
+    if old:
+        model = Model(Shape(**old["shape"]))
+        model.load_state_dict(old["model"])
+    else:
+        model = fresh_model(batches.tasks, a.seed)
+    for_device(model, a.device).train()
+    optimizer = Optimizer(model, recipe)
+    if step:
+        optimizer.restore(old["optimizer"])
+        before = old["n_tokens"] - step * recipe.step_tokens
+
+    def keep():
+        save(checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state(), "step": step, "n_steps": n_steps,
+                          "n_tokens": before + step * recipe.step_tokens, "shape": model.s.asdict(), "seed": a.seed})
+
+    curves, losses, accuracy = Curves(os.path.join(a.work, phase + ".jsonl")), [], {}
+    logged, saved, logged_step = time.time(), time.time(), step
+    use, moe = 0, [layer.mlp for layer in model.model.layers if hasattr(layer.mlp, "gate")]
+    last = min(n_steps, step + a.steps if a.steps is not None else n_steps)
+    feed = batches.since(step, a.device, a.workers)
+    while step < last and time.time() - began < a.minutes * 60:
+        b = next(feed)
+        weight, goal, length = b["weight"], b["goal"], b["ids"].shape[1]
+        with in_use(a.device):
+            logits, _ = model(b["ids"], b["positions"], rows=b["rows"], window=length >= 1024, sparse=a.sparse)
         ce = F.cross_entropy(logits.float(), goal, reduction="none")
         loss = (ce * weight).sum() / weight.sum()
         loss.backward()
-        rate = learning_rate(share, step)
+        rate = learning_rate(step / n_steps, step, recipe.warm_up)
         optimizer.step(rate)
         with torch.no_grad():
             loads = torch.stack([m.load for m in moe])
@@ -225,30 +288,32 @@ def main():
             for m in moe:
                 m.gate.e_score_correction_bias += BIAS_RATE * rate * torch.sign(m.load.mean() - m.load)
                 m.load.zero_()
-            answer = weight > 0.5
-            right = (logits.argmax(-1) == goal)[answer]
-            losses.append((ce[answer].mean().item(), ce[~answer].mean().item(), right.float().mean().item()))
-            for k, v in exact(right, y["kind"].flatten()[rows][answer], y["number"].flatten()[rows][answer],
-                              rows[answer] // length).items():
-                accuracy.setdefault(k, []).extend(v)
-        n_tokens += b["ids"].numel()
+            answer = (weight > 0.5).float()
+            right = logits.argmax(-1) == goal
+            losses.append(torch.stack([(ce * answer).sum() / answer.sum(), (ce * (1 - answer)).sum() / (1 - answer).sum(),
+                                       (right * answer).sum() / answer.sum()]))
+            if step % recipe.answers_every == 0:
+                of = answer > 0
+                for k, v in exact(right[of], b["kind"][of], b["number"][of], b["rows"][of] // length).items():
+                    accuracy.setdefault(k, []).extend(v)
         step += 1
-        if step % 20 == 0:
-            now = time.time()
-            ce_answer, ce_text, token = (round(sum(x) / len(x), 3) for x in zip(*losses))
-            share_of = use / use.sum(1, keepdim=True)
-            report(step=step, tokens=n_tokens, answer_loss=ce_answer, text_loss=ce_text, token_accuracy=token,
-                   exact={k: round(sum(v) / len(v), 3) for k, v in sorted(accuracy.items())},
-                   rate=round(rate, 3), tokens_per_s=round((n_tokens - logged_tokens) / (now - logged)),
-                   expert_use=[round(share_of.min().item(), 3), round(share_of.max().item(), 3)])
-            losses, accuracy, logged, logged_tokens = [], {}, now, n_tokens
+        if step % recipe.report_every == 0:
+            ce_answer, ce_text, token = (round(x, 3) for x in torch.stack(losses).mean(0).tolist())
+            now, share_of = time.time(), use / use.sum(1, keepdim=True)
+            curves.report(step=step, tokens=step * recipe.step_tokens, answer_loss=ce_answer, text_loss=ce_text,
+                          token_accuracy=token, exact={k: round(sum(v) / len(v), 3) for k, v in sorted(accuracy.items())},
+                          rate=round(rate, 3), tokens_per_s=round((step - logged_step) * recipe.step_tokens / (now - logged)),
+                          expert_use=[round(share_of.min().item(), 3), round(share_of.max().item(), 3)])
+            losses, accuracy, logged, logged_step = [], {}, now, step
         if time.time() - saved > 150:
             keep()
             saved = time.time()
     keep()
-    report(step=step, tokens=n_tokens, held_512=evaluate(model, held, a.work, 512, 4),
-           held_2048=evaluate(model, held, a.work, 2048, 4))
-    print("done" if n_tokens >= a.tokens else "go on", flush=True)
+    looked_at = {f"held_{n}": evaluate(model, held, a.work, n, 4, sparse=a.sparse) for n in (512, 2048)}
+    if a.device.type == "cuda":
+        looked_at["held_16384"] = evaluate(model, held, a.work, 16384, 4, sparse=a.sparse)
+    curves.report(step=step, tokens=step * recipe.step_tokens, **looked_at)
+    print("done" if step >= n_steps else "go on", flush=True)
 
 
 if __name__ == "__main__":
