@@ -3,7 +3,7 @@
 # ", N skipped" when there is something to say; the exit status is 1 when something failed.
 #
 #   run.sh programs  PROGRAM...    cmocka programs, as many at a time as there are processors; cases are counted
-#   run.sh scripts   SCRIPT...     end-to-end scripts that have a "# e2e: purpose" line, one after another
+#   run.sh scripts   SCRIPT...     end-to-end scripts that have a "# e2e: purpose" line, as many at a time
 #   run.sh fuzzers   PROGRAM...    each for SECONDS_EACH on tests/fuzz/corpus/NAME; new finds go to build/fuzz
 #   run.sh soak      ANYTHING...   programs or scripts, JSON lines on stdout, all within 75 minutes
 #   run.sh everything TEST...      what `make test` is: all parts, and TESTs under TSan
@@ -85,14 +85,25 @@ judge() {
 	fi
 }
 
+# Run one script; leaves NAME.log and NAME.counts in build/e2e.
+one_script() {
+	local start status=0 to
+	to="$BUILD/e2e/$(basename "$1" .sh)" start=$(now)
+	timeout -k 10 600 "$1" >"$to.log" 2>&1 || status=$?
+	echo "$status $(since "$start")" >"$to.counts"
+}
+
 scripts() {
-	local start log
+	local status took to tests
 	mkdir -p "$BUILD/e2e"
-	for script; do
-		grep -q '^# e2e' "$script" || continue
-		start=$(now) log="$BUILD/e2e/$(basename "$script" .sh).log"
-		timeout -k 10 600 "$script" >"$log" 2>&1
-		judge $? "$log" "$script" "$(since "$start")"
+	rm -f "$BUILD"/e2e/*.counts
+	# valgrind.sh, by far the longest, would else be the last, with nothing beside it.
+	mapfile -t tests < <(grep -l '^# e2e' "$@" | sort -r)
+	[ ${#tests[@]} = 0 ] || printf '%s\n' "${tests[@]}" | xargs -P "$(nproc)" -n 1 tests/run.sh one_script
+	for script in "${tests[@]}"; do
+		to="$BUILD/e2e/$(basename "$script" .sh)"
+		read -r status took <"$to.counts" || status=unknown took=0
+		judge "$status" "$to.log" "$script" "$took"
 	done
 	finish
 }
