@@ -73,7 +73,9 @@ CFLAGS  += $(if $(WIDE),-DHAVE_WIDE)
 
 SUPPORT = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c)) $(WIDE)
 TESTS   = $(patsubst %.c,$(BUILD)/%,$(if $(ONLY),$(ONLY:%=tests/test_%.c),$(wildcard tests/test_*.c)))
-BENCHES = $(patsubst %.c,$(BUILD)/%,$(if $(BENCH),$(BENCH:%=tests/bench/%.c),$(wildcard tests/bench/*.c)))
+# A benchmark that is a script is run when it is named, and only then.
+SCRIPTED = $(wildcard $(BENCH:%=tests/bench/%.sh))
+BENCHES = $(patsubst %.c,$(BUILD)/%,$(if $(SCRIPTED),,$(if $(BENCH),$(BENCH:%=tests/bench/%.c),$(wildcard tests/bench/*.c))))
 SOAKS   = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/soak/*.c))
 FUZZERS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
@@ -154,8 +156,8 @@ soak: deps
 	@$(RUN) soak $(SOAKS) $(wildcard tests/soak/*.sh)
 
 bench: deps
-	@$(MAKE) -j$$(nproc) $(BENCHES) >&2
-	@for b in $(BENCHES); do $$b $(ARGS) || exit; done
+	@$(MAKE) -j$$(nproc) $(if $(SCRIPTED),all) $(BENCHES) >&2
+	@for b in $(BENCHES) $(SCRIPTED); do BUILD='$(BUILD)' $$b $(ARGS) || exit; done
 
 demo: deps
 	@$(MAKE) -j$$(nproc) all
