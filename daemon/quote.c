@@ -29,7 +29,7 @@ struct finder {
 	size_t bytes;
 	bool is_cut;
 	struct line *lines;
-	size_t n_lines;
+	size_t n_lines, n_said;  /* those that are not blank */
 	struct item *items;      /* [QUOTE_MOST] */
 	size_t n;
 	int64_t work;            /* that is left */
@@ -214,7 +214,7 @@ static size_t read_run(struct finder *f, size_t i, size_t limit)
 
 	while (n && is_blank(f, i + n - 1))
 		n--;
-	if (n && lines_content(f, i, n) < QUOTE_CONTENT)
+	if (n && lines_content(f, i, n) < (f->n_said == 1 ? QUOTE_SPAN_CONTENT : QUOTE_CONTENT))
 		n = 0;
 	if (!n && is_cut_line(f, i) && f->lines[i].end - f->lines[i].begin >= QUOTE_LONG && (found = next_beginning(f, 0, i)) >= 0)
 		n = 1;
@@ -534,6 +534,7 @@ static void split(struct finder *f)
 		}
 		f->lines[f->n_lines++] = (struct line){(size_t)(text - f->answer), (size_t)(text - f->answer) + n,
 						       lines_find(f->l, text, n)};
+		f->n_said += n > 0;
 		at = next;
 	}
 	/* The cut is in the last line only where that has no end. */
@@ -656,6 +657,7 @@ static void look_up(struct finder *f, struct item *it)
 	struct quote_place best = {0};
 	int64_t best_rank = -1;
 	int32_t number;
+	bool is_short = q->kind == QUOTE_SPAN ? bytes < QUOTE_LONG : it->n_lines == 1 && lines_content(f, it->own_line, 1) < QUOTE_CONTENT;
 
 	for (int32_t line = next_stand(f, it, -1); line >= 0 && !f->is_over; line = next_stand(f, it, line)) {
 		int32_t document = lines_document(f->l, line, &number);
@@ -678,7 +680,7 @@ static void look_up(struct finder *f, struct item *it)
 	name_first(q, &best);
 	if (best_rank < QUOTE_MOST)
 		claim(it, near[best_rank]);
-	else if (q->kind == QUOTE_SPAN && bytes < QUOTE_LONG && q->n_places > QUOTE_RARE)
+	else if (is_short && q->n_places > QUOTE_RARE)
 		it->says_nothing = true;
 }
 

@@ -6,7 +6,8 @@
  *
  *   lines   whole lines of the answer that are lines of the corpus, white space around them aside. Of several in a row
  *           the longest run that stands in a row somewhere is one quotation. It needs QUOTE_CONTENT letters or digits (a byte
- *           of any other alphabet is one), so that `}` is no evidence. In a fenced block (``` or ~~~) the lines that
+ *           of any other alphabet is one), so that `}` is no evidence; a line that is all of the answer, like `n = 12`, needs no
+ *           more than QUOTE_SPAN_CONTENT if it stands in QUOTE_RARE lines at most. In a fenced block (``` or ~~~) the lines that
  *           stand nowhere are quotations too, as many in a row as there are; elsewhere they are the answer's own words.
  *   span    what stands within one line between backticks, "double quotes" or their typographic form, outside of
  *           the above, with QUOTE_SPAN_CONTENT letters or digits. It stands where a line contains it, though

@@ -50,6 +50,7 @@ static const struct source house[] = {
 	{"doc/my notes.md", "int x\nint x\nint x\nint x\nint x\nint x\nint x\nint x\nint x\nint xyz;\n"},
 	{"tools/limit.h", "Pragmatic tools have no limit here.\n"},
 	{"\"odd\\033.txt\"", "an escape in its name\n"},
+	{"settings", "tgd = 53\nn = 4\n"},
 };
 
 /* One citation a line: status, what is quoted, where it stands, what the answer says. */
@@ -110,6 +111,8 @@ static void a_whole_line_is_found_whatever_blanks_surround_it(void **state)
 		{"int retry_limit(void);\n", "lines verified 0-22 src/limit.h:2-2"},
 		{"int retry_limit(void);\r\nthat is it\r\n", "lines verified 0-22 src/limit.h:2-2"},
 		{"\"caf\xc3\xa9 au lait\" is served there", "lines verified 0-31 doc/notes.md:5-5"},
+		/* Short, but all that is said. */
+		{"\n tgd = 53\n", "lines verified 2-10 settings:1-1"},
 	};
 
 	(void)state;
@@ -153,6 +156,10 @@ static void what_says_nothing_is_no_quotation(void **state)
 		{"It is an `int x` there.", ""},
 		{"It is an `n` or `int`.", ""},
 		{"It is an ``", ""},
+		/* The same as lines, also where they are all that is said; and a short line that is not. */
+		{"int x", ""},
+		{"n = 4", ""},
+		{"It is this:\ntgd = 53", ""},
 		{"`an open end, and \"another one", ""},
 		/* A path without a line, a time, an address. */
 		{"See `src/limit.c` or src/limit.h at 12:30 on https://example.c:80, x:1 or a.b:7.", ""},
