@@ -1,10 +1,10 @@
 /*
- * Which experts are worth keeping, and what prediction brings, in virtual time over made-up traces (offload/trace.h) and
- * those of files given as arguments.
+ * Which experts are worth keeping, and what prediction brings, in virtual time over made-up traces (offload/trace.h), what the
+ * trained model of tests/pocket chooses as it reads quire's docs ("pocket"), and the traces of files given as arguments.
  *
  *   policy.hit                a token's experts that are resident when its router asks, nothing moved for it
  *   policy.hit_over_lru, policy.hit_over_belady
- *                             over a list of the recently used, and over the choice that knows the future
+ *                             over a list of the recently used (null where that has none), and over the choice that knows the future
  *   policy.speed_over_demand  tokens per second with prediction (recall .74, as measured on GLM-5.2) over those without,
  *                             the least of five balances of transfer and compute; "balanced" where both take as long
  */
@@ -12,11 +12,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/file.h"
 #include "config/mem.h"
+#include "engine/engine.h"
+#include "engine/internal.h"
+#include "engine/tokenizer.h"
 #include "tests/support/measure.h"
 #include "tests/support/tier_sim.h"
 
-enum { LAYERS = 12, EXPERTS = 256, CHOSEN = 8, TOKENS = 600, WARM = 100 };
+enum { LAYERS = 12, EXPERTS = 256, CHOSEN = 8, TOKENS = 600, READ_TOKENS = 3000 };
+
+static const char pocket[] = "tests/pocket/model/bf16", *const texts[] = {"docs/store.md", "docs/ingest.md"};
 
 static const double shares[] = {.05, .10, .25, .50};
 static const double balances[] = {.25, .5, 1, 2, 4};
@@ -73,14 +79,93 @@ static void bench_trace(const struct trace *t, const char *name)
 	}
 }
 
+/* What the pocket model's routers choose. */
+
+struct recording {
+	struct trace *trace;
+	const struct model_config *config;
+};
+
+static int record(void *ctx, int32_t layer, int64_t position, const float *scores, const int32_t *chosen, struct err *err)
+{
+	struct recording *r = ctx;
+	int32_t step = 0;
+
+	(void)err;
+	for (int32_t i = 0; i < layer; i++)
+		step += !r->config->layer_is_dense[i];
+	trace_put(r->trace, position, step, scores, chosen);
+	return 0;
+}
+
+/* READ_TOKENS of the texts. */
+static void read_texts(struct ids *ids)
+{
+	struct tokenizer *t;
+	struct err err;
+	char *path = xasprintf("%s/tokenizer.json", pocket);
+
+	if (tokenizer_open(&t, path, &err))
+		measure_fail(&err);
+	for (size_t i = 0; i < COUNT(texts); i++) {
+		char *text;
+		size_t bytes;
+
+		if (file_read(&text, &bytes, texts[i], 1 << 20, &err) || tokenizer_encode(t, ids, text, bytes, 0, &err))
+			measure_fail(&err);
+		free(text);
+	}
+	if (ids->n < READ_TOKENS) {
+		fprintf(stderr, "%zu tokens of text are too few for a trace of %d\n", ids->n, READ_TOKENS);
+		exit(1);
+	}
+	ids->n = READ_TOKENS;
+	tokenizer_close(t);
+	free(path);
+}
+
+static struct trace *record_pocket(void)
+{
+	struct recording r = {0};
+	struct session_tap tap = {.ctx = &r, .router = record};
+	struct session_options so = {0};
+	struct ids ids = {0};
+	struct engine *e;
+	struct model *m;
+	struct session *s;
+	struct err err;
+	int32_t layers = 0;
+
+	read_texts(&ids);
+	if (engine_open(&e, &(struct engine_options){0}, &err) || model_open(&m, pocket, &(struct model_options){0}, &err) ||
+	    session_new(&s, e, m, &so, &err))
+		measure_fail(&err);
+	r.config = &m->config;
+	for (int32_t i = 0; i < m->config.n_layers; i++)
+		layers += !m->config.layer_is_dense[i];
+	r.trace = trace_new(layers, m->config.n_experts, m->config.experts_per_token, m->config.n_experts);
+	if (session_append(s, ids.id, ids.n, NULL, &tap, &err))
+		measure_fail(&err);
+	session_free(s);
+	model_close(m);
+	engine_close(e);
+	ids_free(&ids);
+	return r.trace;
+}
+
 int main(int argc, char **argv)
 {
+	struct trace *recorded;
+
 	for (int i = 0; i < N_TRACE_PRESETS; i++) {
 		struct trace *t = trace_make(&trace_presets[i], LAYERS, EXPERTS, CHOSEN, TOKENS, 1);
 
 		bench_trace(t, trace_presets[i].name);
 		trace_free(t);
 	}
+	recorded = record_pocket();
+	bench_trace(recorded, "pocket");
+	trace_free(recorded);
 	for (int i = 1; i < argc; i++) {
 		const char *slash = strrchr(argv[i], '/');
 		struct trace *t;
