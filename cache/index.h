@@ -148,8 +148,8 @@ int index_get_routing(struct index *x, int64_t run, int32_t n_layers, int32_t n_
 /* What cache/routing.h says, added to chosen and *n_tokens. */
 int index_add_routing(struct index *x, const char *corpus, int64_t id, int32_t n_layers, int32_t n_experts, int64_t *chosen,
 		      int64_t *n_tokens, struct err *err);
-/* 1, and its name; 0: none. Rows that are wrong are passed over. */
-int index_last_used(struct index *x, const uint8_t identity[32], char corpus[128], struct err *err);
+/* 1, its name and current snapshot; 0: none. Rows that are wrong are passed over. */
+int index_last_used(struct index *x, const uint8_t identity[32], char corpus[128], int64_t *id, struct err *err);
 
 /* id 0: the current one. */
 int index_load_snapshot(struct index *x, const char *corpus, int64_t id, struct cache_snapshot **out, struct err *err);

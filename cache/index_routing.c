@@ -89,13 +89,14 @@ int index_add_routing(struct index *x, const char *corpus, int64_t id, int32_t n
 	return rc < 0 ? -1 : 0;
 }
 
-int index_last_used(struct index *x, const uint8_t identity[32], char corpus[128], struct err *err)
+int index_last_used(struct index *x, const uint8_t identity[32], char corpus[128], int64_t *id, struct err *err)
 {
 	int rc = sql_ask(x, LAST_USED, err, "b", identity, (size_t)32);
 
 	if (rc <= 0)
 		return rc;
 	snprintf(corpus, 128, "%s", (const char *)sqlite3_column_text(x->statements[LAST_USED], 0));
+	*id = sql_integer(x, LAST_USED, 1);
 	sql_done(x, LAST_USED);
 	return 1;
 }

@@ -14,7 +14,7 @@ int cache_routing(struct cache *c, const char *corpus, int64_t id, int32_t n_lay
 	return 0;
 }
 
-int cache_last_used(struct cache *c, const uint8_t identity[32], char corpus[128], struct err *err)
+int cache_last_used(struct cache *c, const uint8_t identity[32], char corpus[128], int64_t *id, struct err *err)
 {
-	return index_last_used(c->index, identity, corpus, err);
+	return index_last_used(c->index, identity, corpus, id, err);
 }

@@ -15,7 +15,7 @@
 int cache_routing(struct cache *c, const char *corpus, int64_t id, int32_t n_layers, int32_t n_experts, int64_t *chosen,
 		  int64_t *n_tokens, struct err *err);
 
-/* The corpus of this identity that was used last (asked, or ingested): 1, and its name; 0: there is none. */
-int cache_last_used(struct cache *c, const uint8_t identity[32], char corpus[128], struct err *err);
+/* The corpus of this identity that was used last (asked, or ingested): 1, its name and current snapshot; 0: there is none. */
+int cache_last_used(struct cache *c, const uint8_t identity[32], char corpus[128], int64_t *id, struct err *err);
 
 #endif

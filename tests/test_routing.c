@@ -441,7 +441,7 @@ static void counts_of_another_shape_are_refused_with_both(void **state)
 	const struct place *p = *state;
 	struct cache *c = tiny_store(p->store);
 	struct ingest_options opt = tiny_options(p, NULL);
-	int64_t *chosen = xcalloc((size_t)m->n_layers * (size_t)m->n_experts, sizeof *chosen), n_tokens;
+	int64_t *chosen = xcalloc((size_t)m->n_layers * (size_t)m->n_experts, sizeof *chosen), n_tokens, id;
 	char corpus[128], want[160];
 	uint8_t identity[MODEL_ID_BYTES];
 	struct err err;
@@ -457,15 +457,15 @@ static void counts_of_another_shape_are_refused_with_both(void **state)
 	assert_int_equal(err.code, ERR_NOT_FOUND);
 
 	engine_identity(tiny.engine, tiny.model, LATENTS_BF16, identity);
-	assert_int_equal(cache_last_used(c, identity, corpus, &err), 1);
+	assert_int_equal(cache_last_used(c, identity, corpus, &id, &err), 1);
 	assert_string_equal(corpus, "code");
 	opt.corpus = "later";
 	cache_free_snapshot(tiny_ingest(c, &opt));
 	assert_int_equal(cache_touch(c, "code", INT32_MAX, &err), 0);
-	assert_int_equal(cache_last_used(c, identity, corpus, &err), 1);
+	assert_int_equal(cache_last_used(c, identity, corpus, &id, &err), 1);
 	assert_string_equal(corpus, "code");
 	identity[0] ^= 1; /* another model's corpora are not meant */
-	assert_int_equal(cache_last_used(c, identity, corpus, &err), 0);
+	assert_int_equal(cache_last_used(c, identity, corpus, &id, &err), 0);
 	free(chosen);
 	cache_close(c);
 }
