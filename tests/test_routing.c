@@ -1,5 +1,5 @@
 /* Which experts the tokens of a corpus chose: counted by its ingest as by hand, however that goes, kept with the store's runs, and
- * where it is lost or damaged nothing else is. (What becomes of the counts: test_experts.c, test_daemon.c.) */
+ * where it is lost or damaged nothing else is. (What becomes of the counts: test_warming.c, test_daemon.c.) */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,6 +15,8 @@
 #include "cache/routing.h"
 #include "config/log.h"
 #include "config/mem.h"
+#include "engine/experts.h"
+#include "engine/recall.h"
 #include "engine/sweep.h"
 #include "ingest/batch.h"
 #include "offload/trace.h"
@@ -351,6 +353,59 @@ static void a_forgotten_snapshot_takes_along_what_it_alone_had(void **state)
 	cache_close(c);
 }
 
+/* ---- what it is for ------------------------------------------------------------------------------------------------- */
+
+/* Experts begin to come while a corpus's index keys are loaded, and the answer has the bits that it has with all of them there. */
+static void a_corpus_that_is_loaded_brings_its_experts_along(void **state)
+{
+	static const int32_t question[] = {5, 6, 7};
+	const struct place *p = *state;
+	const struct session_options opt = {.latents = LATENTS_BF16};
+	struct experts_options room = {.bytes = 1 << 19, .no_prediction = true};
+	const struct model_options with_slots = {.experts = &room};
+	const struct ingest_options ingest = tiny_options(p, NULL);
+	size_t vocab = (size_t)tiny.model->config.vocab;
+	float *want = xmalloc(vocab, sizeof *want), *got = xmalloc(vocab, sizeof *got);
+	struct cache *c = tiny_store(p->store);
+	struct cache_snapshot *s;
+
+	place_lines(p, "a.c", "alpha", 20);
+	s = tiny_ingest(c, &ingest);
+	for (int way = 0; way < 3; way++) { /* all there; slots without counts; with them */
+		struct experts_stats stats = {0};
+		struct counts k = counts_of(c, "code");
+		struct recall_options how = {tiny.engine, tiny.model, LATENTS_BF16, 0};
+		struct session *session;
+		struct recall *r;
+		struct model *m;
+		struct err err;
+
+		if (way && model_open(&m, "tests/golden/glm52", &with_slots, &err))
+			fail_msg("%s", err.text);
+		how.model = way ? m : tiny.model;
+		if (way == 2)
+			experts_expect(m->experts, k.chosen);
+		if (session_new(&session, tiny.engine, how.model, &opt, &err) ||
+		    recall_open(&r, session, &how, c, s, s->n_tokens, &err))
+			fail_msg("%s", err.text);
+		if (way)
+			experts_stats(m->experts, &stats);
+		assert_true(way == 2 ? stats.reads > 0 : !stats.reads);
+		assert_int_equal(recall_append(r, question, 3, got, NULL, &err), 0);
+		memcpy(way ? got : want, got, vocab * sizeof *got);
+		assert_memory_equal(got, want, vocab * sizeof *got);
+		session_free(session);
+		recall_close(r);
+		if (way)
+			model_close(m);
+		free(k.chosen);
+	}
+	cache_free_snapshot(s);
+	cache_close(c);
+	free(want);
+	free(got);
+}
+
 /* ---- what is not there, or not right ---------------------------------------------------------------------------- */
 
 static void a_store_that_was_made_without_counts_works_and_has_none(void **state)
@@ -382,6 +437,30 @@ static void a_store_that_was_made_without_counts_works_and_has_none(void **state
 							  again->n_tokens));
 	cache_free_snapshot(again);
 	cache_free_snapshot(s);
+	cache_close(c);
+}
+
+static void what_is_evicted_takes_its_counts_along(void **state)
+{
+	const struct place *p = *state;
+	struct cache *c = tiny_store(p->store);
+	struct ingest_options opt = tiny_options(p, NULL);
+	struct cache_stats stats;
+	struct counts k;
+
+	place_lines(p, "a.c", "alpha", 20);
+	cache_free_snapshot(tiny_ingest(c, &opt));
+	cache_stats(c, &stats);
+	cache_set_limit(c, stats.used_bytes * 3 / 2);
+	place_lines(p, "a.c", "beta", 20);
+	opt.corpus = "other";
+	cache_free_snapshot(tiny_ingest(c, &opt));
+	k = counts_of(c, "code");
+	assert_int_equal(k.n_tokens, 0);
+	free(k.chosen);
+	k = counts_of(c, "other");
+	assert_true(k.n_tokens > 0);
+	free(k.chosen);
 	cache_close(c);
 }
 
@@ -478,6 +557,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(corpora_that_share_a_sweep_are_counted_apart, place_set_up, place_tear_down),
 		cmocka_unit_test_setup_teardown(what_is_computed_once_is_counted_once_and_shared, place_set_up, place_tear_down),
 		cmocka_unit_test_setup_teardown(a_forgotten_snapshot_takes_along_what_it_alone_had, place_set_up, place_tear_down),
+		cmocka_unit_test_setup_teardown(a_corpus_that_is_loaded_brings_its_experts_along, place_set_up, place_tear_down),
+		cmocka_unit_test_setup_teardown(what_is_evicted_takes_its_counts_along, place_set_up, place_tear_down),
 		cmocka_unit_test_setup_teardown(a_store_that_was_made_without_counts_works_and_has_none, place_set_up, place_tear_down),
 		cmocka_unit_test_setup_teardown(a_wrong_row_is_refused_by_name_found_and_mended, place_set_up, place_tear_down),
 		cmocka_unit_test_setup_teardown(counts_of_another_shape_are_refused_with_both, place_set_up, place_tear_down),
