@@ -770,7 +770,7 @@ static struct slot *slot_to_warm(struct experts *x, float worth)
 bool experts_warm(struct experts *x)
 {
 	struct expert_warming *w = &x->warming;
-	int32_t most = 1 + (int32_t)(WARM_PIECES * (int64_t)PIECE / (int64_t)x->slot_bytes);
+	int32_t most = 2 + (int32_t)(WARM_PIECES * (int64_t)PIECE / (int64_t)x->slot_bytes); /* so that the drive has a next one */
 
 	poll(x);
 	io_allow(x->io, IO_CLASS_PREFETCH, WARM_PIECES);
@@ -785,6 +785,8 @@ bool experts_warm(struct experts *x)
 		s->warmed = 1 + w->next;
 		begin_reading(x, s, layer, expert, IO_CLASS_PREFETCH);
 	}
+	while (look_on_any(x)) /* piece by piece: whoever comes waits for no whole expert */
+		;
 	return w->next < w->n || x->n_guessed;
 }
 
