@@ -5,7 +5,7 @@
  * has. Tokens come in spans of 64; a span is named by a key that chains over all tokens before it, so equal
  * beginnings are shared between snapshots and corpora and nothing can be reused where it does not belong.
  *
- * On disk (format 4): segment files, preallocated and written once; index.sqlite (WAL, synchronous=FULL) names what
+ * On disk (format 5): segment files, preallocated and written once; index.sqlite (WAL, synchronous=FULL) names what
  * exists. Spans written together are a run: one extent for each group (its blocks, packed), one for each index layer
  * (its keys), and one with all their checksums, 64 for each block and one for each span of an index layer. Extents
  * begin and end on 4 KiB. Order of a write: data written, data synced, then one transaction; a crash leaves space to

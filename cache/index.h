@@ -10,6 +10,7 @@
  *   snapshot  a corpus as it was read once; its tokens are the chain of spans that ends at `tip`. One is current
  *   pending   the same for an ingest that is under way or was interrupted
  *   job       a run without spans yet: what of it is there, and the state from which the ingest goes on
+ *   routing   how often the tokens of a run chose each expert, as they were computed
  *
  * A span is kept by what names it: a snapshot or a pending row whose tip it is, or a child. `refs` counts these, so
  * naming a chain is one row and dropping one walks from its tip only as far as nobody else shares it, leaves first.
@@ -28,7 +29,7 @@
 #include "cache/scratch.h"
 #include "cache/segment.h"
 
-enum { INDEX_FORMAT = 4 };
+enum { INDEX_FORMAT = 5 };
 
 struct index;
 
@@ -137,6 +138,18 @@ int index_drop_job(struct index *x, const char *corpus, struct err *err);
 /* Jobs whose rows are whole, without what is in arrays. */
 int index_each_job(struct index *x, void (*fn)(void *ctx, const char *corpus, const struct index_job *j), void *ctx,
 		   struct err *err);
+
+/* How often a run's tokens, n_tokens of them, chose each expert: chosen [n_layers, n_experts]; in place of what it had. */
+int index_put_routing(struct index *x, int64_t run, int64_t n_tokens, int32_t n_layers, int32_t n_experts,
+		      const uint32_t *chosen, struct err *err);
+/* 1: it is there, 0: nothing was counted. ERR_MISMATCH: counted for others than n_layers and n_experts. */
+int index_get_routing(struct index *x, int64_t run, int32_t n_layers, int32_t n_experts, uint32_t *chosen, int64_t *n_tokens,
+		      struct err *err);
+/* What cache/routing.h says, added to chosen and *n_tokens. */
+int index_add_routing(struct index *x, const char *corpus, int64_t id, int32_t n_layers, int32_t n_experts, int64_t *chosen,
+		      int64_t *n_tokens, struct err *err);
+/* 1, its name and current snapshot; 0: none. Rows that are wrong are passed over. */
+int index_last_used(struct index *x, const uint8_t identity[32], char corpus[128], int64_t *id, struct err *err);
 
 /* id 0: the current one. */
 int index_load_snapshot(struct index *x, const char *corpus, int64_t id, struct cache_snapshot **out, struct err *err);

@@ -36,6 +36,8 @@ static const struct rule {
 	 "SELECT rowid, NULL, NULL, corpus FROM pending WHERE NOT " PENDING_WHOLE},
 	{"row %lld of table job is not what was written",
 	 "SELECT job.id, NULL, run, corpus FROM job WHERE NOT " JOB_WHOLE},
+	{"what is counted of the routing of run %lld is not what was written",
+	 "SELECT routing.run, NULL, routing.run, NULL FROM routing WHERE NOT " ROUTING_WHOLE},
 	{"job %lld has no run, or one that has spans",
 	 "SELECT job.id, NULL, job.run, corpus FROM job LEFT JOIN run ON run.id = job.run WHERE n_living IS NOT 0"},
 	{"run %lld has neither spans nor a job",
@@ -329,6 +331,7 @@ static const char repair_mend[] =
 	"DELETE FROM job WHERE run IN (SELECT id FROM run WHERE n_living > 0);"
 	"DELETE FROM run WHERE n_living = 0 AND id NOT IN (SELECT run FROM job);"
 	"DELETE FROM extent WHERE run NOT IN (SELECT id FROM run);"
+	"DELETE FROM routing WHERE NOT " ROUTING_WHOLE " OR run NOT IN (SELECT id FROM run);"
 	"UPDATE span SET refs = (SELECT count(*) FROM span child WHERE child.parent = span.id) +"
 	" (SELECT count(*) FROM snapshot WHERE tip = span.id) + (SELECT count(*) FROM pending WHERE tip = span.id);"
 	"UPDATE run SET sum = " ROW_SUM("run", RUN_ROW) ";"

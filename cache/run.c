@@ -63,6 +63,8 @@ struct cache_run {
 	struct scratch *reading; /* that state, while it is read; NULL: it is not */
 	struct scratch *saving;  /* that of the checkpoint under way; NULL: none is */
 	struct scratch_name saving_name;
+	const uint32_t *chosen; /* [n_layers, n_experts] the caller's; NULL: nothing is counted */
+	int32_t n_layers, n_experts;
 };
 
 /* The checkpoint under way, if one is, will not be. */
@@ -596,6 +598,27 @@ int cache_run_index_keys(struct cache_run *r, int32_t index_layer, int64_t first
 	return put(r, r->layout.n_groups + index_layer, first, n, keys, err);
 }
 
+void cache_run_count(struct cache_run *r, const uint32_t *chosen, int32_t n_layers, int32_t n_experts)
+{
+	r->chosen = chosen;
+	r->n_layers = n_layers;
+	r->n_experts = n_experts;
+}
+
+int cache_run_counted(struct cache_run *r, uint32_t *chosen, int32_t n_layers, int32_t n_experts, struct err *err)
+{
+	int64_t n_tokens;
+
+	return r->run ? index_get_routing(r->cache->index, r->run, n_layers, n_experts, chosen, &n_tokens, err) : 0;
+}
+
+static int put_counts(struct cache_run *r, int64_t run, struct err *err)
+{
+	if (!r->chosen || !run)
+		return 0;
+	return index_put_routing(r->cache->index, run, r->n_tokens, r->n_layers, r->n_experts, r->chosen, err);
+}
+
 /* 1: some span has no better place yet. Another corpus may have stored the same beginning meanwhile. */
 static int is_needed(struct cache_run *r, struct err *err)
 {
@@ -638,12 +661,13 @@ static int write_job(struct cache_run *r, struct index_job *j, struct err *err)
 	int rc = 0;
 
 	if (r->job)
-		return index_change_job(r->cache->index, j, err);
+		return index_change_job(r->cache->index, j, err) || put_counts(r, r->run, err) ? -1 : 0;
 	j->places = xmalloc((size_t)r->n_spans, 1);
 	j->n_spans = (size_t)r->n_spans;
 	for (int32_t i = 0; i < r->n_spans; i++)
 		j->places[i] = r->places[i] >= 0;
-	rc = add_extents(r, &j->run, err) || index_add_job(r->cache->index, r->corpus, j, err) ? -1 : 0;
+	rc = add_extents(r, &j->run, err) || index_add_job(r->cache->index, r->corpus, j, err) || put_counts(r, j->run, err)
+	     ? -1 : 0;
 	free(j->places);
 	return rc;
 }
@@ -778,7 +802,7 @@ static int write_rows(struct cache_run *r, int64_t *run, struct err *err)
 		return found ? -1 : err_set(err, ERR_FAILED, "the span before these is not in the store any more");
 	found = is_needed(r, err);
 	*run = found > 0 ? r->run : 0;
-	if (found < 0 || (found && !*run && add_extents(r, run, err)))
+	if (found < 0 || (found && !*run && add_extents(r, run, err)) || put_counts(r, *run, err))
 		return -1;
 	for (int32_t i = 0; i < r->n_spans; i++) {
 		int64_t first = (int64_t)i * CACHE_SPAN_TOKENS, there;

@@ -54,6 +54,13 @@ int cache_run_restart(struct cache_run *r, struct err *err);
  * A run that is open goes on without its checkpoints. */
 int cache_run_forget(struct cache *c, const char *corpus, struct err *err);
 
+/* How often the run's tokens have chosen each expert of each layer (routing.h): n_layers x n_experts, lent until the run is freed.
+ * Each checkpoint and the commit put it into the store as it is then. Without this call nothing is counted. */
+void cache_run_count(struct cache_run *r, const uint32_t *chosen, int32_t n_layers, int32_t n_experts);
+/* What it was at the checkpoint at which the run was taken up: 1; 0: nothing was counted then; -1: it is damaged, or of another
+ * shape. */
+int cache_run_counted(struct cache_run *r, uint32_t *chosen, int32_t n_layers, int32_t n_experts, struct err *err);
+
 /* Bytes that the corpus's interrupted run has reserved; 0: there is none. The next begin of the corpus has them. */
 int cache_run_reserved(struct cache *c, const char *corpus, int64_t *bytes, struct err *err);
 

@@ -33,6 +33,12 @@ enum { APPLICATION = 0x71756972 }; /* "quir", in the header of the file */
 	"  next_layer INTEGER NOT NULL, file INTEGER NOT NULL, state_bytes INTEGER NOT NULL, state_sum INTEGER NOT NULL," \
 	"  sum INTEGER NOT NULL) STRICT;"
 
+#define ROUTING_TABLE \
+	"CREATE TABLE routing (" \
+	"  run INTEGER PRIMARY KEY REFERENCES run(id) ON DELETE CASCADE, n_tokens INTEGER NOT NULL CHECK (n_tokens > 0)," \
+	"  n_layers INTEGER NOT NULL, n_experts INTEGER NOT NULL, chosen BLOB NOT NULL," /* [n_layers, n_experts] u32 */ \
+	"  sum INTEGER NOT NULL, CHECK (length(chosen) = 4 * n_layers * n_experts)) STRICT;"
+
 static const char schema[] =
 	"CREATE TABLE layout ("
 	"  id INTEGER PRIMARY KEY, identity BLOB NOT NULL UNIQUE CHECK (length(identity) = 32),"
@@ -70,7 +76,7 @@ static const char schema[] =
 	"CREATE TABLE pending ("
 	"  corpus TEXT PRIMARY KEY, tip INTEGER NOT NULL REFERENCES span(id), sum INTEGER NOT NULL) STRICT;"
 	"CREATE INDEX pending_tip ON pending(tip);"
-	JOB_TABLE;
+	JOB_TABLE ROUTING_TABLE;
 
 #define ADD_SUM(table, row) \
 	"ALTER TABLE " table " ADD COLUMN sum INTEGER NOT NULL DEFAULT 0; UPDATE " table " SET sum = " ROW_SUM(table, row) ";"
@@ -98,6 +104,7 @@ static const char *const upgrades[INDEX_FORMAT] = {
 	      ADD_SUM("span", SPAN_ROW) ADD_SUM("snapshot", SNAPSHOT_ROW_3) ADD_SUM("document", DOCUMENT_ROW)
 	      ADD_SUM("skipped", SKIPPED_ROW) ADD_SUM("pending", PENDING_ROW) "PRAGMA user_version = 3;",
 	[3] = FORMER_SNAPSHOTS JOB_TABLE "PRAGMA user_version = 4;",
+	[4] = ROUTING_TABLE "PRAGMA user_version = 5;",
 };
 
 /* A new row from a SELECT of its columns; its sum is behind them, as in the table of a new store. */
@@ -202,6 +209,18 @@ static const char *const queries[N_QUERIES] = {
 	[IDLE_RUNS] = "SELECT id FROM run WHERE n_living = 0 AND " RUN_WHOLE
 		      " AND NOT EXISTS (SELECT 1 FROM job WHERE job.run = run.id) LIMIT 1",
 	[EACH_JOB] = "SELECT id, corpus, run, file, state_bytes, state_sum, " JOB_WHOLE " FROM job",
+	[PUT_ROUTING] = "INSERT OR REPLACE INTO routing (run, n_tokens, n_layers, n_experts, chosen, sum) SELECT " ROUTING_ROW ", "
+			ROW_SUM("routing", ROUTING_ROW) " FROM (SELECT ? AS run, ? AS n_tokens, ? AS n_layers, ? AS n_experts,"
+			" ? AS chosen) AS routing",
+	[GET_ROUTING] = "SELECT n_tokens, n_layers, n_experts, chosen, " ROUTING_WHOLE " FROM routing WHERE run = ?",
+	/* A damaged parent could make a ring: UNION passes nothing twice. The sums come as the least, 0 where one is wrong. */
+	[CHAIN_RUNS] = "WITH RECURSIVE chain(id, parent, run, n_tokens, whole) AS ("
+		       " SELECT span.id, parent, run, n_tokens, " SPAN_WHOLE " FROM span WHERE id = ?"
+		       " UNION SELECT span.id, span.parent, span.run, span.n_tokens, " SPAN_WHOLE
+		       " FROM chain JOIN span ON span.id = chain.parent)"
+		       " SELECT run, sum(n_tokens), min(whole), id FROM chain GROUP BY run ORDER BY run",
+	[LAST_USED] = "SELECT corpus, snapshot.id FROM snapshot JOIN layout ON layout.id = layout WHERE identity = ? AND is_current"
+		      " AND " SNAPSHOT_WHOLE " AND " LAYOUT_WHOLE " ORDER BY used_s DESC, snapshot.id DESC LIMIT 1",
 	[COUNT] = "SELECT (SELECT count(DISTINCT corpus) FROM snapshot), (SELECT count(*) FROM span)",
 };
 
@@ -437,7 +456,7 @@ static int index_settle(struct index *x, bool writer, struct err *err)
 	if (writer && !application && !format && !n_tables)
 		return sql_execute(x, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; BEGIN IMMEDIATE;", err) ||
 		       sql_execute(x, schema, err) ||
-		       sql_execute(x, "PRAGMA application_id = 0x71756972; PRAGMA user_version = 4; COMMIT;", err) ? -1 : 0;
+		       sql_execute(x, "PRAGMA application_id = 0x71756972; PRAGMA user_version = 5; COMMIT;", err) ? -1 : 0;
 	if (application != APPLICATION)
 		return err_set(err, ERR_FORMAT, "%s is not the index of a quire store", x->path);
 	if (format > INDEX_FORMAT)

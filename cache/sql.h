@@ -34,6 +34,8 @@
 #define JOB_ROW      "job.id, job.corpus, job.run, job.tip, job.n_tokens, job.places, job.whole, job.next_layer," \
 		     " job.file, job.state_bytes, job.state_sum"
 
+#define ROUTING_ROW  "routing.run, routing.n_tokens, routing.n_layers, routing.n_experts, routing.chosen"
+
 #define ROW_SUM(table, row) "row_sum('" table "', " row ")"
 #define WHOLE(table, row)   "(" table ".sum = " ROW_SUM(table, row) ")"
 #define LAYOUT_WHOLE   WHOLE("layout", LAYOUT_ROW)
@@ -45,6 +47,7 @@
 #define SKIPPED_WHOLE  WHOLE("skipped", SKIPPED_ROW)
 #define PENDING_WHOLE  WHOLE("pending", PENDING_ROW)
 #define JOB_WHOLE      WHOLE("job", JOB_ROW)
+#define ROUTING_WHOLE  WHOLE("routing", ROUTING_ROW)
 
 enum query {
 	EACH_EXTENT,
@@ -59,6 +62,7 @@ enum query {
 	DEMOTE_SNAPSHOT, OLD_SNAPSHOT, ANY_SNAPSHOT, EACH_SNAPSHOT, LINK,
 	TOUCH, EMPTY_RUN, RUN_SPANS, EACH_RUN, EACH_USE,
 	FIND_JOB, HAS_JOB, NEXT_JOB, ADD_JOB, CHANGE_JOB, DROP_JOB, IDLE_RUNS, EACH_JOB,
+	PUT_ROUTING, GET_ROUTING, CHAIN_RUNS, LAST_USED,
 	N_QUERIES
 };
 

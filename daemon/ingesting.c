@@ -12,6 +12,7 @@
 #include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
+#include "daemon/warming.h"
 #include "daemon/worker_inside.h"
 #include "ingest/batch.h"
 
@@ -149,6 +150,8 @@ static void end_job(struct ingesting *g, struct job *j, const struct err *err)
 	m->err = *err;
 	if (!err->code && j->in && g->w->held && !strcmp(g->w->held->corpus, j->m->ingest.request.corpus))
 		worker_drop_held(g->w);
+	if (!err->code && j->in && !g->w->held)
+		warming_expect_last(g->w);
 	while (*link != j)
 		link = &(*link)->next;
 	*link = j->next;

@@ -391,6 +391,9 @@ static void print_experts(const json_t *x)
 	if (get_integer(x, "behind"))
 		printf(", %s in somebody's way", print_count(a, get_integer(x, "behind")));
 	putchar('\n');
+	if (get_integer(x, "warmed"))
+		printf("         %s came before they were asked for, %s of those were used\n", print_count(a, get_integer(x, "warmed")),
+		       print_count(b, get_integer(x, "warmed_used")));
 	if (!json_is_true(json_object_get(x, "sums_shipped")) && get_integer(x, "trusted_first"))
 		printf("         %s are trusted from their first read on: `quire model verify`\n",
 		       print_count(a, get_integer(x, "trusted_first")));

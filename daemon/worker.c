@@ -16,6 +16,7 @@
 #include "daemon/ingesting.h"
 #include "daemon/message.h"
 #include "daemon/upkeep.h"
+#include "daemon/warming.h"
 #include "daemon/worker_inside.h"
 #include "engine/engine.h"
 #include "engine/experts.h"
@@ -41,7 +42,7 @@ void worker_tell(struct worker *w, struct message *m)
 		message_free(m);
 }
 
-static void tell_experts(struct worker *w)
+void worker_tell_experts(struct worker *w)
 {
 	struct message *m;
 
@@ -58,7 +59,7 @@ void worker_tell_numbers(struct worker *w)
 
 	cache_stats(w->cache, &m->store);
 	worker_tell(w, m);
-	tell_experts(w);
+	worker_tell_experts(w);
 }
 
 void worker_drop_held(struct worker *w)
@@ -152,6 +153,7 @@ static int load_session(struct worker *w, const struct message *ask, struct reca
 		if (cache_touch(w->cache, w->held->corpus, (int64_t)time(NULL), &ignored))
 			log_warn("cannot note that corpus %s is used: %s", w->held->corpus, ignored.text);
 		tell_phase(w, ask, ASK_LOAD, w->held->n_tokens);
+		warming_expect(w, w->held->corpus, w->held->id);
 		if (session_new(&w->session, w->opened.engine, w->opened.model, &opt, err) ||
 		    recall_open(&w->recall, w->session, &recall, w->cache, w->held, w->held->n_tokens, err)) {
 			if (err->code == ERR_TOO_LARGE && w->config->context.latent_cache_bytes)
@@ -498,8 +500,9 @@ static void begin(struct worker *w)
 		m->model.model.state = MODEL_READY;
 		m->model.tokenizer = w->opened.tokenizer;
 	}
+	worker_tell_experts(w); /* before anybody hears that the model is ready */
 	worker_tell(w, m);
-	tell_experts(w);
+	warming_expect_last(w);
 }
 
 static void take(struct worker *w, struct message *m)
@@ -527,7 +530,7 @@ static void work(struct worker *w)
 	for (;;) {
 		void *m;
 		bool busy = w->upkeep || ingesting_can_step(w->ingesting);
-		enum queue_state state = busy ? queue_try_pop(w->in, &m) : queue_pop(w->in, &m);
+		enum queue_state state = busy ? queue_try_pop(w->in, &m) : warming_wait(w, &m);
 
 		if (state == QUEUE_CLOSED)
 			break;

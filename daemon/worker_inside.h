@@ -30,6 +30,7 @@ struct worker {
 	struct session *session;
 	struct recall *recall;        /* what is behind the session */
 	struct lines *lines;          /* its text; NULL until an answer is checked against it */
+	int64_t expected;             /* the snapshot whose experts are read before they are asked for; 0: none */
 
 	/* The check in progress, of a check or a repair, if upkeep is not NULL. */
 	struct message *upkeep;
@@ -42,6 +43,7 @@ bool worker_is_cancelled(const struct message *m);
 /* To the loop. Any thread. */
 void worker_tell(struct worker *w, struct message *m);
 void worker_tell_numbers(struct worker *w);
+void worker_tell_experts(struct worker *w);
 
 void worker_drop_held(struct worker *w);
 

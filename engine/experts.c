@@ -10,6 +10,7 @@
 #include "config/mem.h"
 #include "engine/expert_reading.h"
 #include "engine/expert_sums.h"
+#include "engine/expert_warming.h"
 #include "offload/ahead.h"
 #include "offload/io.h"
 #include "offload/policy.h"
@@ -20,6 +21,7 @@ enum {
 	 * experts at once, since it waits while they are looked at. */
 	IN_FLIGHT = 16 << 20,
 	PIECES_MOST = 32,
+	WARM_PIECES = 2,     /* of experts that nobody has asked for: who asks for another meanwhile waits for no more */
 	NONE = -1,
 };
 
@@ -39,6 +41,7 @@ struct slot {
 	struct err err;              /* of a read */
 	bool wanted;                 /* by the pass under way: it stays */
 	bool ahead;                  /* read ahead, and not wanted yet */
+	int32_t warmed;              /* read since tokens of a corpus chose it often, and not wanted yet: 1 + its place there; else 0 */
 	bool guessed;                /* was there when it was guessed: it stays while there is room for what is wanted */
 	bool cancelled;              /* it was, and then it was not going to be wanted: what still comes of it may be anything */
 	int64_t cancelled_at;
@@ -72,6 +75,7 @@ struct experts {
 	int64_t busy_since;          /* n_awaited was 0 until then */
 	int32_t n_busy;              /* experts whose reads began since; NONE: one had begun before, so that no time of one is known */
 	bool no_prediction;
+	struct expert_warming warming;
 	struct experts_stats stats;
 };
 
@@ -194,6 +198,7 @@ void experts_close(struct experts *x)
 	free(x->entries);
 	free(x->ahead);
 	free(x->ahead_is_missing);
+	expert_warming_clear(&x->warming);
 	free(x);
 }
 
@@ -222,6 +227,7 @@ static void empty(struct experts *x, struct slot *s)
 	s->state = SLOT_FREE;
 	s->layer = s->expert = NONE;
 	s->wanted = s->ahead = s->guessed = false;
+	s->warmed = 0;
 }
 
 static void hold(struct experts *x, struct slot *s, bool wanted)
@@ -411,6 +417,10 @@ static void take_back(struct experts *x, struct io_request *r)
 	warm = s->err.code == ERR_NONE && (!s->cancelled || s->wanted) && !look_at(x, s, &s->err);
 	expert_look_free(s->look);
 	s->look = NULL;
+	if (warm && s->warmed) {
+		s->ahead = false; /* it is there like any other */
+		x->stats.warmed++;
+	}
 	if (warm)
 		return;
 	if (s->cancelled && s->wanted) /* since then */
@@ -422,7 +432,7 @@ static void take_back(struct experts *x, struct io_request *r)
 /* What was read ahead is wanted now, or is not going to be. */
 static void no_guess(struct experts *x, struct slot *s, bool wanted)
 {
-	x->stats.useful += wanted;
+	x->stats.useful += wanted && !s->warmed;
 	s->ahead = false;
 	if (!s->n_pending)
 		return;
@@ -512,8 +522,39 @@ const struct expert_place *experts_place(const struct experts *x, int32_t layer,
 	return &x->places[index_of(x, layer, expert)];
 }
 
+static bool is_among(int32_t id, const int32_t *ids, int32_t n)
+{
+	for (int32_t i = 0; i < n; i++)
+		if (ids[i] == id)
+			return true;
+	return false;
+}
+
+/* Somebody asks for experts: what is on its way and not among them gives up its slot and the link, and comes another time. */
+static void stop_warming(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
+{
+	for (int32_t i = 0; i < x->n_reading; i++) {
+		struct slot *s = &x->slots[x->reading[i]];
+
+		if (s->ahead && s->warmed && !(s->layer == layer && is_among(s->expert, ids, n))) {
+			x->warming.next = s->warmed - 1 < x->warming.next ? s->warmed - 1 : x->warming.next;
+			no_guess(x, s, false);
+			s->warmed = 0;
+		}
+	}
+}
+
+/* What was warmed is wanted for the first time. */
+static void count_warmed(struct experts *x, struct slot *s)
+{
+	x->stats.warmed += s->state == SLOT_READING; /* else it was counted when it came */
+	x->stats.warmed_used++;
+	s->warmed = 0;
+}
+
 void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
 {
+	stop_warming(x, layer, ids, n);
 	poll(x);
 	for (int32_t i = 0; i < n; i++) {
 		int32_t at = x->slot_of[index_of(x, layer, ids[i])];
@@ -526,6 +567,8 @@ void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t 
 			x->stats.late += s->state == SLOT_READING;
 			if (s->ahead)
 				no_guess(x, s, true);
+			if (s->warmed)
+				count_warmed(x, s);
 			hold(x, s, true);
 			for (int k = 0; k < s->r.n && s->state == SLOT_READING; k++)
 				io_raise(x->io, &s->requests[k], IO_CLASS_EXPERT);
@@ -685,6 +728,71 @@ void experts_ahead(struct experts *x, int32_t layer, const int32_t *ids, int32_t
 		x->ahead_is_missing[i] = !slot_with(x, layer, ids[i]);
 	keep_guesses(x, true);
 	poll(x);
+}
+
+/* ---- what is read before anybody asks ------------------------------------------------------------------------------ */
+
+void experts_expect(struct experts *x, const int64_t *chosen)
+{
+	expert_warming_list(&x->warming, chosen, x->n_layers, x->n_experts, x->n_chosen, x->n_slots, x->policy);
+}
+
+/* A slot that is free, or whose expert is worth less; a sweep shall not take it for one that it has used. */
+static struct slot *slot_to_warm(struct experts *x, float worth)
+{
+	struct slot *found = NULL;
+	int32_t n = 0;
+
+	for (int32_t i = 0; i < x->n_slots && !(found && found->state == SLOT_FREE); i++) {
+		struct slot *s = &x->slots[i];
+
+		if (s->state == SLOT_FREE) {
+			found = s;
+		} else if (s->state == SLOT_WARM && !s->wanted && !s->guessed) {
+			float w = policy_worth(x->policy, s->layer, s->expert);
+
+			if (w < worth) {
+				worth = w;
+				found = s;
+			}
+		}
+	}
+	if (!found)
+		return NULL;
+	empty(x, found);
+	for (int32_t i = 0; i < x->n_spent; i++)
+		if (&x->slots[x->spent[i]] != found)
+			x->spent[n++] = x->spent[i];
+	x->n_spent = n;
+	return found;
+}
+
+bool experts_warm(struct experts *x)
+{
+	struct expert_warming *w = &x->warming;
+	int32_t most = 2 + (int32_t)(WARM_PIECES * (int64_t)PIECE / (int64_t)x->slot_bytes); /* so that the drive has a next one */
+
+	poll(x);
+	io_allow(x->io, IO_CLASS_PREFETCH, WARM_PIECES);
+	for (; w->next < w->n && x->n_guessed < most && !x->n_awaited; w->next++) {
+		int32_t layer = w->list[w->next] / x->n_experts, expert = w->list[w->next] % x->n_experts;
+		struct slot *s;
+
+		if (!x->places[w->list[w->next]].n_parts || slot_with(x, layer, expert) ||
+		    !(s = slot_to_warm(x, policy_worth(x->policy, layer, expert))))
+			continue;
+		s->ahead = true;
+		s->warmed = 1 + w->next;
+		begin_reading(x, s, layer, expert, IO_CLASS_PREFETCH);
+	}
+	while (look_on_any(x)) /* piece by piece: whoever comes waits for no whole expert */
+		;
+	return w->next < w->n || x->n_guessed;
+}
+
+int experts_fd(struct experts *x, struct err *err)
+{
+	return io_fd(x->io, err);
 }
 
 /* ---- the rest ----------------------------------------------------------------------------------------------------- */

@@ -12,7 +12,7 @@
  * read once more, then it is an error that names layer, expert and file. Numbers never depend on what is in which slot.
  *
  * Which expert goes: one that a sweep has just used, since a sweep comes round to it last; else the one that is worth least
- * (offload/policy.h). Engine thread.
+ * (offload/policy.h). What a corpus chose often is read while nobody asks for anything. Engine thread.
  */
 #ifndef QUIRE_ENGINE_EXPERTS_H
 #define QUIRE_ENGINE_EXPERTS_H
@@ -83,12 +83,25 @@ bool experts_looks_ahead(const struct experts *x);
  * not among `chosen` of experts_observe is let go there. */
 void experts_ahead(struct experts *x, int32_t layer, const int32_t *ids, int32_t n);
 
+/*
+ * How often a corpus's tokens chose each expert, [n_layers, n_experts] (cache/routing.h): what is worth having there before its first
+ * question. Replaces what was expected before; what experts are worth begins from it.
+ */
+void experts_expect(struct experts *x, const int64_t *chosen);
+/* A moment in which nobody asks for anything: take what came, and begin the next reads of those most chosen into slots that are free
+ * or hold what is worth less. Never waits. The first experts_want ends what is on its way for nobody. False: all is done that
+ * can be; true: call again, when experts_fd is readable or in the next such moment. */
+bool experts_warm(struct experts *x);
+/* For poll, as io_fd. */
+int experts_fd(struct experts *x, struct err *err);
+
 struct experts_stats {
 	int64_t n_slots, slot_bytes;
 	int64_t n_experts;                /* all there are */
 	int64_t resident;
 	int64_t taken, hits, late;        /* hits: resident when wanted; late: on their way then */
 	int64_t ahead, useful;            /* reads begun ahead, and of those wanted next */
+	int64_t warmed, warmed_used;      /* that came before anybody asked; of those, asked for before they went */
 	int64_t behind;                   /* reads ahead that were given up and still held up what was waited for */
 	int64_t reads, read_bytes;        /* of experts, begun; bytes that came of the files, of reads that were given up too */
 	int64_t retried;                  /* read again since the sum was wrong */

@@ -8,6 +8,7 @@
 #include "cache/view.h"
 #include "config/log.h"
 #include "config/mem.h"
+#include "engine/experts.h"
 
 /* A lost segment file is many damaged spans and one piece of news. */
 enum { WARNINGS_MOST = 3 };
@@ -21,6 +22,7 @@ struct recall {
 	int64_t n_tokens;              /* of the snapshot */
 	int64_t n_lost;                /* spans */
 	int64_t recomputed_tokens;
+	bool loading;
 };
 
 static int check_identity(const struct recall_options *opt, const struct cache_snapshot *snapshot, struct err *err)
@@ -46,10 +48,35 @@ static bool is_local(const struct err *err)
 	return err->code == ERR_IO || err->code == ERR_DAMAGED;
 }
 
-static int give_index_keys(void *ctx, int32_t first_layer, int32_t n_layers, int64_t first, int64_t n, latent_taker *take,
-			   void *taker, int64_t *bad, struct err *err)
+/* Until the question is computed nobody asks for experts: those that the corpus's tokens chose come meanwhile. */
+static void warm_experts(const struct recall *r)
+{
+	if (r->loading && r->opt.model->experts)
+		experts_warm(r->opt.model->experts);
+}
+
+/* A taker of keys between which experts come. */
+struct taking {
+	const struct recall *r;
+	latent_taker *take;
+	void *taker;
+};
+
+static int take_keys(void *ctx, int32_t index_layer, int64_t at, int64_t n, const uint8_t *keys, int64_t *bad, struct err *err)
+{
+	const struct taking *t = ctx;
+
+	warm_experts(t->r);
+	return t->take(t->taker, index_layer, at, n, keys, bad, err);
+}
+
+static int give_index_keys(void *ctx, int32_t first_layer, int32_t n_layers, int64_t first, int64_t n, latent_taker *of_session,
+			   void *session, int64_t *bad, struct err *err)
 {
 	const struct recall *r = ctx;
+	struct taking taking = {r, of_session, session};
+	latent_taker *take = take_keys;
+	void *taker = &taking;
 
 	if (!cache_view_take_index_keys(r->view, first_layer, n_layers, first, n, take, taker, bad, err))
 		return 0;
@@ -74,6 +101,7 @@ static int give_records(void *ctx, int32_t group, const int32_t *positions, int6
 	const struct recall *r = ctx;
 	size_t bytes = layout_record_bytes(session_layout(r->s), group);
 
+	warm_experts(r);
 	if (!cache_view_gather(r->view, group, positions, n, out, bad, err))
 		return 0;
 	if (*bad >= 0 || !is_local(err))
@@ -173,13 +201,17 @@ int recall_open(struct recall **out, struct session *s, const struct recall_opti
 		const struct cache_snapshot *snapshot, int64_t n_tokens, struct err *err)
 {
 	struct recall *r;
+	int rc;
 
 	assert(!session_n_tokens(s) && n_tokens <= snapshot->n_tokens);
 	if (check_identity(opt, snapshot, err))
 		return -1;
 	r = xcalloc(1, sizeof *r);
-	*r = (struct recall){.s = s, .opt = *opt, .cache = c, .snapshot = snapshot, .n_tokens = n_tokens};
-	if (load(r, err)) {
+	*r = (struct recall){.s = s, .opt = *opt, .cache = c, .snapshot = snapshot, .n_tokens = n_tokens,
+			     .loading = true};
+	rc = load(r, err);
+	r->loading = false;
+	if (rc) {
 		/* Nothing of the session may go on asking for what is about to go. */
 		session_truncate(s, 0);
 		recall_close(r);

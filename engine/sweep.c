@@ -629,6 +629,20 @@ static int end_checkpoint(struct sweep *w, struct err *err)
 	return go_on(w, err);
 }
 
+/* Behind a layer, whose choices the chunk still has: to whom each of them belongs. */
+static void count_choices(struct sweep *w, int32_t layer)
+{
+	const struct model_config *c = w->config;
+
+	for (int32_t i = 0; !c->layer_is_dense[layer] && i < w->chunk.n_parts; i++) {
+		uint32_t *chosen = w->sequences[w->at_sequence + i].chosen;
+		const int32_t *experts = w->chunk.experts + w->parts[i].row * c->experts_per_token;
+
+		for (int64_t k = 0; chosen && k < w->parts[i].n * c->experts_per_token; k++)
+			chosen[(int64_t)layer * c->n_experts + experts[k]]++;
+	}
+}
+
 static int tile(struct sweep *w, struct err *err)
 {
 	int32_t layer = w->chunk.layer, group = w->group_of[layer];
@@ -637,6 +651,7 @@ static int tile(struct sweep *w, struct err *err)
 		return -1;
 	if (w->chunk.layer == layer)
 		return 1;
+	count_choices(w, layer);
 	close_rows(w, layer);
 	if (layer != last_layer(&w->layout->groups[group]))
 		return go_on(w, err);

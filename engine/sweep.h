@@ -90,6 +90,8 @@ struct sweep_sequence {
 	const struct sweep_source *source;
 	const struct sweep_sink *sink;  /* NULL: nobody wants them */
 	float *last_logits;             /* [vocab] of the last token, written at the end; may be NULL */
+	/* [n_layers, n_experts] or NULL: behind each layer, how many of the tokens chose each of its experts is added to it. */
+	uint32_t *chosen;
 	/* Of a sweep that begins behind a checkpoint: the residual rows that were given to it, piece by piece likewise. -1 ends
 	 * the sweep. */
 	int (*residual)(void *ctx, size_t bytes, size_t at, void *piece, size_t n, struct err *err);

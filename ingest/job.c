@@ -69,6 +69,7 @@ struct ingest {
 	struct cache_view *view;        /* of what is before it; NULL: nothing is */
 	struct sweep_source from_store;
 	struct sweep_sink to_store;
+	uint32_t *chosen;               /* [n_layers, n_experts] how often its tokens chose each expert; NULL: there are none */
 	enum part_fault fault;
 };
 
@@ -654,6 +655,29 @@ static int open_view(struct ingest *in, struct err *err)
 	return part_miss(in, n_whole, &why, err);
 }
 
+/* Who chose which expert is counted from the first layer on, or from where the part goes on, beside what was counted until then. */
+static void begin_counting(struct ingest *in, int32_t next_layer)
+{
+	const struct model_config *c = &in->model->config;
+	size_t n = (size_t)c->n_layers * (size_t)c->n_experts;
+	struct err why;
+	int counted;
+
+	if (!n)
+		return;
+	in->chosen = xcalloc(n, sizeof *in->chosen);
+	cache_run_count(in->run, in->chosen, c->n_layers, c->n_experts);
+	if (!next_layer)
+		return;
+	err_set(&why, ERR_NOT_FOUND, "it was interrupted in a quire that did not count");
+	counted = cache_run_counted(in->run, in->chosen, c->n_layers, c->n_experts, &why);
+	if (counted > 0)
+		return;
+	memset(in->chosen, 0, n * sizeof *in->chosen);
+	log_warn("corpus '%s': which experts tokens %" PRId64 " to %" PRId64 " chose before layer %d is not known, which changes no "
+		 "answer: %s", in->corpus, part_first(in), part_stop(in) - 1, next_layer, why.text);
+}
+
 int part_open(struct ingest *in, int32_t *next_layer, struct err *err)
 {
 	const struct session_options how = {.latents = in->format, .by_group = true};
@@ -668,7 +692,9 @@ int part_open(struct ingest *in, int32_t *next_layer, struct err *err)
 		session_skip(in->session, part_first(in));
 		rc = begin_run(in, part_stop(in) - part_first(in), next_layer, err) ? -1 : 1;
 	}
-	if (rc <= 0)
+	if (rc > 0)
+		begin_counting(in, *next_layer);
+	else
 		part_end(in);
 	return rc;
 }
@@ -680,6 +706,7 @@ void part_sequence(struct ingest *in, struct sweep_sequence *q)
 	*q = (struct sweep_sequence){
 		.session = in->session, .ids = in->ids.id + part_first(in), .n = part_stop(in) - part_first(in),
 		.source = &in->from_store, .sink = &in->to_store, .residual = read_checkpoint, .residual_ctx = in,
+		.chosen = in->chosen,
 	};
 }
 
@@ -716,6 +743,8 @@ void part_end(struct ingest *in)
 	in->view = NULL;
 	session_free(in->session);
 	in->session = NULL;
+	free(in->chosen);
+	in->chosen = NULL;
 	in->progress.swept_tokens = 0;
 }
 

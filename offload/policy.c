@@ -7,7 +7,7 @@
 #include "config/mem.h"
 
 /* Averages of an expert's scores: an average forgets a share of 1 - keep a token. The last score itself is the first. */
-enum { N_SCALES = 5, N_WEIGHTS = N_SCALES + 1 };
+enum { N_SCALES = 5, N_WEIGHTS = N_SCALES + 1, LASTING = 2 }; /* LASTING: the first that is longer than a few tokens */
 static const float keep[N_SCALES] = {0, .3f, .75f, .96f, .997f};
 
 /* Before anything is known: recent scores count, older ones less. The last one is the constant, set by how many are chosen. */
@@ -102,16 +102,11 @@ static float chance(const struct policy *p, const float *average)
 	return 1 / (1 + expf(-x));
 }
 
-/* Scores in deviations from the layer's mean. Those not listed are taken to stand just below the last one. */
-static void standardise(struct policy *p, const struct trace_entry *entries, int32_t n_listed)
+/* Scores in deviations from the layer's mean. */
+static void standardise(struct policy *p)
 {
 	double sum = 0, squares = 0, n = p->n_experts, scale;
-	float floor = entries[n_listed - 1].score;
 
-	for (int32_t e = 0; e < p->n_experts; e++)
-		p->z[e] = floor;
-	for (int32_t i = 0; i < n_listed; i++)
-		p->z[entries[i].expert] = entries[i].score;
 	for (int32_t e = 0; e < p->n_experts; e++) {
 		sum += (double)p->z[e];
 		squares += (double)p->z[e] * (double)p->z[e];
@@ -122,6 +117,31 @@ static void standardise(struct policy *p, const struct trace_entry *entries, int
 		p->z[e] = (float)(((double)p->z[e] - sum / n) * scale);
 }
 
+/* Those not listed are taken to stand just below the last one. */
+static void take_scores(struct policy *p, const struct trace_entry *entries, int32_t n_listed)
+{
+	for (int32_t e = 0; e < p->n_experts; e++)
+		p->z[e] = entries[n_listed - 1].score;
+	for (int32_t i = 0; i < n_listed; i++)
+		p->z[entries[i].expert] = entries[i].score;
+	standardise(p);
+}
+
+void policy_expect(struct policy *p, int32_t layer, const double *share)
+{
+	for (int32_t e = 0; e < p->n_experts; e++)
+		p->z[e] = (float)log(share[e] / (1 - share[e]));
+	standardise(p);
+	for (int32_t e = 0; e < p->n_experts; e++) {
+		float *average = p->average + at(p, layer, e) * N_SCALES;
+
+		for (int s = LASTING; s < N_SCALES; s++)
+			average[s] = p->z[e];
+		p->worth[at(p, layer, e)] = chance(p, average);
+	}
+	find_least(p, layer);
+}
+
 void policy_observe(struct policy *p, int32_t layer, const struct trace_entry *entries, int32_t n_listed)
 {
 	float slope[N_WEIGHTS] = {0};
@@ -130,7 +150,7 @@ void policy_observe(struct policy *p, int32_t layer, const struct trace_entry *e
 
 	p->layer = layer;
 
-	standardise(p, entries, n_listed);
+	take_scores(p, entries, n_listed);
 	memset(p->chosen, 0, (size_t)p->n_experts);
 	for (int32_t i = 0; i < p->n_chosen; i++)
 		p->chosen[entries[i].expert] = true;

@@ -28,6 +28,10 @@ void policy_free(struct policy *p);
 /* The router of a layer has spoken: entries from the highest score down, the first n_chosen chosen; n_listed of them. */
 void policy_observe(struct policy *p, int32_t layer, const struct trace_entry *entries, int32_t n_listed);
 
+/* What is known of a layer before its router speaks: the share of tokens [n_experts], each above 0 and below 1, that chose each
+ * expert of it, elsewhere. The averages over more than a few tokens are then as if scores had been such. */
+void policy_expect(struct policy *p, int32_t layer, const double *share);
+
 /* 0 to 1. */
 float policy_worth(const struct policy *p, int32_t layer, int32_t expert);
 

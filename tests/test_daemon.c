@@ -22,6 +22,7 @@
 #include "daemon/api.h"
 #include "daemon/client.h"
 #include "daemon/loop.h"
+#include "tests/support/store_text.h"
 #include "tests/support/temp_dir.h"
 
 struct daemon_process {
@@ -397,6 +398,79 @@ static void the_engine_has_the_threads_and_the_instructions_of_the_configuration
 	stop(d);
 }
 
+static int64_t of_experts(struct daemon_process *d, const char *key)
+{
+	json_t *status = request(d, API_STATUS, NULL, NULL);
+	const json_t *n = json_object_get(json_object_get(status, "experts"), key);
+	int64_t value = json_integer_value(n);
+
+	assert_true(json_is_integer(n));
+	json_decref(status);
+	return value;
+}
+
+static void wait_for_warmed(struct daemon_process *d, int64_t n)
+{
+	const struct timespec pause = {0, 20000000};
+
+	for (int i = 0; i < 1500 && of_experts(d, "warmed") < n; i++)
+		nanosleep(&pause, NULL);
+	assert_true(of_experts(d, "warmed") >= n);
+}
+
+/* A restart, then the first question, and what became of the experts that were there before it: `warmed` of them, all that there is
+ * room for, or none. Returns how many of those that it wanted it found. */
+static int64_t first_question(struct daemon_process *d, const char *corpus, bool warmed, struct answer *a)
+{
+	struct err err;
+
+	start(d);
+	wait_until_ready(d);
+	if (warmed)
+		wait_for_warmed(d, of_experts(d, "slots"));
+	assert_int_equal(of_experts(d, "warmed"), warmed ? of_experts(d, "slots") : 0);
+	assert_int_equal(of_experts(d, "taken"), 0);
+	if (ask(d, corpus, 12, a, &err))
+		fail_msg("%s", err.text);
+	return of_experts(d, "hits");
+}
+
+static void the_experts_that_a_corpus_chose_are_there_before_its_first_question(void **state)
+{
+	struct daemon_process *d = *state;
+	struct answer all = {0}, with = {0}, without = {0}, damaged = {0};
+	int64_t hits, cold;
+	struct err err;
+
+	assert_int_equal(ingest(d, "lines"), JOB_DONE);
+	assert_int_equal(ask(d, "lines", 12, &all, &err), 0);
+	stop(d);
+	d->config.tiers.host_expert_bytes = 1 << 19;
+
+	hits = first_question(d, "lines", true, &with);
+	assert_true(of_experts(d, "warmed_used") > 0);
+	assert_string_equal(with.text, all.text);
+	stop(d);
+	change_index(d->config.store.path, "UPDATE routing SET n_tokens = 1"); /* a wrong row is as good as none */
+	first_question(d, "lines", false, &damaged);
+	assert_string_equal(damaged.text, all.text);
+	stop(d);
+	change_index(d->config.store.path, "DELETE FROM routing");
+	cold = first_question(d, "lines", false, &without);
+	assert_string_equal(without.text, all.text);
+	stop(d);
+
+	/* What an ingest has just counted, too. */
+	free(temp_text(d->dir, "source/0.txt", "what stands before all the others has changed\n"));
+	start(d);
+	wait_until_ready(d);
+	assert_int_equal(ingest(d, "others"), JOB_DONE);
+	wait_for_warmed(d, 1);
+	stop(d);
+	print_message("wanted experts that the first question found: %lld, without warming %lld\n", (long long)hits, (long long)cold);
+	assert_true(hits > cold);
+}
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -408,6 +482,7 @@ int main(void)
 		CASE(refusals_come_with_their_code_and_their_words),
 		CASE(a_stop_in_the_middle_of_an_ingest_is_in_good_order),
 		CASE(jobs_that_wait_together_run_together_and_each_comes_to_its_own_end),
+		CASE(the_experts_that_a_corpus_chose_are_there_before_its_first_question),
 		CASE(the_engine_has_the_threads_and_the_instructions_of_the_configuration),
 	};
 

@@ -446,6 +446,7 @@ static void a_store_of_format_3_keeps_its_snapshots_and_a_wrong_row_stays_wrong(
 			     " n_documents, n_skipped, sum FROM snapshot;"
 			     "UPDATE sqlite_sequence SET seq = 4 WHERE name = 'old'; DROP TABLE snapshot;"
 			     "ALTER TABLE old RENAME TO snapshot; CREATE INDEX snapshot_tip ON snapshot(tip); DROP TABLE job;"
+			     "DROP TABLE routing;"
 			     "UPDATE snapshot SET sum = 7; PRAGMA user_version = 3");
 
 	c = open_keeping(*state, 3);

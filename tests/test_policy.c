@@ -149,6 +149,38 @@ static void what_is_always_chosen_is_worth_most(void **state)
 	policy_free(p);
 }
 
+static void what_was_chosen_elsewhere_is_worth_most_until_routers_say_otherwise(void **state)
+{
+	struct policy *p = policy_new(2, 16, 2);
+	struct trace_entry step[16];
+	double share[16], equal[16];
+	int32_t layer, expert;
+	float worth;
+
+	(void)state;
+	for (int i = 0; i < 16; i++) {
+		share[i] = .4 / (1 + i);
+		equal[i] = 2. / 16;
+		step[i] = (struct trace_entry){15 - i, (float)-i};
+	}
+	policy_expect(p, 0, share);
+	for (int i = 1; i < 16; i++)
+		assert_true(policy_worth(p, 0, i) < policy_worth(p, 0, i - 1));
+	policy_expect(p, 1, equal);
+	assert_true(policy_worth(p, 1, 0) == policy_worth(p, 1, 15));
+	assert_true(policy_worth(p, 0, 0) > policy_worth(p, 1, 0) && policy_worth(p, 1, 0) > policy_worth(p, 0, 15));
+	policy_arrived(p, 0, 3);
+	policy_arrived(p, 0, 9);
+	assert_true(policy_victim(p, &layer, &expert, &worth));
+	assert_int_equal(expert, 9);
+	for (int token = 0; token < 30; token++)
+		for (int l = 0; l < 2; l++)
+			policy_observe(p, l, step, 16);
+	assert_true(policy_victim(p, &layer, &expert, &worth));
+	assert_int_equal(expert, 3);
+	policy_free(p);
+}
+
 /* A window of 1 s, transfers of .5 s in ten pieces, and guesses of which the first come true. */
 static struct ahead taught(double piece_share)
 {
@@ -335,6 +367,7 @@ int main(void)
 		cmocka_unit_test(prediction_is_never_slower_and_much_faster_where_it_can_be),
 		cmocka_unit_test(prediction_is_not_slower_on_a_disk_that_is_slow_and_stalls),
 		cmocka_unit_test(what_is_always_chosen_is_worth_most),
+		cmocka_unit_test(what_was_chosen_elsewhere_is_worth_most_until_routers_say_otherwise),
 		cmocka_unit_test(a_guess_is_worth_what_became_of_its_rank),
 		cmocka_unit_test(nothing_begins_that_the_window_has_no_time_for),
 		cmocka_unit_test(what_held_others_up_is_feared_for_a_while),

@@ -56,6 +56,12 @@ for slots in "tiers: {host_experts: 80KB}" ""; do
 	run 0 ingest "$T/text" --as words
 	run 0 ask words "what is there?" --max-tokens 16
 	head -n 1 "$T/out" >"$T/answer.${slots:+slots}"
+	run 0 status
+	if [ -n "$slots" ]; then
+		says out "came before they were asked for" # since the ingest counted which ones the text chose
+	else
+		grep -q "before they were asked for" "$T/out" && fail "experts that are all in memory came early"
+	fi
 	stop_daemon
 	rm -rf "$T/store"
 done
