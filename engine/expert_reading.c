@@ -2,9 +2,9 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "config/mem.h"
+#include "config/xxh3.h"
 
 enum {
 	GAP = 64 << 10,      /* bytes read in vain rather than begin another read */
