@@ -15,10 +15,6 @@
 #include "offload/policy.h"
 
 enum {
-	PIECE = 4 << 20,     /* of a read; what is under way of a wrong guess is whole ones */
-	/* Under way at a time. No drive needs more, and one that hands back together all it was asked for shall not bring several
-	 * experts at once, since it waits while they are looked at. */
-	IN_FLIGHT = 16 << 20,
 	PIECES_MOST = 32,
 	NONE = -1,
 };
@@ -126,9 +122,9 @@ static int take_slots(struct experts *x, int64_t bytes, int32_t n_slots, struct 
 
 static int start_io(struct experts *x, const struct experts_options *opt, struct err *err)
 {
-	size_t piece = x->slot_bytes && x->slot_bytes < PIECE ? x->slot_bytes : PIECE;
-	int n = (int)(IN_FLIGHT / piece);
-	const struct io_options io = {.purpose = "experts", .piece_bytes = PIECE, .depth = n < PIECES_MOST ? n : PIECES_MOST,
+	size_t piece = x->slot_bytes && x->slot_bytes < EXPERT_PIECE ? x->slot_bytes : EXPERT_PIECE;
+	int n = (int)(EXPERTS_IN_FLIGHT / piece);
+	const struct io_options io = {.purpose = "experts", .piece_bytes = EXPERT_PIECE, .depth = n < PIECES_MOST ? n : PIECES_MOST,
 				      .backend = opt->backend, .backend_state = opt->backend_state};
 
 	if (io_new(&x->io, &io, err))
@@ -165,7 +161,7 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 	}
 	x->spent = xmalloc((size_t)x->n_slots, sizeof *x->spent);
 	x->reading = xmalloc((size_t)x->n_slots, sizeof *x->reading);
-	ahead_init(&x->admission, n_chosen, x->slot_bytes ? (double)PIECE / (double)x->slot_bytes : 1);
+	ahead_init(&x->admission, n_chosen, x->slot_bytes ? (double)EXPERT_PIECE / (double)x->slot_bytes : 1);
 	*out = x;
 	return 0;
 }
