@@ -28,6 +28,7 @@ struct slot {
 	char *memory;
 	enum slot_state state;
 	int32_t layer, expert;
+	int64_t reading;             /* which one of all readings is in it, or on its way */
 	int n_pending;               /* of r.n requests */
 	struct io_request requests[EXPERT_PARTS];
 	struct expert_reading r;     /* while it is being read, and this */
@@ -298,6 +299,7 @@ static void begin_reading(struct experts *x, struct slot *s, int32_t layer, int3
 	struct io_request *requests[EXPERT_PARTS];
 
 	s->state = SLOT_READING;
+	s->reading = ++x->stats.reads;
 	s->layer = layer;
 	s->expert = expert;
 	expert_reading_plan(&s->r, place, x->direct);
@@ -311,7 +313,7 @@ static void begin_reading(struct experts *x, struct slot *s, int32_t layer, int3
 						     .at_least = s->r.runs[i].least, .buffer = s->memory + s->r.runs[i].at, .tag = s};
 		requests[i] = &s->requests[i];
 	}
-	x->stats.reads++;
+	point(x, s, &s->r);
 	if (s->ahead)
 		x->n_guessed++;
 	else
@@ -377,42 +379,9 @@ static int look_at(struct experts *x, struct slot *s, struct err *err)
 	expert_sums_note(x->sums, index_of(x, s->layer, s->expert), sum);
 	s->state = SLOT_WARM;
 	x->stats.resident++;
-	point(x, s, &s->r);
 	policy_arrived(x->policy, s->layer, s->expert);
 	policy_hold(x->policy, s->layer, s->expert, s->wanted);
 	return 0;
-}
-
-/* A request came back. */
-static void take_back(struct experts *x, struct io_request *r)
-{
-	struct slot *s = r->tag;
-	struct err err;
-	bool warm;
-
-	if (io_request_check(r, &err) && s->err.code == ERR_NONE)
-		s->err = err;
-	if (--s->n_pending)
-		return;
-	end_reading(x, s);
-	if (s->ahead) {
-		x->n_guessed--;
-	} else if (s->cancelled) {
-		ahead_held_up(&x->admission, s->n_left, x->n_awaited ? clock_seconds_since(s->cancelled_at) : 0);
-		x->stats.behind += x->n_awaited && s->n_left;
-	} else {
-		no_longer_await(x);
-	}
-	/* Of what was given up all may have come. To look at it takes its time, which others are waiting for. */
-	warm = s->err.code == ERR_NONE && (!s->cancelled || s->wanted) && !look_at(x, s, &s->err);
-	expert_look_free(s->look);
-	s->look = NULL;
-	if (warm)
-		return;
-	if (s->cancelled && s->wanted) /* since then */
-		begin_reading(x, s, s->layer, s->expert, IO_CLASS_EXPERT);
-	else if (!s->wanted) /* nobody waits for it: who wants it later tries again */
-		empty(x, s);
 }
 
 /* What was read ahead is wanted now, or is not going to be. */
@@ -475,6 +444,39 @@ static void go_ahead(struct experts *x)
 	}
 }
 
+/* A request came back. */
+static void take_back(struct experts *x, struct io_request *r)
+{
+	struct slot *s = r->tag;
+	struct err err;
+	bool warm;
+
+	if (io_request_check(r, &err) && s->err.code == ERR_NONE)
+		s->err = err;
+	if (--s->n_pending)
+		return;
+	end_reading(x, s);
+	if (s->ahead) {
+		x->n_guessed--;
+	} else if (s->cancelled) {
+		ahead_held_up(&x->admission, s->n_left, x->n_awaited ? clock_seconds_since(s->cancelled_at) : 0);
+		x->stats.behind += x->n_awaited && s->n_left;
+	} else {
+		no_longer_await(x);
+	}
+	go_ahead(x); /* the drive, while this is looked at */
+	/* Of what was given up all may have come. To look at it takes its time, which others are waiting for. */
+	warm = s->err.code == ERR_NONE && (!s->cancelled || s->wanted) && !look_at(x, s, &s->err);
+	expert_look_free(s->look);
+	s->look = NULL;
+	if (warm)
+		return;
+	if (s->cancelled && s->wanted) /* since then */
+		begin_reading(x, s, s->layer, s->expert, IO_CLASS_EXPERT);
+	else if (!s->wanted) /* nobody waits for it: who wants it later tries again */
+		empty(x, s);
+}
+
 static void poll(struct experts *x)
 {
 	struct io_request *r;
@@ -484,16 +486,16 @@ static void poll(struct experts *x)
 	go_ahead(x);
 }
 
-/* Looking at what has come of others meanwhile. */
-static void wait_for_one(struct experts *x)
+/* Take back what is done, or look at some of what has come; false: there is neither now. */
+static bool go_on(struct experts *x)
 {
-	struct io_request *r;
+	struct io_request *r = io_poll(x->io);
 
-	while (!(r = io_poll(x->io)))
-		if (!look_on_any(x))
-			io_wait_piece(x->io);
+	if (!r)
+		return look_on_any(x);
 	take_back(x, r);
 	go_ahead(x);
+	return true;
 }
 
 /* ---- what a pass asks for ----------------------------------------------------------------------------------------- */
@@ -555,7 +557,8 @@ int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *e
 	s = &x->slots[x->slot_of[index_of(x, layer, expert)]];
 	for (s->tries = 0; s->state == SLOT_READING;) {
 		while (s->n_pending)
-			wait_for_one(x);
+			if (!go_on(x))
+				io_wait_piece(x->io);
 		if (s->state == SLOT_WARM)
 			break;
 		/* One more time: a transfer may have gone wrong where the disk has not. */
@@ -573,28 +576,53 @@ int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *e
 	return 0;
 }
 
-int experts_take_any(struct experts *x, int32_t layer, const int32_t *ids, int32_t n, int32_t *which, struct err *err)
+/* What there is of them; EXPERTS_WHOLE too where experts_take must see to it: it has failed, or there is no slot for any. */
+static enum experts_came look_for(const struct experts *x, int32_t layer, const int32_t *ids, int32_t n, int flags, int32_t *which)
+{
+	bool coming = false;
+
+	for (*which = 0; *which < n; ++*which) {
+		const struct slot *s = slot_with(x, layer, ids[*which]);
+
+		if (s && (s->state == SLOT_WARM || !s->n_pending))
+			return EXPERTS_WHOLE;
+		coming |= s != NULL;
+	}
+	for (*which = 0; *which < n && flags & EXPERTS_HALVES; ++*which) {
+		const struct slot *s = slot_with(x, layer, ids[*which]);
+
+		if (s && !s->cancelled && expert_look_at_down(s->look))
+			return EXPERTS_HALF;
+	}
+	*which = 0;
+	return coming ? EXPERTS_NONE : EXPERTS_WHOLE;
+}
+
+enum experts_came experts_come(struct experts *x, int32_t layer, const int32_t *ids, int32_t n, int flags, int32_t *which)
 {
 	int64_t began = clock_now_ns();
+	enum experts_came came;
 
 	experts_want(x, layer, ids, n);
-	for (bool coming = true; coming; ) {
-		coming = false;
-		for (*which = 0; *which < n; ++*which) {
-			int32_t at = x->slot_of[index_of(x, layer, ids[*which])];
-			struct slot *s = at == NONE ? NULL : &x->slots[at];
-
-			if (s && (s->state == SLOT_WARM || !s->n_pending)) { /* it is there, or has failed */
-				x->stats.waited_s += clock_seconds_since(began);
-				return experts_take(x, layer, ids[*which], err);
-			}
-			coming |= s != NULL;
+	while ((came = look_for(x, layer, ids, n, flags, which)) == EXPERTS_NONE)
+		if (!go_on(x)) {
+			if (!(flags & EXPERTS_WAIT))
+				break;
+			io_wait_piece(x->io);
 		}
-		if (coming)
-			wait_for_one(x);
-	}
-	*which = 0; /* not one of them has a slot yet */
-	return experts_take(x, layer, ids[0], err);
+	x->stats.halves += came == EXPERTS_HALF;
+	x->stats.waited_s += clock_seconds_since(began);
+	return came;
+}
+
+int64_t experts_reading(const struct experts *x, int32_t layer, int32_t expert)
+{
+	return slot_with(x, layer, expert)->reading;
+}
+
+void experts_go_on(struct experts *x)
+{
+	poll(x);
 }
 
 void experts_done(struct experts *x, int32_t layer, int32_t expert, bool spent)
