@@ -2,12 +2,13 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "config/mem.h"
+#include "config/xxh3.h"
 
 enum {
 	GAP = 64 << 10,      /* bytes read in vain rather than begin another read */
+	SMALL = 1 << 20,     /* a read that keeps nobody waiting: of scales */
 	FIX_ALIGN = 64,
 	STEP_BYTES = 1 << 20, /* of a look: a tenth of a millisecond, in which others may come */
 	BLOCK_BYTES = 128 << 10, /* read twice, the second time out of a cache; whole units of every type */
@@ -27,6 +28,35 @@ static int by_place(const void *a, const void *b)
 	return (*x)->offset < (*y)->offset ? -1 : (*x)->offset > (*y)->offset;
 }
 
+/* In one read with those from `from` to `end` of a file, of which `last` is used last? Neighbours are, but for what is used before
+ * much that lies before it, as in files that are sorted by name: down, gate, up. */
+static bool goes_with(const struct expert_part *next, const struct expert_part *first, const struct expert_part *last, uint64_t end)
+{
+	return next->shard == first->shard && next->offset <= end + GAP && (next > last || end - first->offset < SMALL);
+}
+
+/* What is small, then what is used first. */
+static void sort_runs(struct expert_reading *r, int n_parts)
+{
+	struct expert_reading given = *r;
+	int key[EXPERT_PARTS], place;
+
+	for (int run = 0; run < r->n; run++)
+		key[run] = r->runs[run].range.bytes < SMALL ? -1 : EXPERT_PARTS;
+	for (int i = n_parts; i--; )
+		if (key[r->run_of[i]] >= 0)
+			key[r->run_of[i]] = i;
+	for (int run = 0; run < r->n; run++) {
+		place = 0;
+		for (int k = 0; k < r->n; k++)
+			place += key[k] < key[run] || (key[k] == key[run] && k < run);
+		r->runs[place] = given.runs[run];
+		for (int i = 0; i < n_parts; i++)
+			if (given.run_of[i] == run)
+				r->run_of[i] = place;
+	}
+}
+
 void expert_reading_plan(struct expert_reading *r, const struct expert_place *place, const struct io_file *shards)
 {
 	const struct expert_part *sorted[EXPERT_PARTS];
@@ -37,13 +67,14 @@ void expert_reading_plan(struct expert_reading *r, const struct expert_place *pl
 		sorted[i] = &place->parts[i];
 	qsort(sorted, (size_t)place->n_parts, sizeof *sorted, by_place);
 	for (int i = 0; i < place->n_parts;) {
-		const struct expert_part *first = sorted[i];
+		const struct expert_part *first = sorted[i], *used_last = first;
 		uint64_t end = first->offset + first->bytes;
 		uint32_t align = shards[first->shard].align;
 		int last = i;
 
-		while (last + 1 < place->n_parts && sorted[last + 1]->shard == first->shard && sorted[last + 1]->offset <= end + GAP) {
+		while (last + 1 < place->n_parts && goes_with(sorted[last + 1], first, used_last, end)) {
 			last++;
+			used_last = sorted[last] > used_last ? sorted[last] : used_last;
 			end = sorted[last]->offset + sorted[last]->bytes > end ? sorted[last]->offset + sorted[last]->bytes : end;
 		}
 		r->runs[r->n].shard = first->shard;
@@ -65,6 +96,7 @@ void expert_reading_plan(struct expert_reading *r, const struct expert_place *pl
 		}
 	}
 	r->bytes = round_up(at, 4096);
+	sort_runs(r, place->n_parts);
 }
 
 struct expert_look {
@@ -126,20 +158,24 @@ bool expert_look_on(struct expert_look *l, char *slot, const size_t *arrived)
 	while (l->part < l->place->n_parts && looked_at < STEP_BYTES) {
 		size_t left = l->place->parts[l->part].bytes - l->done, n = at_hand(l, arrived);
 
-		if (!left) {
-			l->part++;
-			l->done = 0;
-			continue;
-		}
 		n = n < BLOCK_BYTES ? n : BLOCK_BYTES;
 		if (n < left)
 			n -= n % BLOCK_BYTES; /* a block at a time, but for the last one */
-		if (!n)
+		if (left && !n)
 			break;
 		look_at_block(l, slot, n);
 		looked_at += n;
+		if (n == left) {
+			l->part++;
+			l->done = 0;
+		}
 	}
 	return looked_at > 0;
+}
+
+bool expert_look_at_down(const struct expert_look *l)
+{
+	return l->part >= l->place->n_half;
 }
 
 uint64_t expert_look_sum(const struct expert_look *l)

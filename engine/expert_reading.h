@@ -13,7 +13,14 @@
 #include "engine/experts.h"
 #include "offload/io.h"
 
-/* Parts that lie close together in one file come with one read. */
+enum {
+	EXPERT_PIECE = 4 << 20, /* of a read; what is under way of a wrong guess is whole ones */
+	/* Bytes under way at a time. No drive needs more, and one that hands back together all it was asked for shall not bring several
+	 * experts at once, since it waits while they are looked at. */
+	EXPERTS_IN_FLIGHT = 16 << 20,
+};
+
+/* Parts that lie close together in one file come with one read; reads in the order in which they shall begin. */
 struct expert_reading {
 	int n;
 	struct {
@@ -40,6 +47,8 @@ void expert_look_free(struct expert_look *l);
 /* Look at some more of what has come into the slot, and put it where it is aligned; arrived [r.n]: so many of the first bytes of
  * each read. False: there is nothing that was not looked at. */
 bool expert_look_on(struct expert_look *l, char *slot, const size_t *arrived);
+/* All of gate and up has come and lies where it is aligned. */
+bool expert_look_at_down(const struct expert_look *l);
 /* After everything was looked at: XXH3-64 of all parts, one after another. */
 uint64_t expert_look_sum(const struct expert_look *l);
 /* The first part that holds NaN or infinity; -1: none does. */

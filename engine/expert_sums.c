@@ -6,11 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "config/file.h"
 #include "config/log.h"
 #include "config/mem.h"
+#include "config/xxh3.h"
 #include "engine/model.h"
 
 enum { UNKNOWN, FIRST_READ, VERIFIED };

@@ -16,10 +16,6 @@
 #include "offload/policy.h"
 
 enum {
-	PIECE = 4 << 20,     /* of a read; what is under way of a wrong guess is whole ones */
-	/* Under way at a time. No drive needs more, and one that hands back together all it was asked for shall not bring several
-	 * experts at once, since it waits while they are looked at. */
-	IN_FLIGHT = 16 << 20,
 	PIECES_MOST = 32,
 	WARM_PIECES = 2,     /* of experts that nobody has asked for: who asks for another meanwhile waits for no more */
 	NONE = -1,
@@ -34,6 +30,7 @@ struct slot {
 	char *memory;
 	enum slot_state state;
 	int32_t layer, expert;
+	int64_t reading;             /* which one of all readings is in it, or on its way */
 	int n_pending;               /* of r.n requests */
 	struct io_request requests[EXPERT_PARTS];
 	struct expert_reading r;     /* while it is being read, and this */
@@ -130,9 +127,9 @@ static int take_slots(struct experts *x, int64_t bytes, int32_t n_slots, struct 
 
 static int start_io(struct experts *x, const struct experts_options *opt, struct err *err)
 {
-	size_t piece = x->slot_bytes && x->slot_bytes < PIECE ? x->slot_bytes : PIECE;
-	int n = (int)(IN_FLIGHT / piece);
-	const struct io_options io = {.purpose = "experts", .piece_bytes = PIECE, .depth = n < PIECES_MOST ? n : PIECES_MOST,
+	size_t piece = x->slot_bytes && x->slot_bytes < EXPERT_PIECE ? x->slot_bytes : EXPERT_PIECE;
+	int n = (int)(EXPERTS_IN_FLIGHT / piece);
+	const struct io_options io = {.purpose = "experts", .piece_bytes = EXPERT_PIECE, .depth = n < PIECES_MOST ? n : PIECES_MOST,
 				      .backend = opt->backend, .backend_state = opt->backend_state};
 
 	if (io_new(&x->io, &io, err))
@@ -169,7 +166,7 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 	}
 	x->spent = xmalloc((size_t)x->n_slots, sizeof *x->spent);
 	x->reading = xmalloc((size_t)x->n_slots, sizeof *x->reading);
-	ahead_init(&x->admission, n_chosen, x->slot_bytes ? (double)PIECE / (double)x->slot_bytes : 1);
+	ahead_init(&x->admission, n_chosen, x->slot_bytes ? (double)EXPERT_PIECE / (double)x->slot_bytes : 1);
 	*out = x;
 	return 0;
 }
@@ -308,6 +305,7 @@ static void begin_reading(struct experts *x, struct slot *s, int32_t layer, int3
 	struct io_request *requests[EXPERT_PARTS];
 
 	s->state = SLOT_READING;
+	s->reading = ++x->stats.reads;
 	s->layer = layer;
 	s->expert = expert;
 	expert_reading_plan(&s->r, place, x->direct);
@@ -321,7 +319,7 @@ static void begin_reading(struct experts *x, struct slot *s, int32_t layer, int3
 						     .at_least = s->r.runs[i].least, .buffer = s->memory + s->r.runs[i].at, .tag = s};
 		requests[i] = &s->requests[i];
 	}
-	x->stats.reads++;
+	point(x, s, &s->r);
 	if (s->ahead)
 		x->n_guessed++;
 	else
@@ -387,46 +385,9 @@ static int look_at(struct experts *x, struct slot *s, struct err *err)
 	expert_sums_note(x->sums, index_of(x, s->layer, s->expert), sum);
 	s->state = SLOT_WARM;
 	x->stats.resident++;
-	point(x, s, &s->r);
 	policy_arrived(x->policy, s->layer, s->expert);
 	policy_hold(x->policy, s->layer, s->expert, s->wanted);
 	return 0;
-}
-
-/* A request came back. */
-static void take_back(struct experts *x, struct io_request *r)
-{
-	struct slot *s = r->tag;
-	struct err err;
-	bool warm;
-
-	if (io_request_check(r, &err) && s->err.code == ERR_NONE)
-		s->err = err;
-	if (--s->n_pending)
-		return;
-	end_reading(x, s);
-	if (s->ahead) {
-		x->n_guessed--;
-	} else if (s->cancelled) {
-		ahead_held_up(&x->admission, s->n_left, x->n_awaited ? clock_seconds_since(s->cancelled_at) : 0);
-		x->stats.behind += x->n_awaited && s->n_left;
-	} else {
-		no_longer_await(x);
-	}
-	/* Of what was given up all may have come. To look at it takes its time, which others are waiting for. */
-	warm = s->err.code == ERR_NONE && (!s->cancelled || s->wanted) && !look_at(x, s, &s->err);
-	expert_look_free(s->look);
-	s->look = NULL;
-	if (warm && s->warmed) {
-		s->ahead = false; /* it is there like any other */
-		x->stats.warmed++;
-	}
-	if (warm)
-		return;
-	if (s->cancelled && s->wanted) /* since then */
-		begin_reading(x, s, s->layer, s->expert, IO_CLASS_EXPERT);
-	else if (!s->wanted) /* nobody waits for it: who wants it later tries again */
-		empty(x, s);
 }
 
 /* What was read ahead is wanted now, or is not going to be. */
@@ -489,6 +450,43 @@ static void go_ahead(struct experts *x)
 	}
 }
 
+/* A request came back. */
+static void take_back(struct experts *x, struct io_request *r)
+{
+	struct slot *s = r->tag;
+	struct err err;
+	bool warm;
+
+	if (io_request_check(r, &err) && s->err.code == ERR_NONE)
+		s->err = err;
+	if (--s->n_pending)
+		return;
+	end_reading(x, s);
+	if (s->ahead) {
+		x->n_guessed--;
+	} else if (s->cancelled) {
+		ahead_held_up(&x->admission, s->n_left, x->n_awaited ? clock_seconds_since(s->cancelled_at) : 0);
+		x->stats.behind += x->n_awaited && s->n_left;
+	} else {
+		no_longer_await(x);
+	}
+	go_ahead(x); /* the drive, while this is looked at */
+	/* Of what was given up all may have come. To look at it takes its time, which others are waiting for. */
+	warm = s->err.code == ERR_NONE && (!s->cancelled || s->wanted) && !look_at(x, s, &s->err);
+	expert_look_free(s->look);
+	s->look = NULL;
+	if (warm && s->warmed) {
+		s->ahead = false; /* it is there like any other */
+		x->stats.warmed++;
+	}
+	if (warm)
+		return;
+	if (s->cancelled && s->wanted) /* since then */
+		begin_reading(x, s, s->layer, s->expert, IO_CLASS_EXPERT);
+	else if (!s->wanted) /* nobody waits for it: who wants it later tries again */
+		empty(x, s);
+}
+
 static void poll(struct experts *x)
 {
 	struct io_request *r;
@@ -498,16 +496,16 @@ static void poll(struct experts *x)
 	go_ahead(x);
 }
 
-/* Looking at what has come of others meanwhile. */
-static void wait_for_one(struct experts *x)
+/* Take back what is done, or look at some of what has come; false: there is neither now. */
+static bool go_on(struct experts *x)
 {
-	struct io_request *r;
+	struct io_request *r = io_poll(x->io);
 
-	while (!(r = io_poll(x->io)))
-		if (!look_on_any(x))
-			io_wait_piece(x->io);
+	if (!r)
+		return look_on_any(x);
 	take_back(x, r);
 	go_ahead(x);
+	return true;
 }
 
 /* ---- what a pass asks for ----------------------------------------------------------------------------------------- */
@@ -602,7 +600,8 @@ int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *e
 	s = &x->slots[x->slot_of[index_of(x, layer, expert)]];
 	for (s->tries = 0; s->state == SLOT_READING;) {
 		while (s->n_pending)
-			wait_for_one(x);
+			if (!go_on(x))
+				io_wait_piece(x->io);
 		if (s->state == SLOT_WARM)
 			break;
 		/* One more time: a transfer may have gone wrong where the disk has not. */
@@ -620,28 +619,53 @@ int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *e
 	return 0;
 }
 
-int experts_take_any(struct experts *x, int32_t layer, const int32_t *ids, int32_t n, int32_t *which, struct err *err)
+/* What there is of them; EXPERTS_WHOLE too where experts_take must see to it: it has failed, or there is no slot for any. */
+static enum experts_came look_for(const struct experts *x, int32_t layer, const int32_t *ids, int32_t n, int flags, int32_t *which)
+{
+	bool coming = false;
+
+	for (*which = 0; *which < n; ++*which) {
+		const struct slot *s = slot_with(x, layer, ids[*which]);
+
+		if (s && (s->state == SLOT_WARM || !s->n_pending))
+			return EXPERTS_WHOLE;
+		coming |= s != NULL;
+	}
+	for (*which = 0; *which < n && flags & EXPERTS_HALVES; ++*which) {
+		const struct slot *s = slot_with(x, layer, ids[*which]);
+
+		if (s && !s->cancelled && expert_look_at_down(s->look))
+			return EXPERTS_HALF;
+	}
+	*which = 0;
+	return coming ? EXPERTS_NONE : EXPERTS_WHOLE;
+}
+
+enum experts_came experts_come(struct experts *x, int32_t layer, const int32_t *ids, int32_t n, int flags, int32_t *which)
 {
 	int64_t began = clock_now_ns();
+	enum experts_came came;
 
 	experts_want(x, layer, ids, n);
-	for (bool coming = true; coming; ) {
-		coming = false;
-		for (*which = 0; *which < n; ++*which) {
-			int32_t at = x->slot_of[index_of(x, layer, ids[*which])];
-			struct slot *s = at == NONE ? NULL : &x->slots[at];
-
-			if (s && (s->state == SLOT_WARM || !s->n_pending)) { /* it is there, or has failed */
-				x->stats.waited_s += clock_seconds_since(began);
-				return experts_take(x, layer, ids[*which], err);
-			}
-			coming |= s != NULL;
+	while ((came = look_for(x, layer, ids, n, flags, which)) == EXPERTS_NONE)
+		if (!go_on(x)) {
+			if (!(flags & EXPERTS_WAIT))
+				break;
+			io_wait_piece(x->io);
 		}
-		if (coming)
-			wait_for_one(x);
-	}
-	*which = 0; /* not one of them has a slot yet */
-	return experts_take(x, layer, ids[0], err);
+	x->stats.halves += came == EXPERTS_HALF;
+	x->stats.waited_s += clock_seconds_since(began);
+	return came;
+}
+
+int64_t experts_reading(const struct experts *x, int32_t layer, int32_t expert)
+{
+	return slot_with(x, layer, expert)->reading;
+}
+
+void experts_go_on(struct experts *x)
+{
+	poll(x);
 }
 
 void experts_done(struct experts *x, int32_t layer, int32_t expert, bool spent)
@@ -770,7 +794,7 @@ static struct slot *slot_to_warm(struct experts *x, float worth)
 bool experts_warm(struct experts *x)
 {
 	struct expert_warming *w = &x->warming;
-	int32_t most = 2 + (int32_t)(WARM_PIECES * (int64_t)PIECE / (int64_t)x->slot_bytes); /* so that the drive has a next one */
+	int32_t most = 2 + (int32_t)(WARM_PIECES * (int64_t)EXPERT_PIECE / (int64_t)x->slot_bytes); /* so that the drive has a next one */
 
 	poll(x);
 	io_allow(x->io, IO_CLASS_PREFETCH, WARM_PIECES);

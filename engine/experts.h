@@ -30,13 +30,14 @@ struct expert_part {
 	uint64_t offset, bytes; /* in the file */
 	enum dtype dtype;
 	const struct tensor *tensor;
-	const void **where;    /* set while the expert is in memory */
+	const void **where;    /* set while a slot is the expert's: from when it is read on */
 };
 
 enum { EXPERT_PARTS = 6 };
 
+/* Parts in the order in which they are used: those of gate and up, n_half of them, then those of down. */
 struct expert_place {
-	int n_parts;
+	int n_parts, n_half;
 	struct expert_part parts[EXPERT_PARTS];
 };
 
@@ -67,8 +68,18 @@ const struct expert_place *experts_place(const struct experts *x, int32_t layer,
 void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t n);
 /* Wait until it is there; then its matrices can be used until experts_done. -1: it cannot be read, or is not what it was. */
 int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *err);
-/* The same for one of n >= 1, whichever is there first: ids[*which]. The others stay wanted. */
-int experts_take_any(struct experts *x, int32_t layer, const int32_t *ids, int32_t n, int32_t *which, struct err *err);
+/* What there is to compute with of n >= 1, which are wanted from now on: ids[*which]. */
+enum experts_came {
+	EXPERTS_NONE,  /* nothing: not said to who waits */
+	EXPERTS_HALF,  /* to who wants halves: gate and up have come and can be multiplied, though they may turn out to be damaged */
+	EXPERTS_WHOLE, /* it is to be taken: that is all that can be done */
+};
+enum { EXPERTS_WAIT = 1, EXPERTS_HALVES = 2 };
+enum experts_came experts_come(struct experts *x, int32_t layer, const int32_t *ids, int32_t n, int flags, int32_t *which);
+/* Of one that came by half or was taken: the number of the read that brought it. With another number, nothing computed counts. */
+int64_t experts_reading(const struct experts *x, int32_t layer, int32_t expert);
+/* For whoever computes for long: the drive shall not wait for that. */
+void experts_go_on(struct experts *x);
 /* spent: it is not needed again before most others. */
 void experts_done(struct experts *x, int32_t layer, int32_t expert, bool spent);
 /* All that was wanted and not taken is let go: a forward pass ended early. */
@@ -104,6 +115,7 @@ struct experts_stats {
 	int64_t warmed, warmed_used;      /* that came before anybody asked; of those, asked for before they went */
 	int64_t behind;                   /* reads ahead that were given up and still held up what was waited for */
 	int64_t reads, read_bytes;        /* of experts, begun; bytes that came of the files, of reads that were given up too */
+	int64_t halves;                   /* computed with before they were whole */
 	int64_t retried;                  /* read again since the sum was wrong */
 	int64_t trusted_first;            /* experts whose sum is of their first read */
 	bool sums_shipped;                /* sums came with the model's files */

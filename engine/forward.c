@@ -218,6 +218,8 @@ static void begin_few(struct chunk *k)
 
 	k->few = arena_alloc(k->s->arena, (size_t)(k->n * c->experts_per_token), sizeof *k->few);
 	k->few_out = arena_alloc(k->s->arena, (size_t)(k->n * c->experts_per_token) * (size_t)c->hidden, sizeof *k->few_out);
+	k->half_gate = arena_alloc(k->s->arena, (size_t)k->n * (size_t)c->expert_dim, sizeof *k->half_gate);
+	k->half_reading = 0;
 	k->n_few = 0;
 	for (int32_t e = 0; e < c->n_experts; e++)
 		if (k->start[e + 1] > k->start[e])
@@ -237,22 +239,88 @@ static void add_few(struct chunk *k)
 	}
 }
 
+/* Gate and up of an expert that is chosen. */
+static void compute_half(struct chunk *k, int32_t expert)
+{
+	struct pass p = tile_of(k, k->parts, 0, 0);
+	int32_t at = k->start[expert];
+
+	k->half = expert;
+	k->half_reading = experts_reading(p.m->experts, k->layer, expert);
+	arena_reset(p.scratch);
+	mlp_half(&p, &p.m->layers[k->layer].experts[expert], k->half_gate, k->u, k->tokens + at, k->start[expert + 1] - at);
+}
+
+static void compute_shared(struct chunk *k)
+{
+	struct pass p = tile_of(k, k->parts, 0, 0);
+	const struct expert *e = &p.m->layers[k->layer].mlp;
+	float *gate;
+
+	arena_reset(p.scratch);
+	gate = arena_alloc(p.scratch, (size_t)k->n * (size_t)e->gate.rows, sizeof *gate);
+	k->shared_out = arena_alloc(k->s->arena, (size_t)(k->n * p.c->hidden), sizeof *k->shared_out);
+	mlp_half(&p, e, gate, k->u, NULL, k->n);
+	mlp_down(&p, e, k->shared_out, gate, k->n);
+}
+
+/* Compute while none of them is whole, with what there is. Returns which one is to be taken. */
+static int32_t wait_for_few(struct chunk *k, const int32_t *left, int32_t n_left)
+{
+	const struct model *m = k->s->model;
+	int32_t which;
+
+	for (;;) {
+		bool shared_waits = m->layers[k->layer].mlp.gate.data && !k->shared_out;
+		/* One half at a time: reads end in about the order in which they begin. */
+		int flags = (shared_waits ? 0 : EXPERTS_WAIT) | (k->half_reading ? 0 : EXPERTS_HALVES);
+
+		switch (experts_come(m->experts, k->layer, left, n_left, flags, &which)) {
+		case EXPERTS_WHOLE:
+			return which;
+		case EXPERTS_HALF:
+			compute_half(k, left[which]);
+			break;
+		case EXPERTS_NONE:
+			compute_shared(k);
+			break;
+		}
+	}
+}
+
+/* What the expert under way gives, all of it or down alone. */
+static void compute_taken(struct chunk *k, int64_t at, int64_t n)
+{
+	struct pass p = tile_of(k, k->parts, 0, 0);
+	const struct expert *e = &p.m->layers[k->layer].experts[k->expert];
+	bool is_half = k->half_reading && k->half == k->expert;
+	float *gate = k->half_gate;
+
+	arena_reset(p.scratch);
+	if (!is_half || k->half_reading != experts_reading(p.m->experts, k->layer, k->expert)) {
+		gate = arena_alloc(p.scratch, (size_t)n * (size_t)e->gate.rows, sizeof *gate);
+		mlp_half(&p, e, gate, k->u, k->tokens + at, n);
+	}
+	mlp_down(&p, e, k->few_out + at * p.c->hidden, gate, n);
+	if (is_half)
+		k->half_reading = 0;
+}
+
 /* One of them, whichever is there. */
 static int few_tile(struct chunk *k, struct err *err)
 {
 	struct pass p = tile_of(k, k->parts, 0, 0);
-	int32_t *left = k->few + k->row, n_left = k->n_few - (int32_t)k->row, which;
+	int32_t *left = k->few + k->row, n_left = k->n_few - (int32_t)k->row, which = wait_for_few(k, left, n_left);
 	int64_t at, n;
 
-	if (experts_take_any(p.m->experts, k->layer, left, n_left, &which, err))
-		return -1;
 	k->expert = left[which];
+	if (experts_take(p.m->experts, k->layer, k->expert, err))
+		return -1;
 	left[which] = left[0];
 	at = k->start[k->expert];
 	n = k->start[k->expert + 1] - at;
 	count_expert(k, n, true);
-	arena_reset(p.scratch);
-	mlp_products(&p, &p.m->layers[k->layer].experts[k->expert], k->few_out + at * p.c->hidden, k->u, k->tokens + at, n);
+	compute_taken(k, at, n);
 	experts_done(p.m->experts, k->layer, k->expert, false);
 	if (n_left == 1)
 		add_few(k);
@@ -265,6 +333,10 @@ static void mlp_tile(struct chunk *k, int64_t row, int64_t n)
 	struct pass p = tile_of(k, k->parts, row, n);
 	size_t value_bytes = k->s->engine->compute == COMPUTE_BF16 ? sizeof(uint16_t) : sizeof(float);
 
+	if (k->shared_out) {
+		p.ops->add_scaled(p.dev, p.h, k->shared_out + row * p.c->hidden, NULL, NULL, n, p.c->hidden);
+		return;
+	}
 	arena_reset(p.scratch);
 	mlp_forward(&p, &p.m->layers[k->layer].mlp, p.h,
 		    (const uint8_t *)k->u + (size_t)(row * p.c->hidden) * value_bytes, NULL, NULL, n);
@@ -299,6 +371,7 @@ static int next_part(struct chunk *k)
 		k->at_part = 0;
 		if (k->part == PART_ATTENTION && !c->layer_is_dense[k->layer]) {
 			experts_assign(k);
+			k->shared_out = NULL;
 			k->part = k->s->model->experts && k->n <= CHUNK_FEW && !k->take_up ? PART_FEW : PART_EXPERTS;
 			k->expert = 0;
 			if (k->part == PART_FEW)

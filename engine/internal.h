@@ -113,9 +113,13 @@ struct chunk {
 	int32_t expert;
 	int64_t row;                  /* of the part: a token, or one of the expert's tokens */
 	/* Few tokens with a tier of experts, PART_FEW: the experts that are not computed yet, n_few - row of them, in any order, and
-	 * what those gave that are, [n, experts_per_token, hidden] by expert. */
+	 * what those gave that are, [n, experts_per_token, hidden] by expert. While an expert is waited for, the shared one gives
+	 * shared_out [n, hidden] (NULL: it has not), and of expert `half` gate and up are multiplied, of its read half_reading (0: of
+	 * none), into half_gate [n, its width]. */
 	int32_t *few, n_few;
-	float *few_out;
+	float *few_out, *shared_out, *half_gate;
+	int32_t half;
+	int64_t half_reading;
 	/* Set before each layer by whoever wants what it stores: as in struct pass, of token 0. */
 	uint8_t *records, *index_keys;
 	size_t record_bytes;
@@ -164,8 +168,9 @@ void experts_assign(struct chunk *k);
  * depend on its tokens is used. rows NULL: row i; weights NULL: 1. */
 void mlp_forward(struct pass *p, const struct expert *e, float *h, const void *u, const int32_t *rows,
 		 const float *weights, int64_t n);
-/* The products alone: out[i] = mlp(u[rows[i]]). */
-void mlp_products(struct pass *p, const struct expert *e, float *out, const void *u, const int32_t *rows, int64_t n);
+/* The products alone, in two steps: out[i] = mlp(u[rows[i]]). gate: [n, the MLP's width]. */
+void mlp_half(struct pass *p, const struct expert *e, float *gate, const void *u, const int32_t *rows, int64_t n);
+void mlp_down(struct pass *p, const struct expert *e, float *out, const float *gate, int64_t n);
 /* u[i] as a chunk keeps it: rounded to bf16 where the profile does. to: [n, hidden]. */
 void mlp_input_keep(struct pass *p, void *to);
 

@@ -110,6 +110,13 @@ static void add_part(struct builder *b, const struct tensor *t, uint64_t offset,
 	b->place->parts[b->place->n_parts++] = (struct expert_part){shard, t->offset + offset, bytes, dtype, t, where};
 }
 
+/* The parts of down come next. */
+static void half_placed(struct builder *b)
+{
+	if (b->place)
+		b->place->n_half = b->place->n_parts;
+}
+
 /* The tensor called name, counted under *kind; NULL if there is none. */
 static const struct tensor *take(struct builder *b, uint64_t *kind, const char *name)
 {
@@ -345,9 +352,11 @@ static int place_mlp(struct builder *b, struct expert *e, uint64_t *kind, const 
 
 	text(wide, "%s x hidden_size", width);
 	snprintf(tall, sizeof tall, "hidden_size x %s", width);
-	return place_matrix(b, &e->gate, kind, prefix, "gate_proj.weight", dim, hidden, wide) ||
-	       place_matrix(b, &e->up, kind, prefix, "up_proj.weight", dim, hidden, wide) ||
-	       place_matrix(b, &e->down, kind, prefix, "down_proj.weight", hidden, dim, tall);
+	if (place_matrix(b, &e->gate, kind, prefix, "gate_proj.weight", dim, hidden, wide) ||
+	    place_matrix(b, &e->up, kind, prefix, "up_proj.weight", dim, hidden, wide))
+		return -1;
+	half_placed(b);
+	return place_matrix(b, &e->down, kind, prefix, "down_proj.weight", hidden, dim, tall);
 }
 
 /* One matrix an expert, stacked in one tensor: the first into *first, whose view of rows first_row .. is for w. */
@@ -426,6 +435,7 @@ static int place_fused_experts(struct builder *b, struct layer *l, const char *p
 		at_expert(b, l, e);
 		place_from_stack(b, &l->experts[e].gate, &gate_up, e, 0, c->expert_dim);
 		place_from_stack(b, &l->experts[e].up, &gate_up, e, c->expert_dim, c->expert_dim);
+		half_placed(b);
 		place_from_stack(b, &l->experts[e].down, &downs, e, 0, c->hidden);
 	}
 	at_expert(b, l, -1);

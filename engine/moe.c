@@ -177,25 +177,40 @@ static const float *input(struct pass *p, const void *u, const int32_t *rows, in
 	return x;
 }
 
-void mlp_products(struct pass *p, const struct expert *e, float *out, const void *u, const int32_t *rows, int64_t n)
+/* Experts are read while others are computed: the disk shall not wait until a product is done. */
+static void let_reads_go_on(const struct pass *p)
+{
+	if (p->m->experts)
+		experts_go_on(p->m->experts);
+}
+
+void mlp_half(struct pass *p, const struct expert *e, float *gate, const void *u, const int32_t *rows, int64_t n)
 {
 	enum compute_profile profile = p->s->engine->compute;
 	int32_t hidden = p->c->hidden, dim = e->gate.rows;
 	const float *x = input(p, u, rows, n);
-	float *gate = arena_alloc(p->scratch, (size_t)n * (size_t)dim, sizeof *gate);
 	float *up = arena_alloc(p->scratch, (size_t)n * (size_t)dim, sizeof *up);
 
 	p->ops->matmul(p->dev, gate, dim, x, hidden, &e->gate, n, profile);
+	let_reads_go_on(p);
 	p->ops->matmul(p->dev, up, dim, x, hidden, &e->up, n, profile);
+	let_reads_go_on(p);
 	p->ops->swiglu(p->dev, gate, up, n, dim);
-	p->ops->matmul(p->dev, out, hidden, gate, dim, &e->down, n, profile);
+}
+
+void mlp_down(struct pass *p, const struct expert *e, float *out, const float *gate, int64_t n)
+{
+	p->ops->matmul(p->dev, out, p->c->hidden, gate, e->gate.rows, &e->down, n, p->s->engine->compute);
+	let_reads_go_on(p);
 }
 
 void mlp_forward(struct pass *p, const struct expert *e, float *h, const void *u, const int32_t *rows,
 		 const float *weights, int64_t n)
 {
 	float *out = arena_alloc(p->scratch, (size_t)n * (size_t)p->c->hidden, sizeof *out);
+	float *gate = arena_alloc(p->scratch, (size_t)n * (size_t)e->gate.rows, sizeof *gate);
 
-	mlp_products(p, e, out, u, rows, n);
+	mlp_half(p, e, gate, u, rows, n);
+	mlp_down(p, e, out, gate, n);
 	p->ops->add_scaled(p->dev, h, out, rows, weights, n, p->c->hidden);
 }

@@ -6,6 +6,7 @@
 #include "config/clock.h"
 #include "config/pages.h"
 #include "engine/checkpoint.h"
+#include "engine/expert_reading.h"
 #include "engine/internal.h"
 #include "engine/noise.h"
 #include "offload/io.h"
@@ -15,8 +16,7 @@ enum {
 	READ_BYTES = 256 << 20, /* beyond caches */
 	ROWS = 2048, PROMPT = 512,
 	TRIES = 5,
-	/* Of a disk: what engine/experts.c has under way, of reads as large as experts. */
-	DISK_READ = 32 << 20, N_UNDER_WAY = 2, N_READS = 16, DEPTH = 4,
+	DISK_READ = 32 << 20, N_UNDER_WAY = 2, N_READS = 16, /* of a disk, each as large as an expert */
 };
 
 /* Values from 1 to 2 of either sign in bf16, below 2 in E4M3, any code in int4. */
@@ -137,7 +137,8 @@ static int time_reads(struct io *io, const struct io_file *f, char *memory, doub
 
 int rates_disk(const char *dir, double *bytes_per_s, struct err *err)
 {
-	const struct io_options opt = {.purpose = "a measurement", .depth = DEPTH};
+	const struct io_options opt = {.purpose = "a measurement", .piece_bytes = EXPERT_PIECE,
+				       .depth = EXPERTS_IN_FLIGHT / EXPERT_PIECE};
 	const struct safetensors *largest = NULL;
 	struct checkpoint *files;
 	struct io *io = NULL;

@@ -37,6 +37,7 @@ static int set_up(void **state)
 
 	x->shards[0].align = x->shards[1].align = 512;
 	x->place.n_parts = N_PARTS;
+	x->place.n_half = 3;
 	memcpy(x->place.parts, parts, sizeof parts);
 	expert_reading_plan(&x->r, &x->place, x->shards);
 	x->slot = aligned_alloc(4096, x->r.bytes);
@@ -152,6 +153,41 @@ static void nan_in_any_part_is_found_and_only_when_it_is_looked_for(void **state
 			}
 }
 
+/* Files that are sorted by name, scales first: down, gate, up. What is used first comes first, after the scales, which nobody waits
+ * for; and who computes hears of it while down is still missing. */
+static void gate_and_up_come_before_down_wherever_they_lie(void **state)
+{
+	enum { GATE, GATE_SCALES, UP, UP_SCALES, DOWN, DOWN_SCALES, N, MATRIX = 2 << 20, SCALES = 3072, AT = 1 << 20 };
+	static const uint64_t offsets[N] = {AT + MATRIX, 4096 + SCALES, AT + 2 * MATRIX, 4096 + 2 * SCALES, AT, 4096};
+	struct io_file shard = {.align = 512};
+	struct expert_place place = {.n_parts = N, .n_half = DOWN};
+	size_t arrived[EXPERT_PARTS] = {0};
+	struct expert_reading r;
+	struct expert_look *l;
+	char *slot;
+
+	(void)state;
+	for (int i = 0; i < N; i++)
+		place.parts[i] = (struct expert_part){.offset = offsets[i], .bytes = i % 2 ? SCALES : MATRIX,
+						      .dtype = i % 2 ? DTYPE_F32 : DTYPE_F8_E4M3};
+	expert_reading_plan(&r, &place, &shard);
+	assert_int_equal(r.n, 3);
+	for (int i = 0; i < N; i++)
+		assert_int_equal(r.run_of[i], i % 2 ? 0 : i == DOWN ? 2 : 1);
+	slot = aligned_alloc(4096, r.bytes);
+	memset(slot, 0, r.bytes);
+	l = expert_look_new(&place, &r, true);
+	for (int run = 0; run < 2; run++) {
+		assert_false(expert_look_at_down(l));
+		arrived[run] = r.runs[run].range.bytes;
+		while (expert_look_on(l, slot, arrived))
+			;
+	}
+	assert_true(expert_look_at_down(l));
+	expert_look_free(l);
+	free(slot);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -159,6 +195,7 @@ int main(void)
 		CASE(neighbours_come_with_one_read_and_every_part_lies_as_its_type_wants),
 		CASE(the_sum_is_that_of_all_parts_however_their_bytes_come),
 		CASE(a_look_is_over_soon_and_goes_on_later),
+		CASE(gate_and_up_come_before_down_wherever_they_lie),
 		CASE(nan_in_any_part_is_found_and_only_when_it_is_looked_for),
 #undef CASE
 	};

@@ -20,7 +20,9 @@
 #include "config/log.h"
 #include "config/mem.h"
 #include "engine/experts.h"
+#include "engine/internal.h"
 #include "engine/sweep.h"
+#include "engine/synth.h"
 #include "tests/support/fake_io.h"
 #include "tests/support/golden.h"
 #include "tests/support/sanitized.h"
@@ -561,6 +563,147 @@ static void what_is_given_up_on_a_slow_disk_leaves_its_slot(void **state)
 	model_close(m);
 }
 
+/* ---- computing while they come ------------------------------------------------------------------------------------ */
+
+/* Experts of two pieces: gate and up lie in the first one. */
+static char *make_large_experts(void)
+{
+	char *dir = temp_dir_new();
+	struct synth_options o = synth_glm52;
+	struct err err;
+
+	o.n_dense_layers = 1;
+	o.n_moe_layers = 2;
+	o.format = SYNTH_BF16;
+	o.hidden = 1024;
+	o.expert_dim = 896;
+	o.n_experts = 4;
+	o.experts_per_token = 2;
+	o.n_heads = o.index_n_heads = 2;
+	o.q_lora = o.dense_dim = 128;
+	o.vocab = SYNTH_LEAST_VOCAB;
+	o.max_positions = 4096;
+	if (synth_write(dir, &o, NULL, &err))
+		fail_msg("%s", err.text);
+	return dir;
+}
+
+enum { LARGE_TOKENS = 4 };
+
+/* Token by token, so that nothing is chosen by more than one: all logits. */
+static int decode_large(struct engine *e, struct model *m, float *logits, struct err *err)
+{
+	struct session_options session = {.latents = LATENTS_BF16};
+	struct session *s;
+	int rc = 0;
+
+	assert_int_equal(session_new(&s, e, m, &session, err), 0);
+	for (int32_t i = 0; i < LARGE_TOKENS && !rc; i++)
+		rc = session_append(s, &i, 1, logits + i * m->config.vocab, NULL, err);
+	session_free(s);
+	return rc;
+}
+
+/* What is multiplied: the shared expert of a layer before an expert that its router chose? And is the disk asked what is done, if it
+ * has something to do, before the next matrix? */
+static struct {
+	const struct model *m;
+	const struct ops *ops;
+	const struct slow_io *disk;
+	int32_t shared_of; /* layer */
+	int n_before, n_asked, n_neglected, n_busy;
+	bool busy;
+} heard;
+
+static void hear_matmul(struct device *dev, float *y, int64_t y_stride, const float *x, int64_t x_stride, const struct weight *w,
+			int64_t n, enum compute_profile profile)
+{
+	const struct model_config *c = &heard.m->config;
+
+	for (int32_t l = 0; l < c->n_layers; l++) {
+		if (w->data == heard.m->layers[l].mlp.gate.data)
+			heard.shared_of = l;
+		for (int32_t e = 0; e < c->n_experts && !c->layer_is_dense[l]; e++) {
+			const struct expert *routed = &heard.m->layers[l].experts[e];
+
+			heard.n_before += w->data == routed->down.data && heard.shared_of == l;
+			heard.n_neglected += heard.busy && heard.n_asked == heard.disk->n_asked &&
+					     (w->data == routed->up.data || w->data == routed->down.data);
+		}
+	}
+	heard.busy = heard.disk->n > 0;
+	heard.n_busy += heard.busy;
+	heard.n_asked = heard.disk->n_asked;
+	heard.ops->matmul(dev, y, y_stride, x, x_stride, w, n, profile);
+}
+
+/* While experts are read the shared one is computed, and gate and up of those whose down has not come: the sums are the same. A bit
+ * that is wrong in what was multiplied already, or comes wrong after it, is found: once, and it is computed anew; always, and
+ * there is no answer. */
+static void what_has_come_is_computed_while_the_rest_is_read_and_counts_when_it_is_right(void **state)
+{
+	static const struct {
+		int spoil_nth;  /* of the pieces from then on; odd: gate and up, even: down */
+		bool then_on;
+	} faults[] = {{0}, {1}, {2}, {5}, {6}, {1, true}, {2, true}, {6, true}};
+	char *dir = make_large_experts();
+	struct engine *e = open_engine(COMPUTE_BF16);
+	struct ops hears = *e->ops;
+	struct model *all;
+	float *want, *got;
+	int64_t n_halves = 0;
+	size_t bytes;
+	struct err err;
+
+	(void)state;
+	if (try_open(&all, dir, NULL, &err))
+		fail_msg("%s", err.text);
+	bytes = (size_t)all->config.vocab * LARGE_TOKENS * sizeof *want;
+	want = xmalloc(1, bytes);
+	got = xmalloc(1, bytes);
+	assert_int_equal(decode_large(e, all, want, &err), 0);
+	heard.ops = e->ops;
+	hears.matmul = hear_matmul;
+	e->ops = &hears;
+	for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+		struct slow_io disk = {.bytes_per_s = 3e8};
+		struct experts_options opt = {.n_slots = 3, .no_prediction = true, .backend = &slow_io_backend, .backend_state = &disk};
+		struct experts_stats stats;
+		struct model *m;
+		int rc;
+
+		if (try_open(&m, dir, &opt, &err) || experts_verify(m->experts, NULL, NULL, &err))
+			fail_msg("%s", err.text);
+		disk.spoil_nth = faults[i].spoil_nth ? disk.n_begun + faults[i].spoil_nth : 0;
+		disk.then_on = faults[i].then_on;
+		heard.m = m;
+		heard.disk = &disk;
+		heard.busy = false;
+		heard.shared_of = -1;
+		rc = decode_large(e, m, got, &err);
+		experts_stats(m->experts, &stats);
+		assert_int_equal(rc, faults[i].then_on ? -1 : 0);
+		if (rc) {
+			assert_int_equal(err.code, ERR_DAMAGED);
+			assert_non_null(strstr(err.text, "expert "));
+		} else {
+			assert_memory_equal(got, want, bytes);
+			assert_int_equal(stats.retried, faults[i].spoil_nth > 0);
+		}
+		n_halves += stats.halves;
+		model_close(m);
+	}
+	/* Times are real, and a machine may be busy: in one of all these runs it has time. */
+	assert_true(n_halves > 0 && heard.n_before > 0 && heard.n_busy > 0);
+	assert_int_equal(heard.n_neglected, 0);
+	e->ops = heard.ops;
+	free(want);
+	free(got);
+	model_close(all);
+	engine_close(e);
+	temp_dir_free(dir);
+}
+
 static void too_little_room_says_how_much_is_needed(void **state)
 {
 	struct experts_options opt = {.bytes = slots("glm52", 0) - 1};
@@ -587,6 +730,7 @@ int main(void)
 		cmocka_unit_test(sums_are_kept_and_told_apart),
 		cmocka_unit_test(a_slow_disk_that_stalls_changes_no_bit_and_is_not_read_ahead_of_in_vain),
 		cmocka_unit_test(what_is_given_up_on_a_slow_disk_leaves_its_slot),
+		cmocka_unit_test(what_has_come_is_computed_while_the_rest_is_read_and_counts_when_it_is_right),
 		cmocka_unit_test(too_little_room_says_how_much_is_needed),
 	};
 

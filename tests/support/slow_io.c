@@ -21,11 +21,13 @@ static void slow_start(void *state, const struct io_operation *o)
 	double seconds = (double)o->bytes / d->bytes_per_s;
 
 	assert(d->n < SLOW_IN_FLIGHT);
-	if (d->stall_every && ++d->n_begun % d->stall_every == 0)
+	d->n_begun++;
+	if (d->stall_every && d->n_begun % d->stall_every == 0)
 		seconds += d->stall_s;
 	d->busy_s += seconds;
 	d->free_at = (d->free_at > now ? d->free_at : now) + (int64_t)(seconds * 1e9);
 	d->in_flight[d->n].o = *o;
+	d->in_flight[d->n].number = d->n_begun;
 	d->in_flight[d->n++].ends_at = d->free_at;
 }
 
@@ -35,6 +37,7 @@ static int slow_reap(void *state, struct io_completion *out, int n_most, int tim
 	int64_t now = clock_now_ns();
 	int n = 0;
 
+	d->n_asked += n_most > 0;
 	if (!n_most || !d->n)
 		return 0;
 	if (timeout_ms && d->in_flight[0].ends_at > now) {
@@ -49,6 +52,9 @@ static int slow_reap(void *state, struct io_completion *out, int n_most, int tim
 		const struct io_operation *o = &d->in_flight[n].o;
 		ssize_t moved = pread(o->fd, o->memory, o->bytes, (off_t)o->offset);
 
+		if (moved > 0 && d->spoil_nth && (d->in_flight[n].number == d->spoil_nth ||
+						  (d->then_on && d->in_flight[n].number > d->spoil_nth)))
+			((char *)o->memory)[moved / 2 | 1] ^= 1; /* of a bf16: four times as much, or a fourth */
 		out[n++] = (struct io_completion){o->id, moved < 0 ? -errno : (int32_t)moved};
 	}
 	d->n -= n;
