@@ -41,15 +41,19 @@ CPPLIBS := $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 LDFLAGS = $(if $(SAN),-fsanitize=$(SAN)) -Wl,-z,relro,-z,now
 LDLIBS  := $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lpthread -lm
 
-SOURCES = $(wildcard config/*.c offload/*.c cache/*.c engine/*.c ingest/*.c daemon/*.c)
+# Where one test is all that is built, these may be what it needs.
+FOLDERS = config offload cache engine ingest daemon
+HELPERS = $(basename $(notdir $(wildcard tests/support/*.c)))
+
+SOURCES = $(wildcard $(FOLDERS:%=%/*.c))
 OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
 
 # Kernels are compiled once for each instruction set: the definitions of engine/cpu for all of them, but where
 # engine/simd has a file of that name, which is then what instruction sets with vectors use. The bits are the same.
 KERNEL_FLAGS = $(if $(SAN),-O1 -fno-var-tracking) # gcc takes minutes over what is inlined there, and seconds so
 KNOWN_ISAS := $(if $(filter x86_64,$(shell uname -m)),avx2 avx512 avx512bf16)
-# Under a sanitizer only what can be run here: compilers take long over the rest.
-HERE    := $(if $(SAN),$(shell sed -n '/^flags/{s/avx512_bf16/avx512bf16/;s/avx512vl/avx512/;p;q}' /proc/cpuinfo),$(KNOWN_ISAS))
+# Under a sanitizer, or otherwise optimised, only what can be run here: compilers take long over the rest.
+HERE    := $(if $(SAN)$(filter-out $(USUAL),$(OPT)),$(shell sed -n '/^flags/{s/avx512_bf16/avx512bf16/;s/avx512vl/avx512/;p;q}' /proc/cpuinfo),$(KNOWN_ISAS))
 ISAS    = scalar $(filter $(HERE),$(KNOWN_ISAS))
 ISA_FLAGS_scalar     =
 ISA_FLAGS_avx2       = -mavx2 -mfma -mf16c
@@ -71,7 +75,7 @@ ISA_FLAGS_widebf16   = $(ISA_FLAGS_wide) -DSIMD_WIDE_PAIRS
 WIDE     = $(if $(VARIANT)$(filter-out x86_64,$(shell uname -m)),,$(foreach isa,wide widebf16,$(VECTORS:%.c=$(BUILD)/%.$(isa).o)))
 CFLAGS  += $(if $(WIDE),-DHAVE_WIDE)
 
-SUPPORT = $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c)) $(WIDE)
+SUPPORT = $(HELPERS:%=$(BUILD)/tests/support/%.o) $(WIDE)
 TESTS   = $(patsubst %.c,$(BUILD)/%,$(if $(ONLY),$(ONLY:%=tests/test_%.c),$(wildcard tests/test_*.c)))
 # A benchmark that is a script is run when it is named, and only then.
 SCRIPTED = $(wildcard $(BENCH:%=tests/bench/%.sh))

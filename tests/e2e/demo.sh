@@ -126,7 +126,7 @@ say "only the question is computed; the rest comes from the store"
 QUESTION="Where is err_exit_status"
 ask "$QUESTION"
 ask "Where is duration_parse"
-ask "Complete: void log_"
+ask "Complete: void log_set"
 ask "Where is err_frobnicate"
 right=0 asked=0 wrong=0
 for name in $(sed -n 's/^[a-z][a-z0-9_ *]*[ *]\([a-z0-9_]*\)(.*/\1/p' "$DEMO"/sources/*); do
