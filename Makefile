@@ -69,8 +69,8 @@ OBJECTS += $(DEFINED:%.c=$(BUILD)/%.scalar.o) \
 CFLAGS  += $(patsubst %,-DHAVE_%,$(filter-out scalar,$(ISAS)))
 
 # AVX-512's width in plain C, for the tests of processors that lack it (engine/simd/vec.h). Not in the variants: compilers
-# take minutes over it under sanitizers, and those are for the instruction sets that there are.
-ISA_FLAGS_wide       = $(ISA_FLAGS_avx2) -DSIMD_WIDE -Wno-psabi
+# take minutes over it under sanitizers, and those are for the instruction sets that there are. -O1 halves what they take.
+ISA_FLAGS_wide       = $(ISA_FLAGS_avx2) -DSIMD_WIDE -Wno-psabi -O1
 ISA_FLAGS_widebf16   = $(ISA_FLAGS_wide) -DSIMD_WIDE_PAIRS
 WIDE     = $(if $(VARIANT)$(filter-out x86_64,$(shell uname -m)),,$(foreach isa,wide widebf16,$(VECTORS:%.c=$(BUILD)/%.$(isa).o)))
 CFLAGS  += $(if $(WIDE),-DHAVE_WIDE)
