@@ -206,12 +206,12 @@ def lesson(recipe, n_steps):
     return make
 
 
-def options(description, **defaults):
+def options(description, seed):
     """What the phases have in common."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--work", required=True)
     parser.add_argument("--minutes", type=float, default=9)
-    parser.add_argument("--seed", type=int, default=defaults["seed"])
+    parser.add_argument("--seed", type=int, default=seed)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--workers", type=int, default=0, help="processes that make batches; 0: this one")
@@ -219,6 +219,8 @@ def options(description, **defaults):
 
 
 class Curves:
+    """What a phase has to say, as lines of JSON: to a file and to whoever watches."""
+
     def __init__(self, path):
         self.path = path
 
