@@ -693,8 +693,8 @@ static void what_has_come_is_computed_while_the_rest_is_read_and_counts_when_it_
 		n_halves += stats.halves;
 		model_close(m);
 	}
-	/* Times are real, and a machine may be busy: in one of all these runs it has time. */
-	assert_true(n_halves > 0 && heard.n_before > 0 && heard.n_busy > 0);
+	/* Times are real, and a machine may be busy: in one of all these runs it has time, unless sanitizers make it slow. */
+	assert_true(SANITIZED || (n_halves > 0 && heard.n_before > 0 && heard.n_busy > 0));
 	assert_int_equal(heard.n_neglected, 0);
 	e->ops = heard.ops;
 	free(want);

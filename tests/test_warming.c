@@ -280,13 +280,15 @@ static void what_a_question_has_used_stays_if_it_is_worth_more(void **state)
 	model_close(m);
 }
 
+enum { RATE = 500000 }; /* bytes a second: an expert takes longer than a busy machine takes from here to there */
+
 /* ---- a question comes ------------------------------------------------------------------------------------------------ */
 
-/* A drive of 5 MB/s: experts of the tiny model come one by one, and when somebody asks, what is on its way for nobody is given up.
- * From the first that the question wants to its end nothing else is read. */
+/* A slow drive: experts of the tiny model come one by one, none before the question wants its first; then what is on its way for
+ * nobody is given up, and to the question's end nothing else is read. */
 static void a_question_does_not_wait_for_what_nobody_has_asked_for(void **state)
 {
-	struct slow_io quiet_disk = {.bytes_per_s = 5e6}, busy_disk = {.bytes_per_s = 5e6};
+	struct slow_io quiet_disk = {.bytes_per_s = RATE}, busy_disk = {.bytes_per_s = RATE};
 	struct experts_options opt = room_for(16);
 	struct model *cold, *m;
 	struct experts_stats before, after;
