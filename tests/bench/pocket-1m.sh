@@ -54,7 +54,7 @@ model: {path: $MODEL}
 store: {path: $WORK/store}
 server: {socket: $SOCKET_DIR/quire.sock}
 END
-# Not asked where quire's own sources or the user's configuration say otherwise.
+# The command line would ask there, not here.
 unset QUIRE_SOCKET
 
 quire() { "$QUIRE" --config "$WORK/quire.yaml" "$@"; }
