@@ -120,10 +120,11 @@ static void assert_choice(const float *scores, int64_t stride, const int64_t *vi
 	free(n_got);
 }
 
-enum shape { RANDOM, EQUAL, LOWEST, RISING, FALLING, FEW_VALUES, LAST_BITS, ZEROS, ANY_BITS, N_SHAPES };
+enum shape { RANDOM, EQUAL, LOWEST, RISING, FALLING, FEW_VALUES, LAST_BITS, ZEROS, ANY_BITS, SAMPLED, N_SHAPES };
 static const char *const shape_names[N_SHAPES] = {"random scores",      "equal scores",        "scores of -infinity",
 						  "rising scores",      "falling scores",      "scores of few values",
-						  "scores alike but for their last bits", "zeros of both signs", "any bits"};
+						  "scores alike but for their last bits", "zeros of both signs", "any bits",
+						  "scores whose best lie where the sample of a long row is taken"};
 
 static void make_scores(float *x, int64_t n, enum shape shape)
 {
@@ -138,6 +139,7 @@ static void make_scores(float *x, int64_t n, enum shape shape)
 		       : shape == FEW_VALUES ? floorf(u * 4)
 		       : shape == LAST_BITS  ? f32_from_bits(f32_bits(-3.0f) + (uint32_t)random_below(&seed, 1000))
 		       : shape == ZEROS      ? (u < 0 ? -0.0f : 0.0f)
+		       : shape == SAMPLED    ? (i / 8 % 32 == 0 || i / 16 % 32 == 0 ? u + 4 : u)
 					     : f32_from_bits((uint32_t)random_below(&seed, 65536) << 16 |
 							     (uint32_t)random_below(&seed, 65536));
 	}

@@ -208,14 +208,16 @@ void CPU(index_scores)(struct device *dev, float *scores, int64_t scores_stride,
 {
 	struct score_job j = {.pool = dev->queue, .scores_stride = scores_stride, .keys = keys, .n_heads = n_heads, .dim = dim,
 			      .profile = profile};
+	int64_t n_batches = (n + QUERY_BATCH - 1) / QUERY_BATCH, i = 0;
 	size_t room;
 
 	j.n_shares = pool_n_threads(j.pool);
 	j.depth = profile == COMPUTE_F32 ? dim : HAS_DOT ? (dim + 1) / 2 : (dim + 1) / 2 * 2;
 	room = (size_t)(n < QUERY_BATCH ? n : QUERY_BATCH) * (size_t)n_heads * (size_t)j.depth * sizeof *j.laid_out;
 	j.laid_out = pool_scratch(j.pool, pool_n_threads(j.pool), room);
-	for (int64_t i = 0; i < n; i += j.n) {
-		j.n = (int32_t)(n - i < QUERY_BATCH ? n - i : QUERY_BATCH);
+	/* Of equal size: one query alone would wait for its keys from memory. */
+	for (int64_t batch = 0; batch < n_batches; batch++, i += j.n) {
+		j.n = (int32_t)(n * (batch + 1) / n_batches - i);
 		j.scores = scores + i * scores_stride;
 		j.q = q + i * n_heads * dim;
 		j.w = w + i * n_heads;

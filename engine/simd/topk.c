@@ -6,6 +6,10 @@
  * position above that key is chosen, and the lowest of those equal to it, as many as are left. One scan writes them in
  * ascending order; where each share of the positions begins to write is known from its own histograms.
  *
+ * That is four passes over the row. Of a long one nearly all scores are far below the k-th best: a sample says below which
+ * score, one pass lists the others, and the k best of the row are those of the list. Where the sample was wrong, and the list
+ * has fewer than k scores or no room for all, the row is gone through as above; so what is chosen never depends on it.
+ *
  * Many rows: a thread takes whole rows. A long row alone: its positions are shared among the threads.
  */
 #include "engine/simd/vec.h"
@@ -15,6 +19,8 @@ enum {
 	LEVELS = 3,
 	COPIES = 4,         /* of a histogram: equal scores would wait for one counter otherwise */
 	SPLIT_ROW = 1 << 15, /* scores: a row that is worth three barriers */
+	SAMPLE = 32,         /* one vector of so many is in the sample; a list is for rows of as many times k scores */
+	LISTED = 1 << 14,    /* most scores of a share's list */
 };
 
 /* Bits of the key below a level's digit, and of its digit. */
@@ -28,7 +34,11 @@ struct row {
 	struct share {
 		uint32_t count[BINS];
 		int32_t above, equal; /* of its positions: above the key that is sought, and equal to it or not known yet */
+		int32_t n_listed;     /* more than LISTED: not all of them are in the list */
+		float listed[LISTED];
+		int32_t at[LISTED];   /* where they stand in the row, ascending */
 	} *shares;
+	uint32_t floor;       /* keys from this one on are listed */
 	int level;
 	uint32_t prefix;      /* the digits found, as a number */
 	int32_t left;         /* how many of those equal to it will be chosen */
@@ -175,6 +185,59 @@ static void write_share(const struct row *r, int share)
 	}
 }
 
+/* A key with 2 k or more of the row's keys above it, if the sample is like the row; 0 where there is none. */
+static uint32_t sample_floor(const struct row *r)
+{
+	int64_t wanted = 2 * (r->k / SAMPLE) + VL;
+	uint32_t prefix = 0;
+
+	for (int level = 0; level < 2; level++) {
+		uint32_t count[COPIES][BINS] = {{0}};
+		int64_t in_bin = 0;
+		int bin = BINS;
+
+		for (int32_t t = 0; t + VL <= r->n; t += SAMPLE * VL) {
+			vi keys = score_keys(r->score + t);
+
+			if (level == 0)
+				count_digits(count, vi_shift_right(keys, 21), (1u << VL) - 1);
+			else
+				count_digits(count, vi_and(vi_shift_right(keys, 10), vi_all(BINS - 1)),
+					     vm_bits(vm_equal(vi_shift_right(keys, 21), vi_all((int32_t)prefix))));
+		}
+		do {
+			wanted -= in_bin;
+			if (--bin < 0)
+				return 0;
+			in_bin = 0;
+			for (int c = 0; c < COPIES; c++)
+				in_bin += count[c][bin];
+		} while (in_bin < wanted);
+		prefix = prefix << widths[level] | (uint32_t)bin;
+	}
+	return prefix << shifts[1];
+}
+
+static void list_share(const struct row *r, int share)
+{
+	struct share *s = &r->shares[share];
+	int32_t end = share_first(r, share + 1), n = 0;
+	vi flip = vi_all((int32_t)0x80000000), below = vi_xor(vi_all((int32_t)(r->floor - 1)), flip);
+	float some[VL];
+
+	for (int32_t t = share_first(r, share); t < end && n <= LISTED; t += VL) {
+		vi keys = vi_xor(score_keys(scores_at(r, t, some)), flip);
+		unsigned chosen = vm_bits(vm_greater(keys, below)) & (end - t < VL ? (1u << (end - t)) - 1 : (1u << VL) - 1);
+
+		for (; chosen; chosen &= chosen - 1, n++)
+			if (n < LISTED) {
+				s->at[n] = t + __builtin_ctz(chosen);
+				s->listed[n] = r->score[s->at[n]];
+			}
+	}
+	s->n_listed = n;
+}
+
 /* Items: shares of a row. */
 static void count_shares(void *arg, int64_t first, int64_t end, int thread)
 {
@@ -190,6 +253,64 @@ static void write_shares(void *arg, int64_t first, int64_t end, int thread)
 		write_share(arg, (int)first);
 }
 
+static void list_shares(void *arg, int64_t first, int64_t end, int thread)
+{
+	(void)thread;
+	for (; first < end; first++)
+		list_share(arg, (int)first);
+}
+
+/* pool NULL: by this thread alone. */
+static void run_shares(struct row *r, pool_fn *run, struct pool *pool)
+{
+	if (pool)
+		pool_run(pool, run, r, r->n_shares, r->n / r->n_shares);
+	else
+		run(r, 0, r->n_shares, 0);
+}
+
+static void choose_by_radix(struct row *r, struct pool *pool)
+{
+	for (int s = 0; s < r->n_shares; s++)
+		r->shares[s].above = 0;
+	r->left = r->k;
+	do {
+		run_shares(r, count_shares, pool);
+	} while (!find_digit(r));
+	run_shares(r, write_shares, pool);
+}
+
+/* Whether the lists had what was to be chosen: else nothing is. */
+static bool choose_from_lists(struct row *r, struct pool *pool)
+{
+	struct share *all = r->shares;
+	struct row listed = {.score = all->listed, .set = r->set, .k = r->k, .n_shares = 1, .shares = all};
+
+	if (r->n / SAMPLE < r->k)
+		return false;
+	r->floor = sample_floor(r);
+	if (!r->floor)
+		return false;
+	run_shares(r, list_shares, pool);
+	for (int s = 0; s < r->n_shares; s++) {
+		const struct share *of = &r->shares[s];
+
+		if (of->n_listed > LISTED - listed.n)
+			return false;
+		if (s) {
+			memcpy(all->listed + listed.n, of->listed, (size_t)of->n_listed * sizeof *of->listed);
+			memcpy(all->at + listed.n, of->at, (size_t)of->n_listed * sizeof *of->at);
+		}
+		listed.n += of->n_listed;
+	}
+	if (listed.n <= r->k)
+		return false;
+	choose_by_radix(&listed, NULL);
+	for (int32_t i = 0; i < r->k; i++)
+		r->set[i] = all->at[r->set[i]];
+	return true;
+}
+
 /* Row i; pool NULL: by this thread alone. `shares` has room for n_shares. */
 static void choose(const struct topk_job *j, int64_t i, struct pool *pool, struct share *shares, int n_shares)
 {
@@ -203,21 +324,8 @@ static void choose(const struct topk_job *j, int64_t i, struct pool *pool, struc
 			r.set[t] = t;
 		return;
 	}
-	if (!r.k)
-		return;
-	for (int s = 0; s < n_shares; s++)
-		shares[s].above = 0;
-	r.left = r.k;
-	do {
-		if (pool)
-			pool_run(pool, count_shares, &r, n_shares, r.n / n_shares);
-		else
-			count_shares(&r, 0, n_shares, 0);
-	} while (!find_digit(&r));
-	if (pool)
-		pool_run(pool, write_shares, &r, n_shares, r.n / n_shares);
-	else
-		write_shares(&r, 0, n_shares, 0);
+	if (r.k && !choose_from_lists(&r, pool))
+		choose_by_radix(&r, pool);
 }
 
 /* Item: a row. */
