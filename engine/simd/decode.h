@@ -193,14 +193,22 @@ static ALWAYS_INLINE vi e4m3_words(__m256i codes)
 	return _mm512_or_si512(words, _mm512_and_si512(c, _mm512_set1_epi16((short)0x8000)));
 }
 
+/*
+ * Both words of a lane from its byte, the upper one 4 bits down: what indexes a table of 16 values, which stands twice,
+ * because the fifth bit is one of the other code.
+ */
 static ALWAYS_INLINE vi int4_words(__m128i codes)
 {
-	const __m512i value = _mm512_set_epi32(0x40e0, 0x40c0, 0x40a0, 0x4080, 0x4040, 0x4000, 0x3f80, 0x0000,
-					       0xbf80, 0xc000, 0xc040, 0xc080, 0xc0a0, 0xc0c0, 0xc0e0, 0xc100);
-	__m512i c = _mm512_cvtepu8_epi32(codes);
-	__m512i odd = _mm512_permutexvar_epi32(_mm512_srli_epi32(c, 4), _mm512_slli_epi32(value, 16));
+	const __m512i twice = _mm512_set_epi32(0x800f800f, 0x800e800e, 0x800d800d, 0x800c800c, 0x800b800b, 0x800a800a, 0x80098009,
+					       0x80088008, 0x80078007, 0x80068006, 0x80058005, 0x80048004, 0x80038003, 0x80028002,
+					       0x80018001, 0x80008000);
+	const __m512i down = _mm512_set1_epi32(4 << 16);
+	const __m256i values = _mm256_set_epi16(0x40e0, 0x40c0, 0x40a0, 0x4080, 0x4040, 0x4000, 0x3f80, 0x0000, (short)0xbf80,
+						(short)0xc000, (short)0xc040, (short)0xc080, (short)0xc0a0, (short)0xc0c0,
+						(short)0xc0e0, (short)0xc100);
+	__m512i c = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(codes), twice);
 
-	return _mm512_or_si512(_mm512_permutexvar_epi32(c, value), odd);
+	return _mm512_permutexvar_epi16(_mm512_srlv_epi16(c, down), _mm512_broadcast_i64x4(values));
 }
 
 static ALWAYS_INLINE vi decode_words(enum dtype dtype, const void *in)

@@ -4,10 +4,12 @@
  *
  *     X     1   2   3   4      rows of x; more of them come in several turns, while the rows of w are in the cache
  *     W     4   2   1   1      rows of w (AVX2 with scales half of that: lanes and totals are both in registers)
+ *
+ * int4 takes 2 for one row of x: its rows are short, and more of them at a time were slower.
  */
 #include "engine/simd/matmul.h"
 
-enum { MOST_X = 4, MOST_W = 8 };
+enum { MOST_X = 4, MOST_W = 4 };
 
 enum { LINE = 64 };
 
@@ -22,7 +24,8 @@ enum { LINE = 64 };
 #define LARGEST_X  0x1p25f
 
 /* `blocks` blocks of 32 inputs of W rows of w times X rows of x, onto the lanes. What lies `ahead` bytes ahead is asked
- * for: the same place of the next rows. (The prefetchers of processors start anew with every row.) */
+ * for: the same place of the next rows. (The prefetchers of processors start anew with every row.) It is for the second
+ * cache: the first has no room for it until it is needed. */
 static ALWAYS_INLINE void add_blocks(vf sum[MOST_W][MOST_X][HALVES], const char *const w[MOST_W], const char *x, size_t x_bytes,
 				     int64_t blocks, enum dtype dtype, bool pairs, int W, int X, size_t ahead)
 {
@@ -34,9 +37,9 @@ static ALWAYS_INLINE void add_blocks(vf sum[MOST_W][MOST_X][HALVES], const char 
 
 			if (ahead && step >= LINE)
 				for (int at = 0; at < step; at += LINE)
-					_mm_prefetch(in + ahead + at, _MM_HINT_T0);
+					_mm_prefetch(in + ahead + at, _MM_HINT_T1);
 			else if (ahead && (blocks % 2 || b % 2 == 0))
-				_mm_prefetch(in + ahead, _MM_HINT_T0);
+				_mm_prefetch(in + ahead, _MM_HINT_T1);
 #if HAS_DOT
 			if (uses_words(dtype, pairs)) {
 				vi words = decode_words(dtype, in);
@@ -140,7 +143,7 @@ static ALWAYS_INLINE void dots(const struct product *p, int32_t r, int64_t i0, e
 typedef void rows_fn(const struct product *p, int32_t first, int32_t end, int64_t i0);
 
 #define PER_TYPE(name, dtype, pairs) \
-	ROWS(name##1, dtype, pairs, 1, scale_block(dtype) ? 2 * ROOM : 4 * ROOM) \
+	ROWS(name##1, dtype, pairs, 1, dtype == DTYPE_INT4 || (scale_block(dtype) && ROOM == 1) ? 2 : 4) \
 	ROWS(name##2, dtype, pairs, 2, scale_block(dtype) ? ROOM : 2 * ROOM) \
 	ROWS(name##3, dtype, pairs, 3, 1) \
 	ROWS(name##4, dtype, pairs, 4, 1)
