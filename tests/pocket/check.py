@@ -22,36 +22,14 @@ import tempfile
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from transformers import GlmMoeDsaConfig, GlmMoeDsaForCausalLM
 
 import tasks
-from export import BLOCK
+from published import read
 from model import Model, Shape
 
 BOUND = 1e-4
 NEAR, ROWS_NEAR = 1e-6, 0.01  # of a row's largest score; share of rows that may differ for it
-
-
-def read(folder, shape):
-    """The files' weights by transformers' names in memory, FP8 widened in float32."""
-    files, out = load_file(os.path.join(folder, "model.safetensors")), {}
-    for name, w in files.items():
-        if name.endswith("_scale_inv") or name.startswith(f"model.layers.{shape.n_layers}."):
-            continue  # the MTP layer is in neither forward pass
-        w = w.float()
-        scale = files.get(name + "_scale_inv")
-        if scale is not None:
-            full = scale.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
-            w = w * full[:w.shape[0], :w.shape[1]]
-        out[name] = w
-    for layer in range(shape.n_dense, shape.n_layers):
-        prefix = f"model.layers.{layer}.mlp.experts."
-        each = [[out.pop(f"{prefix}{e}.{part}_proj.weight") for part in ("gate", "up", "down")]
-                for e in range(shape.n_experts)]
-        out[prefix + "gate_up_proj"] = torch.stack([torch.cat([g, u]) for g, u, _ in each])
-        out[prefix + "down_proj"] = torch.stack([d for _, _, d in each])
-    return out
 
 
 def near_cuts(model, ids, positions):

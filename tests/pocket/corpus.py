@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Read the training text from this machine's Debian packages, train the tokenizer, and keep both as arrays.
 
-    python corpus.py --work DIR
+    python corpus.py --work DIR [--tokenizer FILE]
 
 writes DIR/tokenizer.json, DIR/train.npz and DIR/held.npz, and DIR/packages.txt: what was read of which version. The
 packages are permissively licensed ones (the list below names each licence); files are taken by the order of their
@@ -167,7 +167,9 @@ def write_corpus(path, files, t):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", required=True)
-    work = parser.parse_args().work
+    parser.add_argument("--tokenizer", help="a tokenizer.json to keep, not a new one: what a model that is trained on had")
+    a = parser.parse_args()
+    work = a.work
     os.makedirs(work, exist_ok=True)
     began, report = time.time(), []
     train, held = read_packages(TRAIN, False, report), read_packages(HELD, True, report)
@@ -175,7 +177,10 @@ def main():
     known = {zlib.crc32(text.encode()) for _, text in train}
     held = [(p, text) for p, text in held if zlib.crc32(text.encode()) not in known]
     open(os.path.join(work, "packages.txt"), "w").write("\n".join(report) + "\n")
-    t = train_tokenizer(text for p, text in train if zlib.crc32(p.encode()) % 3 == 0)
+    if a.tokenizer:
+        t = Tokenizer.from_file(a.tokenizer)
+    else:
+        t = train_tokenizer(text for p, text in train if zlib.crc32(p.encode()) % 3 == 0)
     t.save(os.path.join(work, "tokenizer.json"))
     for name, files in (("train", train), ("held", held)):
         write_corpus(os.path.join(work, name + ".npz"), files, t)

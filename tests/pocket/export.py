@@ -18,57 +18,7 @@ from safetensors.torch import save_file
 
 import mtp
 from model import Shape
-
-BLOCK = 128
-LARGEST = 448.0
-
-
-def published(state, shape):
-    """Tensors by their published names, float32."""
-    out = {}
-    for name, w in state.items():
-        if name.endswith("experts.gate_up_proj"):
-            prefix = name.removesuffix("gate_up_proj")
-            for e in range(shape.n_experts):
-                out[f"{prefix}{e}.gate_proj.weight"] = w[e, :shape.expert]
-                out[f"{prefix}{e}.up_proj.weight"] = w[e, shape.expert:]
-        elif name.endswith("mlp.experts.down_proj"):
-            prefix = name.removesuffix("down_proj")
-            for e in range(shape.n_experts):
-                out[f"{prefix}{e}.down_proj.weight"] = w[e]
-        else:
-            out[name] = w
-    return {n: w.detach().float() for n, w in out.items()}
-
-
-def is_quantized(name, w):
-    kept = ("embed_tokens", "lm_head", "mlp.gate.", "weights_proj", "eh_proj")
-    return w.dim() == 2 and not any(k in name for k in kept)
-
-
-def quantize(w):
-    """E4M3 codes and the scale of each block; blocks at the edges are partial."""
-    rows, columns = w.shape
-    scale = torch.zeros(-(-rows // BLOCK), -(-columns // BLOCK))
-    codes = torch.empty(w.shape, dtype=torch.float8_e4m3fn)
-    for i in range(scale.shape[0]):
-        for j in range(scale.shape[1]):
-            at = (slice(i * BLOCK, (i + 1) * BLOCK), slice(j * BLOCK, (j + 1) * BLOCK))
-            scale[i, j] = max(w[at].abs().max().item() / LARGEST, 1e-12)
-            codes[at] = (w[at] / scale[i, j]).to(torch.float8_e4m3fn)
-    return codes, scale
-
-
-def tensors(named, fp8):
-    out = {}
-    for name, w in named.items():
-        if name.endswith("e_score_correction_bias"):
-            out[name] = w.contiguous()
-        elif fp8 and is_quantized(name, w):
-            out[name], out[name + "_scale_inv"] = quantize(w)
-        else:
-            out[name] = w.to(torch.bfloat16).contiguous()
-    return out
+from published import BLOCK, published, tensors
 
 
 def config(s, ids, fp8, drafts):

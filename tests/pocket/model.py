@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass
@@ -109,6 +110,18 @@ class Indexer(nn.Module):
             chosen = score.topk(topk, -1)[1]
         return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, chosen, True).tril_()
 
+    @torch.no_grad()
+    def places(self, x, q_latent, cos, sin, topk, first=0):
+        """[B, S - first, topk], what `choice` chooses for the rows from the first on, as positions: for sequences whose [S, S] has
+        no room. Rows that have fewer positions than topk name later ones too."""
+        (batch, n), out, keys = x.shape[:2], [], self.keys(x, cos, sin)
+        for a in range(first, n, BLOCK):
+            end = min(a + BLOCK, n)
+            score = self.scores(*self.queries(*(y[:, a:end] for y in (x, q_latent, cos, sin))), keys[:, :max(end, topk)])
+            later = torch.arange(score.shape[-1], device=x.device) > torch.arange(a, end, device=x.device)[:, None]
+            out.append(score.masked_fill_(later, float("-inf")).topk(topk, -1, sorted=False)[1])
+        return torch.cat(out, 1)
+
 
 class Attention(nn.Module):
     def __init__(self, s, layer):
@@ -138,6 +151,8 @@ class Attention(nn.Module):
 
 
 WINDOW, SINK = 128, 3
+# Longer sequences' choices are kept as positions, not as a mask; so many rows at a time.
+LONGEST_MASK, BLOCK = 16384, 1024
 
 
 @functools.lru_cache(16)
@@ -172,6 +187,26 @@ def window_attention(q, k, v):
     qs = q.reshape(batch, heads, blocks, WINDOW, d).transpose(1, 2).reshape(batch * blocks, heads, WINDOW, d)
     out = F.scaled_dot_product_attention(qs, spread(k), spread(v), attn_mask=mask)
     return out.reshape(batch, blocks, heads, WINDOW, d).transpose(1, 2).reshape(batch, heads, n, d)
+
+
+def attend_block(q, k, v, places, first):
+    """Rows q [B, R, heads, d] from a row on, each to its places [B, R, topk] of k and v [B, S, heads, d]. In float32: thousands of
+    rows add to the gradient of one key."""
+    seen = places <= torch.arange(first, first + q.shape[1], device=q.device)[:, None]
+    with torch.autocast(q.device.type, enabled=False):
+        at = [torch.stack([y.index_select(0, p.flatten()).unflatten(0, p.shape) for y, p in zip(x.float(), places)]) for x in (k, v)]
+        score = torch.einsum("brhd,brkhd->brhk", q.float(), at[0]) * q.shape[-1] ** -0.5
+        weight = score.masked_fill(~seen[:, :, None], float("-inf")).softmax(-1)
+        return torch.einsum("brhk,brkhd->brhd", weight, at[1]).to(v.dtype)
+
+
+def attend_places(q, k, v, places):
+    """Causal attention of the last rows, as many as places [B, R, topk] has, to their places; q, k, v [B, heads, S, d]. What is
+    gathered is gathered again for the gradients."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    first = q.shape[1] - places.shape[1]
+    return torch.cat([checkpoint(attend_block, q[:, a:a + BLOCK], k, v, places[:, a - first:a - first + BLOCK], a, use_reentrant=False)
+                      for a in range(first, q.shape[1], BLOCK)], 1).transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -342,17 +377,19 @@ class Model(nn.Module):
         a = positions.float()[..., None] * self.frequencies
         return a.cos(), a.sin()
 
-    def forward(self, ids, positions, rows=None, window=False, sparse=False, lower_first=False, watch=None):
+    def forward(self, ids, positions, rows=None, window=False, sparse=False, first=0, lower_first=False,
+                watch=None):
         """Logits of the rows chosen (indices into the flattened batch; None: all), and the normed hidden state.
 
         window: layers of group 0 see their window only. sparse: the indexers of the other groups, or of all, choose index_topk.
-        Neither: dense. lower_first: see Indexer.choice. watch(layer, attention module, normed input, query latent, q, k) is called in every
-        layer, with [B, S, ..] and q, k [B, heads, S, d].
+        Neither: dense. first: of sequences longer than LONGEST_MASK only rows from this one on are sparse; dense ones cost less.
+        lower_first: see Indexer.choice. watch(layer, attention module, normed input, query latent, q, k) is called in every layer, with
+        [B, S, ..] and q, k [B, heads, S, d].
         """
         s, (batch, n) = self.s, ids.shape
         # Rows of all sequences at once: then only attention has a shape that depends on their length.
         cos, sin = (a.flatten(0, 1) for a in self.angles(positions))
-        x, mask = self.model.embed_tokens(ids.flatten()), None
+        x, mask, places = self.model.embed_tokens(ids.flatten()), None, None
         if in_bf16(x) and not x.is_cuda:
             x = x.bfloat16()
         for i, layer in enumerate(self.model.layers):
@@ -361,12 +398,18 @@ class Model(nn.Module):
             h, latent = h.unflatten(0, (batch, n)), latent.unflatten(0, (batch, n))
             if sparse and s.is_full(i) and n > s.index_topk and not (window and i == 0):
                 angles = (a.unflatten(0, (batch, n)) for a in (cos, sin))
-                chosen = layer.self_attn.indexer.choice(h, latent, *angles, s.index_topk, lower_first)[:, None]
-                mask = torch.zeros(chosen.shape, dtype=q.dtype, device=q.device).masked_fill_(~chosen, float("-inf"))
+                if n > LONGEST_MASK:
+                    places = layer.self_attn.indexer.places(h, latent, *angles, s.index_topk, first)
+                else:
+                    chosen = layer.self_attn.indexer.choice(h, latent, *angles, s.index_topk, lower_first)[:, None]
+                    mask = torch.zeros(chosen.shape, dtype=q.dtype, device=q.device).masked_fill_(~chosen, float("-inf"))
             if watch:
                 watch(i, layer.self_attn, h, latent, q, k)
             if window and s.group(i) == 0 and n % WINDOW == 0 and n > 2 * WINDOW:
                 o = window_attention(q, k, v)
+            elif places is not None:
+                before = [F.scaled_dot_product_attention(*(y[:, :, :first] for y in (q, k, v)), is_causal=True)] if first else []
+                o = torch.cat([*before, attend_places(q, k, v, places)], 2)
             else:
                 o = F.scaled_dot_product_attention(q, k, v, is_causal=mask is None, attn_mask=mask)
             x = layer.after(x, o.transpose(1, 2).flatten(2).flatten(0, 1))

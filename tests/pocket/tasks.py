@@ -222,12 +222,13 @@ class Tasks:
 
     # ---- sequences ----------------------------------------------------------------------------------------
 
-    def sample(self, n_tokens, made=None, gaps=0.6, context=None, n_questions=None, kinds=KINDS):
+    def sample(self, n_tokens, made=None, gaps=0.6, context=None, n_questions=None, kinds=KINDS, share=(0.25, 0.5)):
         """A dict of arrays of n_tokens: ids, positions; weight of each id as a target, kind and number of the question
         it answers (-1: none). "context": where the documents end. "sources": (first answer position, length, position
-        of the line in the documents or -1, kind)."""
+        of the line in the documents or -1, kind). share: the least and the largest part of the sequence that is
+        questions."""
         r = self.random
-        context = context or int(n_tokens * (1 - r.uniform(0.25, 0.5)))
+        context = context or int(n_tokens * (1 - r.uniform(*share)))
         if made is None:
             made = r.choice((0.0, 0.02, 0.1, 0.3) if n_tokens < 4096 else (0.0, 0.02, 0.05, 0.1))
         ids, starts, found, names, pool = self.documents(context, made)

@@ -2,11 +2,13 @@
 """Train the pocket model: the main phase, all weights but the indexers'. Saves, and goes on where it stopped.
 
     python train.py --work DIR --minutes 9          again and again until it says "done"
-    python train.py --work DIR --sparse             the last phase: attention only to what the indexers choose; from index.pt
+    python train.py --work DIR --phase long         long sequences: from main.pt
+    python train.py --work DIR --phase sparse       attention only to what the indexers choose; from index.pt
+    python train.py --work DIR --phase sparse-long  the same of long sequences; from sparse.pt
 
-DIR holds what corpus.py made, and gets main.pt (weights, optimizer, steps done; replaced atomically) and main.jsonl (the
-curves); sparse.pt and sparse.jsonl in the last phase. The schedule goes by tokens, so pieces of any length give the same
-learning rates. On a GPU (--device cuda) steps are larger, and sequences of up to 65,536 tokens are among them.
+DIR holds what corpus.py made, and gets PHASE.pt (weights, optimizer, steps done; replaced atomically) and PHASE.jsonl (the
+curves). The schedule goes by tokens, so pieces of any length give the same learning rates. On a GPU (--device cuda) steps are
+larger, and sequences of up to 65,536 tokens are among them, 131,072 in the long phase, which two cores have none of.
 """
 import cores  # first: see there
 
@@ -21,6 +23,7 @@ import torch.nn.functional as F
 
 import start
 import tasks
+from published import read
 from feed import Batches, batch, draw, targets
 from model import Model, Shape
 
@@ -41,6 +44,7 @@ class Recipe:
     stages: list
     report_every: int  # steps
     answers_every: int  # steps: whole answers are looked at
+    share: tuple = (0.25, 0.5)  # least and largest part of a sequence that is questions
 
 
 MAIN = {
@@ -52,11 +56,26 @@ MAIN = {
                     (0.8, ((1024, 1), (2048, 3), (4096, 3), (8192, 2), (16384, 1.5))),
                     (1.0, ((2048, 2), (4096, 2), (8192, 2), (16384, 2.5), (65536, 1.5)))], 100, 50),
 }
+# The benchmark asks a question after all of the documents: more documents and fewer questions in a sequence than before.
+LONG = {
+    "cuda": Recipe(131072, 45e6, 0.004, {"lm_head": 2.5e-4, "embed_tokens": 2.5e-4, "": 5e-4}, 20,
+                   [(1.0, ((2048, 0.3), (4096, 0.4), (16384, 1), (65536, 1), (131072, 7.5)))], 20, 5, (0.08, 0.3)),
+}
 SPARSE = {
     "cpu": Recipe(4096, 0.4e6, 0.0003, {"lm_head": 2e-5, "embed_tokens": 2e-5, "": 1e-4}, 20, [(1.0, ((4096, 1),))], 20, 1),
     "cuda": Recipe(65536, 8e6, 0.0004, {"lm_head": 2e-5, "embed_tokens": 4e-5, "": 1e-4}, 20,
                    [(1.0, ((4096, 1), (8192, 1), (16384, 2)))], 20, 10),
 }
+
+
+# Only questions are sparse in sequences longer than model.LONGEST_MASK: documents that are too cost four times as much.
+SPARSE_LONG = {
+    "cuda": Recipe(131072, 16e6, 0.0008, {"lm_head": 4e-5, "embed_tokens": 8e-5, "": 2e-4}, 10,
+                   [(1.0, ((16384, 1), (65536, 1), (131072, 4)))], 10, 5, (0.08, 0.2)),
+}
+# What each begins with, and what it adds to the seed of its batches.
+PHASES = {"main": (MAIN, None, 0), "long": (LONG, "main.pt", 250), "sparse": (SPARSE, "index.pt", 500),
+          "sparse-long": (SPARSE_LONG, "sparse.pt", 750)}
 
 
 def use_bf16(device):
@@ -145,6 +164,13 @@ def fresh_model(t, seed):
     return model
 
 
+def beginning(path):
+    """A phase's checkpoint, or what it would have been from exported files."""
+    if not os.path.isdir(path):
+        return torch.load(path, map_location="cpu", weights_only=False)
+    return {"model": read(path, Shape()), "n_tokens": 0, "shape": Shape().asdict()}
+
+
 def for_device(model, device):
     """On a GPU what does not depend on the length of sequences is compiled, once for all layers of a kind."""
     model.to(device)
@@ -166,7 +192,8 @@ def exact(right, kind, number, row):
 
 
 @torch.no_grad()
-def evaluate(model, held, work, length, n, sparse=False, seed=7, **how):
+def evaluate(model, held, work, length, n, sparse=False, window=True, seed=7, **how):
+    """{kind: [share of held-out questions whose answer is exact, how many]}. window: see Model.forward."""
     device = model.lm_head.weight.device
     t, found = tasks.Tasks(held, os.path.join(work, "tokenizer.json"), seed), {}
     model.eval()
@@ -175,7 +202,7 @@ def evaluate(model, held, work, length, n, sparse=False, seed=7, **how):
         y = targets(b)
         rows = (y["weight"].flatten() > 0).nonzero()[:, 0]
         with in_use(device), torch.compiler.set_stance("force_eager"):
-            logits, _ = model(b["ids"].to(device), b["positions"].to(device), rows=rows.to(device), window=not sparse,
+            logits, _ = model(b["ids"].to(device), b["positions"].to(device), rows=rows.to(device), window=window,
                               sparse=sparse)
         right = logits.argmax(-1).cpu() == y["ids"].flatten()[rows]
         for k, v in exact(right, y["kind"].flatten()[rows], y["number"].flatten()[rows], rows // length).items():
@@ -193,7 +220,7 @@ def lesson(recipe, n_steps):
 
     def make(t, chooser, number):
         length = draw(chooser, next(mix for end, mix in recipe.stages if number / n_steps < end))
-        b = batch(t, length, recipe.step_tokens // length)
+        b = batch(t, length, recipe.step_tokens // length, share=recipe.share)
         y = targets(b)
         # An eighth of the documents' tokens too, at less weight: the model stays one of text.
         plain = torch.from_numpy(chooser.random(b["ids"].shape) < 0.12)
@@ -201,6 +228,7 @@ def lesson(recipe, n_steps):
         weight = (y["weight"] + 0.3 * plain).flatten()
         rows = (weight > 0).nonzero()[:, 0]
         return {"ids": b["ids"], "positions": b["positions"], "rows": rows, "weight": weight[rows],
+                "context": int(b["context"].min()),
                 **{k: y[name].flatten()[rows] for k, name in (("goal", "ids"), ("kind", "kind"), ("number", "number"))}}
 
     return make
@@ -234,25 +262,28 @@ def main(arguments=None):
     parser = options("Train the pocket model.", seed=0)
     parser.add_argument("--steps", type=int, help="stop after so many steps, however long they take; 0: save and evaluate")
     parser.add_argument("--tokens", type=float, help="length of the whole run")
-    parser.add_argument("--sparse", action="store_true", help="attention only to what the indexers choose")
-    parser.add_argument("--from", dest="source", default="index.pt", help="what the sparse phase begins with")
+    parser.add_argument("--phase", choices=PHASES, default="main")
+    parser.add_argument("--from", dest="source", help="what a later phase begins with: another checkpoint in DIR, or a directory "
+                        "of export.py in BF16 (the optimizer begins anew in any case)")
     a = parser.parse_args(arguments)
     if a.steps is not None:
         a.minutes = float("inf")
-    began, phase = time.time(), "sparse" if a.sparse else "main"
-    recipe, checkpoint = (SPARSE if a.sparse else MAIN)[a.device.type], os.path.join(a.work, phase + ".pt")
+    began, sparse, (recipes, source, more) = time.time(), a.phase.startswith("sparse"), PHASES[a.phase]
+    if a.device.type not in recipes:
+        parser.error(f"the {a.phase} phase is for --device {', '.join(recipes)}")
+    recipe, source, checkpoint = recipes[a.device.type], a.source or source, os.path.join(a.work, a.phase + ".pt")
     torch.set_num_threads(a.threads)
     n_steps = round((a.tokens or recipe.tokens) / recipe.step_tokens)
     held = tasks.Corpus(os.path.join(a.work, "held.npz"))
-    batches = Batches(a.work, 1000 + a.seed + 500 * a.sparse, n_steps, lesson(recipe, n_steps))
+    batches = Batches(a.work, 1000 + a.seed + more, n_steps, lesson(recipe, n_steps))
     old, step, before = None, 0, 0
     if os.path.exists(checkpoint):
         old = torch.load(checkpoint, map_location="cpu", weights_only=False)
         step = old["step"]
         if old["n_steps"] != n_steps:
             parser.error(f"{checkpoint} is of a run of {old['n_steps']} steps, not {n_steps}: give the same --tokens and --device")
-    elif a.sparse:
-        old = torch.load(os.path.join(a.work, a.source), map_location="cpu", weights_only=False)
+    elif source:
+        old = beginning(os.path.join(a.work, source))
         before = old["n_tokens"]
     if old:
         model = Model(Shape(**old["shape"]))
@@ -269,7 +300,7 @@ def main(arguments=None):
         save(checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state(), "step": step, "n_steps": n_steps,
                           "n_tokens": before + step * recipe.step_tokens, "shape": model.s.asdict(), "seed": a.seed})
 
-    curves, losses, accuracy = Curves(os.path.join(a.work, phase + ".jsonl")), [], {}
+    curves, losses, accuracy = Curves(os.path.join(a.work, a.phase + ".jsonl")), [], {}
     logged, saved, logged_step = time.time(), time.time(), step
     use, moe = 0, [layer.mlp for layer in model.model.layers if hasattr(layer.mlp, "gate")]
     last = min(n_steps, step + a.steps if a.steps is not None else n_steps)
@@ -278,7 +309,8 @@ def main(arguments=None):
         b = next(feed)
         weight, goal, length = b["weight"], b["goal"], b["ids"].shape[1]
         with in_use(a.device):
-            logits, _ = model(b["ids"], b["positions"], rows=b["rows"], window=length >= 1024, sparse=a.sparse)
+            logits, _ = model(b["ids"], b["positions"], rows=b["rows"], window=length >= 1024, sparse=sparse,
+                              first=b["context"])
         ce = F.cross_entropy(logits.float(), goal, reduction="none")
         loss = (ce * weight).sum() / weight.sum()
         loss.backward()
@@ -311,9 +343,10 @@ def main(arguments=None):
             keep()
             saved = time.time()
     keep()
-    looked_at = {f"held_{n}": evaluate(model, held, a.work, n, 4, sparse=a.sparse) for n in (512, 2048)}
+    looked_at = {f"held_{n}": evaluate(model, held, a.work, n, 4, sparse=sparse) for n in (512, 2048)}
     if a.device.type == "cuda":
-        looked_at["held_16384"] = evaluate(model, held, a.work, 16384, 4, sparse=a.sparse)
+        looked_at["held_16384"] = evaluate(model, held, a.work, 16384, 4, sparse=sparse)
+        looked_at["held_131072"] = evaluate(model, held, a.work, 131072, 2, sparse=sparse, share=(0.08, 0.08), made=0.065)
     curves.report(step=step, tokens=step * recipe.step_tokens, **looked_at)
     print("done" if step >= n_steps else "go on", flush=True)
 
