@@ -128,7 +128,7 @@ ask "$QUESTION"
 ask "Where is duration_parse"
 ask "Complete: void log_set"
 ask "Where is err_frobnicate"
-ask "Where is count_parse"
+ask "Where is json_parse"
 right=0 asked=0 wrong=0
 for name in $(sed -n 's/^[a-z][a-z0-9_ *]*[ *]\([a-z0-9_]*\)(.*/\1/p' "$DEMO"/sources/*); do
 	quire --config "$DEMO/quire.yaml" ask headers "Where is $name" --max-tokens 60 >"$DEMO/answer" 2>/dev/null
