@@ -1,6 +1,6 @@
 #!/bin/bash
 # The questions of BENCH=pocket over a million tokens, as a user would ask them: quired ingests the documents, each question goes
-# to it by itself, and an answer is right if it is the line and nothing else. Takes an hour or two once; whenever it is ended, the next call
+# to it by itself, and an answer is right if it is the line and nothing else. Takes an hour or two; whenever it is ended, the next call
 # goes on with the ingest or the questions where they were.
 #
 #   make bench BENCH=pocket-1m [ARGS="--questions FILE.tar.xz --work DIR --model DIR"]
