@@ -22,7 +22,7 @@ import torch
 import tasks
 from feed import Batches, batch, draw
 from model import Model, Shape
-from train import Curves, evaluate, in_use, options, save
+from train import AS_ASKED, Curves, evaluate, in_use, options, save
 
 RATE = 2e-3
 COPIED = 0.5  # of the last full layer's target
@@ -149,7 +149,7 @@ def main(arguments=None):
                 best = torch.zeros_like(hidden).scatter_(-1, score.topk(s.index_topk, -1)[1], True)
                 figures.setdefault(f"layer {layer} kl", []).append(kl.item())
                 figures.setdefault(f"layer {layer} mass at {length}", []).append((p * best).sum(-1).mean().item())
-                if layer == max(wanted):
+                if layer == max(wanted) and (needed >= 0).any():
                     hit = best.gather(-1, needed.clamp(min=0)[..., None])[..., 0][needed >= 0]
                     figures.setdefault(f"needed at {length}", []).append(hit.float().mean().item())
         rate = min(1, (step + 1) / 30) * min(1, max(0.03, (1 - step / n_steps) / 0.5))
@@ -170,7 +170,7 @@ def main(arguments=None):
     if a.device.type == "cuda":
         held = tasks.Corpus(os.path.join(a.work, "held.npz"))
         curves.report(index_step=step, **{f"held_{n}": evaluate(model, held, a.work, n, 2, sparse=True, **how) for n, how in
-                                          ((16384, {}), (131072, {"share": (0.08, 0.08), "made": 0.065}))})
+                                          ((16384, {}), (131072, AS_ASKED))})
     print("done" if step >= n_steps else "go on", flush=True)
 
 
