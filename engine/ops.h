@@ -125,7 +125,8 @@ struct ops {
 	 *   logits  [n, n_experts]    router output, before the sigmoid
 	 *   bias    [n_experts]       moves the choice, never the weight
 	 *   experts [n, k]       out  best first; a tie goes to the lower id
-	 *   weights [n, k]       out  sigmoid(logit), divided by (their sum, best first, + 1e-20) if normalize, x scale
+	 *   weights [n, k]       out  sigmoid(logit), divided by (their sum, best first, + 1e-20) if normalize, x scale;
+	 *                            NULL: not wanted
 	 * With n_groups > 1 only experts of the topk_groups best groups can be chosen; a group's score is the sum of its
 	 * two highest sigmoid + bias, a tie goes to the lower group. */
 	void (*router_topk)(struct device *dev, int32_t *experts, float *weights, const float *logits,

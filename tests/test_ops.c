@@ -409,6 +409,9 @@ static void bias_moves_the_choice_but_not_the_weight(void **state)
 		assert_true(fabsf(weights[0] + weights[1] - 1) < 1e-6f);
 		b.ops->router_topk(&b.dev, experts, weights, logits, bias, 1, 4, 2, 1, 1, false, 2.5f);
 		assert_true(fabsf(weights[0] - 1.25f) < 1e-6f); /* 2.5 sigmoid(0), not divided */
+		experts[0] = experts[1] = -1;
+		b.ops->router_topk(&b.dev, experts, NULL, logits, bias, 1, 4, 2, 1, 1, true, 1.0f);
+		assert_true(experts[0] == 2 && experts[1] == 0);
 		backend_close(&b);
 	}
 }

@@ -77,7 +77,7 @@ static void route(void *arg, int64_t first, int64_t end, int thread)
 	(void)thread;
 	for (int64_t i = first; i < end; i++) {
 		int32_t *experts = j->experts + i * j->k;
-		float *weights = j->weights + i * j->k, sum = 0;
+		float *weights = j->weights ? j->weights + i * j->k : NULL, sum = 0;
 
 		for (int32_t e = 0; e < j->n_experts; e++) {
 			sigmoid[e] = num_sigmoid(j->logits[i * j->n_experts + e]);
@@ -86,6 +86,8 @@ static void route(void *arg, int64_t first, int64_t end, int thread)
 		if (j->n_groups > 1)
 			keep_groups(choice, group_score, groups, j);
 		take_largest(experts, choice, j->n_experts, j->k);
+		if (!weights)
+			continue;
 		for (int32_t r = 0; r < j->k; r++) {
 			weights[r] = sigmoid[experts[r]];
 			sum += weights[r];

@@ -167,12 +167,14 @@ static void route(void *arg, int64_t first, int64_t end, int thread)
 
 	for (int64_t i = first; i < end; i++) {
 		int32_t *experts = j->experts + i * j->k;
-		float *weights = j->weights + i * j->k, sum = 0;
+		float *weights = j->weights ? j->weights + i * j->k : NULL, sum = 0;
 
 		score_experts(sigmoid, choice, j->logits + i * j->n_experts, j->bias, j->n_experts);
 		if (j->n_groups > 1)
 			keep_groups(choice, score, most, groups, j);
 		take_largest(experts, choice, most, j->n_experts, j->k);
+		if (!weights)
+			continue;
 		for (int32_t r = 0; r < j->k; r++) {
 			weights[r] = sigmoid[experts[r]];
 			sum += weights[r];
