@@ -174,8 +174,8 @@ static void glm_5_2_on_one_h200_waits_for_its_disk(void **state)
 	assert_near(p.expert_share[PLAN_GPU] + p.expert_share[PLAN_HOST] + p.expert_share[PLAN_DISK], 1, 1e-9, "all experts");
 	assert_string_equal(p.binds, "disk");
 	/* 22.65 GB of experts a token; with 31 percent of them in memory a quarter comes from a disk of 7 GB/s, or with less
-	 * locality .38: 1.23 s, .03 s of the host's memory and .01 s of the GPU's. */
-	assert_near(p.low, .79, .1, "tokens/s, little locality");
+	 * locality .34: 1.10 s, .03 s of the host's memory and .01 s of the GPU's. */
+	assert_near(p.low, .88, .1, "tokens/s, little locality");
 	assert_near(p.high, 1.3, .2, "tokens/s, with locality");
 	/* 69 percent of 725 GB, once. */
 	assert_near(p.ingest_seconds, 72, .05, "ingest");
@@ -296,10 +296,10 @@ static void low_adds_the_disk_to_memory_and_high_takes_the_longer(void **state)
 	assert_string_equal(all.binds, "host memory");
 	assert_true(memory > compute);
 	assert_near(memory, (chosen + common) / 1e10, .05, "seconds of memory");
-	assert_near(1 / p.low, .24 * chosen / 1e9 + memory, .01, "seconds, one after another");
+	assert_near(1 / p.low, .21 * chosen / 1e9 + memory, .01, "seconds, one after another");
 	assert_near(1 / all.low, memory, .01, "seconds without a disk");
 	k.host_flops = 1e10;
-	assert_near(1 / plan_for(&k, 4096).low, .24 * chosen / 1e9 + 10 * compute, .01, "seconds where computing is longer");
+	assert_near(1 / plan_for(&k, 4096).low, .21 * chosen / 1e9 + 10 * compute, .01, "seconds where computing is longer");
 }
 
 static void scratch_that_is_short_makes_more_sweeps(void **state)
