@@ -1,4 +1,4 @@
-#include "engine/experts.h"
+#include "engine/experts_state.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -8,78 +8,11 @@
 #include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
-#include "engine/expert_reading.h"
-#include "engine/expert_sums.h"
-#include "engine/expert_warming.h"
-#include "offload/ahead.h"
-#include "offload/io.h"
-#include "offload/policy.h"
 
 enum {
 	PIECES_MOST = 32,
-	WARM_PIECES = 2,     /* of experts that nobody has asked for: who asks for another meanwhile waits for no more */
-	NONE = -1,
+	WARM_PIECES = 4,     /* of experts that nobody has asked for: who asks for another meanwhile waits for no more */
 };
-
-/* A guess that is there already stays until its router has spoken, if guesses come true as often as this. */
-static const double likely = .3;
-
-enum slot_state { SLOT_FREE, SLOT_READING, SLOT_WARM };
-
-struct slot {
-	char *memory;
-	enum slot_state state;
-	int32_t layer, expert;
-	int64_t reading;             /* which one of all readings is in it, or on its way */
-	int n_pending;               /* of r.n requests */
-	struct io_request requests[EXPERT_PARTS];
-	struct expert_reading r;     /* while it is being read, and this */
-	struct expert_look *look;
-	struct err err;              /* of a read */
-	bool wanted;                 /* by the pass under way: it stays */
-	bool ahead;                  /* read ahead, and not wanted yet */
-	int32_t warmed;              /* read since tokens of a corpus chose it often, and not wanted yet: 1 + its place there; else 0 */
-	bool guessed;                /* was there when it was guessed: it stays while there is room for what is wanted */
-	bool cancelled;              /* it was, and then it was not going to be wanted: what still comes of it may be anything */
-	int64_t cancelled_at;
-	int n_left;                  /* pieces that were under way then */
-	int tries;
-};
-
-struct experts {
-	const struct checkpoint *files;
-	struct io_file *direct;      /* [n_shards] the same files, past the page cache */
-	struct io *io;
-	struct expert_place *places;
-	int32_t n_layers, n_experts, n_chosen;
-	struct slot *slots;
-	int32_t n_slots;
-	size_t slot_bytes;
-	char *memory;
-	int32_t *slot_of;            /* [n_layers, n_experts] NONE: cold */
-	int32_t *spent;              /* [n_spent] slots, the last one used on top */
-	int32_t n_spent;
-	int32_t *reading;            /* [n_reading] slots that are being read into, the first one that began first */
-	int32_t n_reading;
-	struct policy *policy;
-	struct trace_entry *entries; /* [n_experts] */
-	struct expert_sums *sums;
-	struct ahead admission;
-	int32_t ahead_layer, *ahead; /* [n_chosen] the prediction under way */
-	bool *ahead_is_missing;      /* [n_chosen] it was not there when it was guessed */
-	int32_t n_ahead, next_ahead; /* next_ahead: the first that nothing has been done about */
-	int32_t n_awaited, n_guessed; /* experts that are being read since they are wanted; since they may be */
-	int64_t busy_since;          /* n_awaited was 0 until then */
-	int32_t n_busy;              /* experts whose reads began since; NONE: one had begun before, so that no time of one is known */
-	bool no_prediction;
-	struct expert_warming warming;
-	struct experts_stats stats;
-};
-
-static size_t index_of(const struct experts *x, int32_t layer, int32_t expert)
-{
-	return (size_t)layer * (size_t)x->n_experts + (size_t)expert;
-}
 
 /* ---- opening ------------------------------------------------------------------------------------------------------ */
 
@@ -151,9 +84,7 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 	x->n_experts = n_experts;
 	x->n_chosen = n_chosen;
 	x->no_prediction = opt->no_prediction;
-	x->ahead_layer = NONE;
-	x->ahead = xmalloc((size_t)n_chosen, sizeof *x->ahead);
-	x->ahead_is_missing = xmalloc((size_t)n_chosen, sizeof *x->ahead_is_missing);
+	expert_guesses_init(&x->guesses, n_chosen);
 	x->slot_of = xmalloc(n, sizeof *x->slot_of);
 	for (size_t i = 0; i < n; i++)
 		x->slot_of[i] = NONE;
@@ -193,8 +124,7 @@ void experts_close(struct experts *x)
 	free(x->spent);
 	free(x->reading);
 	free(x->entries);
-	free(x->ahead);
-	free(x->ahead_is_missing);
+	expert_guesses_free(&x->guesses);
 	expert_warming_clear(&x->warming);
 	free(x);
 }
@@ -223,43 +153,19 @@ static void empty(struct experts *x, struct slot *s)
 	x->slot_of[index_of(x, s->layer, s->expert)] = NONE;
 	s->state = SLOT_FREE;
 	s->layer = s->expert = NONE;
-	s->wanted = s->ahead = s->guessed = false;
+	s->wanted = s->ahead = s->later = s->guessed = false;
 	s->warmed = 0;
 }
 
-static void hold(struct experts *x, struct slot *s, bool wanted)
+void expert_hold(struct experts *x, struct slot *s, bool wanted)
 {
 	s->wanted = wanted;
 	if (s->state == SLOT_WARM)
 		policy_hold(x->policy, s->layer, s->expert, wanted || s->guessed);
 }
 
-static struct slot *slot_with(const struct experts *x, int32_t layer, int32_t expert)
-{
-	int32_t at = x->slot_of[index_of(x, layer, expert)];
-
-	return at == NONE ? NULL : &x->slots[at];
-}
-
-/* Guesses that are there stay, or may go. Returns how many of them that changes. */
-static int keep_guesses(struct experts *x, bool keep)
-{
-	int n = 0;
-
-	for (int32_t i = 0; i < x->n_ahead && x->ahead_layer != NONE; i++) {
-		struct slot *s = slot_with(x, x->ahead_layer, x->ahead[i]);
-
-		if (!s || s->state != SLOT_WARM || s->guessed == keep || (keep && ahead_chance(&x->admission, i) < likely))
-			continue;
-		s->guessed = keep;
-		hold(x, s, s->wanted);
-		n++;
-	}
-	return n;
-}
-
 /* A slot for somebody who is worth so much; NULL: everybody who is there is worth more, or is held. */
-static struct slot *find_slot(struct experts *x, float worth)
+struct slot *expert_find_slot(struct experts *x, float worth)
 {
 	int32_t layer, expert;
 	float least;
@@ -276,11 +182,11 @@ static struct slot *find_slot(struct experts *x, float worth)
 		}
 	}
 	if (!policy_victim(x->policy, &layer, &expert, &least))
-		return worth > 1 && keep_guesses(x, false) ? find_slot(x, worth) : NULL;
+		return worth > 1 && expert_free_guesses(x) ? expert_find_slot(x, worth) : NULL;
 	if (least >= worth)
 		return NULL;
 	empty(x, &x->slots[x->slot_of[index_of(x, layer, expert)]]);
-	return find_slot(x, worth);
+	return expert_find_slot(x, worth);
 }
 
 /* One more is being read that is waited for; begins: it begins now. */
@@ -299,7 +205,7 @@ static void no_longer_await(struct experts *x)
 		ahead_carried(&x->admission, clock_seconds_since(x->busy_since) / x->n_busy);
 }
 
-static void begin_reading(struct experts *x, struct slot *s, int32_t layer, int32_t expert, enum io_class class)
+void expert_begin_reading(struct experts *x, struct slot *s, int32_t layer, int32_t expert, enum io_class class)
 {
 	const struct expert_place *place = &x->places[index_of(x, layer, expert)];
 	struct io_request *requests[EXPERT_PARTS];
@@ -320,10 +226,12 @@ static void begin_reading(struct experts *x, struct slot *s, int32_t layer, int3
 		requests[i] = &s->requests[i];
 	}
 	point(x, s, &s->r);
-	if (s->ahead)
+	if (s->ahead) {
 		x->n_guessed++;
-	else
+		x->n_later += s->later;
+	} else {
 		await(x, true);
+	}
 	x->slot_of[index_of(x, layer, expert)] = (int32_t)(s - x->slots);
 	x->reading[x->n_reading++] = (int32_t)(s - x->slots);
 	io_submit(x->io, requests, (size_t)s->r.n);
@@ -386,18 +294,27 @@ static int look_at(struct experts *x, struct slot *s, struct err *err)
 	s->state = SLOT_WARM;
 	x->stats.resident++;
 	policy_arrived(x->policy, s->layer, s->expert);
-	policy_hold(x->policy, s->layer, s->expert, s->wanted);
+	s->guessed = s->ahead && !s->warmed;
+	expert_hold(x, s, s->wanted);
 	return 0;
 }
 
+/* One that was read ahead is not on its way as a guess any more. */
+static void end_guess(struct experts *x, struct slot *s)
+{
+	x->n_guessed--;
+	x->n_later -= s->later;
+	s->later = false;
+}
+
 /* What was read ahead is wanted now, or is not going to be. */
-static void no_guess(struct experts *x, struct slot *s, bool wanted)
+void expert_no_guess(struct experts *x, struct slot *s, bool wanted)
 {
 	x->stats.useful += wanted && !s->warmed;
 	s->ahead = false;
 	if (!s->n_pending)
 		return;
-	x->n_guessed--;
+	end_guess(x, s);
 	if (wanted) {
 		await(x, false);
 		return;
@@ -408,45 +325,6 @@ static void no_guess(struct experts *x, struct slot *s, bool wanted)
 	for (int k = 0; k < s->r.n; k++) {
 		io_cancel(x->io, &s->requests[k]);
 		s->n_left += s->requests[k].status == IO_PENDING ? s->requests[k].n_in_flight : 0;
-	}
-}
-
-static int to_compute(const struct experts *x)
-{
-	int n = 0;
-
-	for (int32_t i = 0; i < x->n_slots; i++)
-		n += x->slots[i].wanted;
-	return n;
-}
-
-/* The drive has nothing to do that is waited for: on with the prediction. */
-static void go_ahead(struct experts *x)
-{
-	int64_t now;
-
-	if (x->ahead_layer == NONE || x->n_awaited)
-		return;
-	now = clock_now_ns();
-	if (!x->admission.began)
-		ahead_idle(&x->admission, to_compute(x), now);
-	io_allow(x->io, IO_CLASS_PREFETCH, ahead_pieces(&x->admission, now));
-	for (; x->next_ahead < x->n_ahead; x->next_ahead++) {
-		int32_t expert = x->ahead[x->next_ahead];
-		struct slot *s;
-		float bid;
-
-		if (x->slot_of[index_of(x, x->ahead_layer, expert)] != NONE)
-			continue;
-		bid = ahead_bid(&x->admission, x->next_ahead, x->n_guessed, now);
-		if (!(bid > 0))
-			return; /* now: when one has come there may be time for it */
-		s = find_slot(x, bid);
-		if (!s)
-			continue;
-		s->ahead = true;
-		x->stats.ahead++;
-		begin_reading(x, s, x->ahead_layer, expert, IO_CLASS_PREFETCH);
 	}
 }
 
@@ -463,14 +341,14 @@ static void take_back(struct experts *x, struct io_request *r)
 		return;
 	end_reading(x, s);
 	if (s->ahead) {
-		x->n_guessed--;
+		end_guess(x, s);
 	} else if (s->cancelled) {
 		ahead_held_up(&x->admission, s->n_left, x->n_awaited ? clock_seconds_since(s->cancelled_at) : 0);
 		x->stats.behind += x->n_awaited && s->n_left;
 	} else {
 		no_longer_await(x);
 	}
-	go_ahead(x); /* the drive, while this is looked at */
+	expert_go_ahead(x); /* the drive, while this is looked at */
 	/* Of what was given up all may have come. To look at it takes its time, which others are waiting for. */
 	warm = s->err.code == ERR_NONE && (!s->cancelled || s->wanted) && !look_at(x, s, &s->err);
 	expert_look_free(s->look);
@@ -482,18 +360,18 @@ static void take_back(struct experts *x, struct io_request *r)
 	if (warm)
 		return;
 	if (s->cancelled && s->wanted) /* since then */
-		begin_reading(x, s, s->layer, s->expert, IO_CLASS_EXPERT);
+		expert_begin_reading(x, s, s->layer, s->expert, IO_CLASS_EXPERT);
 	else if (!s->wanted) /* nobody waits for it: who wants it later tries again */
 		empty(x, s);
 }
 
-static void poll(struct experts *x)
+void expert_poll(struct experts *x)
 {
 	struct io_request *r;
 
 	while ((r = io_poll(x->io)))
 		take_back(x, r);
-	go_ahead(x);
+	expert_go_ahead(x);
 }
 
 /* Take back what is done, or look at some of what has come; false: there is neither now. */
@@ -504,7 +382,7 @@ static bool go_on(struct experts *x)
 	if (!r)
 		return look_on_any(x);
 	take_back(x, r);
-	go_ahead(x);
+	expert_go_ahead(x);
 	return true;
 }
 
@@ -520,23 +398,15 @@ const struct expert_place *experts_place(const struct experts *x, int32_t layer,
 	return &x->places[index_of(x, layer, expert)];
 }
 
-static bool is_among(int32_t id, const int32_t *ids, int32_t n)
-{
-	for (int32_t i = 0; i < n; i++)
-		if (ids[i] == id)
-			return true;
-	return false;
-}
-
 /* Somebody asks for experts: what is on its way and not among them gives up its slot and the link, and comes another time. */
 static void stop_warming(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
 {
 	for (int32_t i = 0; i < x->n_reading; i++) {
 		struct slot *s = &x->slots[x->reading[i]];
 
-		if (s->ahead && s->warmed && !(s->layer == layer && is_among(s->expert, ids, n))) {
+		if (s->ahead && s->warmed && !(s->layer == layer && expert_is_among(s->expert, ids, n))) {
 			x->warming.next = s->warmed - 1 < x->warming.next ? s->warmed - 1 : x->warming.next;
-			no_guess(x, s, false);
+			expert_no_guess(x, s, false);
 			s->warmed = 0;
 		}
 	}
@@ -553,7 +423,7 @@ static void count_warmed(struct experts *x, struct slot *s)
 void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
 {
 	stop_warming(x, layer, ids, n);
-	poll(x);
+	expert_poll(x);
 	for (int32_t i = 0; i < n; i++) {
 		int32_t at = x->slot_of[index_of(x, layer, ids[i])];
 		struct slot *s = at == NONE ? NULL : &x->slots[at];
@@ -564,19 +434,20 @@ void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t 
 			x->stats.hits += s->state == SLOT_WARM && !s->ahead;
 			x->stats.late += s->state == SLOT_READING;
 			if (s->ahead)
-				no_guess(x, s, true);
+				expert_no_guess(x, s, true);
 			if (s->warmed)
 				count_warmed(x, s);
-			hold(x, s, true);
+			s->guessed = false; /* its router has spoken */
+			expert_hold(x, s, true);
 			for (int k = 0; k < s->r.n && s->state == SLOT_READING; k++)
 				io_raise(x->io, &s->requests[k], IO_CLASS_EXPERT);
 			continue;
 		}
-		s = find_slot(x, 2);
+		s = expert_find_slot(x, 2);
 		if (!s)
 			return;
 		s->wanted = true;
-		begin_reading(x, s, layer, ids[i], IO_CLASS_EXPERT);
+		expert_begin_reading(x, s, layer, ids[i], IO_CLASS_EXPERT);
 	}
 }
 
@@ -613,7 +484,7 @@ int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *e
 		}
 		x->stats.retried++;
 		log_warn("layer %d, expert %d is read again: %s", layer, expert, s->err.text);
-		begin_reading(x, s, layer, expert, IO_CLASS_EXPERT);
+		expert_begin_reading(x, s, layer, expert, IO_CLASS_EXPERT);
 	}
 	x->stats.waited_s += clock_seconds_since(began);
 	return 0;
@@ -625,14 +496,14 @@ static enum experts_came look_for(const struct experts *x, int32_t layer, const 
 	bool coming = false;
 
 	for (*which = 0; *which < n; ++*which) {
-		const struct slot *s = slot_with(x, layer, ids[*which]);
+		const struct slot *s = expert_slot(x, layer, ids[*which]);
 
 		if (s && (s->state == SLOT_WARM || !s->n_pending))
 			return EXPERTS_WHOLE;
 		coming |= s != NULL;
 	}
 	for (*which = 0; *which < n && flags & EXPERTS_HALVES; ++*which) {
-		const struct slot *s = slot_with(x, layer, ids[*which]);
+		const struct slot *s = expert_slot(x, layer, ids[*which]);
 
 		if (s && !s->cancelled && expert_look_at_down(s->look))
 			return EXPERTS_HALF;
@@ -660,20 +531,20 @@ enum experts_came experts_come(struct experts *x, int32_t layer, const int32_t *
 
 int64_t experts_reading(const struct experts *x, int32_t layer, int32_t expert)
 {
-	return slot_with(x, layer, expert)->reading;
+	return expert_slot(x, layer, expert)->reading;
 }
 
 void experts_go_on(struct experts *x)
 {
-	poll(x);
+	expert_poll(x);
 }
 
 void experts_done(struct experts *x, int32_t layer, int32_t expert, bool spent)
 {
 	struct slot *s = &x->slots[x->slot_of[index_of(x, layer, expert)]];
 
-	hold(x, s, false);
-	poll(x);
+	expert_hold(x, s, false);
+	expert_poll(x);
 	if (!spent)
 		return;
 	/* Slots that are free again by themselves, or taken, leave the pile when it is full. */
@@ -688,9 +559,11 @@ void experts_forget(struct experts *x)
 {
 	for (int32_t i = 0; i < x->n_slots; i++)
 		if (x->slots[i].wanted)
-			hold(x, &x->slots[i], false);
-	keep_guesses(x, false);
-	x->ahead_layer = NONE;
+			expert_hold(x, &x->slots[i], false);
+	for (int r = 0; r < GUESS_ROUTERS; r++)
+		for (int k = 0; k < N_AHEAD_KINDS; k++)
+			expert_end_guesses(x, &x->guesses.lists[r][k], NULL, 0);
+	x->looks_ahead = false;
 	ahead_forget(&x->admission);
 	for (int32_t i = 0; i < x->n_slots; i++)
 		if (x->slots[i].state == SLOT_READING && !x->slots[i].n_pending)
@@ -714,44 +587,6 @@ void experts_observe(struct experts *x, int32_t layer, const float *scores, cons
 			x->entries[n++] = (struct trace_entry){e, scores[e]};
 	}
 	policy_observe(x->policy, layer, x->entries, n);
-	if (x->ahead_layer != layer)
-		return;
-	ahead_spoken(&x->admission, clock_now_ns());
-	keep_guesses(x, false);
-	for (int32_t i = 0; i < x->n_ahead; i++) {
-		struct slot *s = slot_with(x, layer, x->ahead[i]);
-		bool right = false;
-
-		for (int32_t k = 0; k < x->n_chosen; k++)
-			right |= chosen[k] == x->ahead[i];
-		if (x->ahead_is_missing[i])
-			ahead_judge(&x->admission, i, right);
-		if (!s || right || !s->ahead)
-			continue;
-		no_guess(x, s, false);
-		hold(x, s, false);
-	}
-	x->ahead_layer = NONE;
-}
-
-bool experts_looks_ahead(const struct experts *x)
-{
-	return !x->no_prediction;
-}
-
-void experts_ahead(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
-{
-	if (x->no_prediction)
-		return;
-	keep_guesses(x, false); /* of a prediction that nothing came of */
-	x->ahead_layer = layer;
-	x->n_ahead = n < x->n_chosen ? n : x->n_chosen;
-	x->next_ahead = 0;
-	memcpy(x->ahead, ids, (size_t)x->n_ahead * sizeof *ids);
-	for (int32_t i = 0; i < x->n_ahead; i++)
-		x->ahead_is_missing[i] = !slot_with(x, layer, ids[i]);
-	keep_guesses(x, true);
-	poll(x);
 }
 
 /* ---- what is read before anybody asks ------------------------------------------------------------------------------ */
@@ -796,18 +631,18 @@ bool experts_warm(struct experts *x)
 	struct expert_warming *w = &x->warming;
 	int32_t most = 2 + (int32_t)(WARM_PIECES * (int64_t)EXPERT_PIECE / (int64_t)x->slot_bytes); /* so that the drive has a next one */
 
-	poll(x);
+	expert_poll(x);
 	io_allow(x->io, IO_CLASS_PREFETCH, WARM_PIECES);
 	for (; w->next < w->n && x->n_guessed < most && !x->n_awaited; w->next++) {
 		int32_t layer = w->list[w->next] / x->n_experts, expert = w->list[w->next] % x->n_experts;
 		struct slot *s;
 
-		if (!x->places[w->list[w->next]].n_parts || slot_with(x, layer, expert) ||
+		if (!x->places[w->list[w->next]].n_parts || expert_slot(x, layer, expert) ||
 		    !(s = slot_to_warm(x, policy_worth(x->policy, layer, expert))))
 			continue;
 		s->ahead = true;
 		s->warmed = 1 + w->next;
-		begin_reading(x, s, layer, expert, IO_CLASS_PREFETCH);
+		expert_begin_reading(x, s, layer, expert, IO_CLASS_PREFETCH);
 	}
 	while (look_on_any(x)) /* piece by piece: whoever comes waits for no whole expert */
 		;
@@ -832,7 +667,8 @@ void experts_stats(const struct experts *x, struct experts_stats *out)
 	out->sums_shipped = expert_sums_shipped(x->sums);
 	io_stats(x->io, &io);
 	out->backend = io.backend;
-	out->read_bytes = io.of[IO_CLASS_EXPERT].moved + io.of[IO_CLASS_PREFETCH].moved;
+	out->read_bytes = io.of[IO_CLASS_EXPERT].moved + io.of[IO_CLASS_PREFETCH].moved +
+			  io.of[IO_CLASS_LATER].moved;
 }
 
 int experts_verify(struct experts *x, void (*report)(void *ctx, int64_t done, int64_t of), void *ctx, struct err *err)

@@ -23,6 +23,7 @@
 #include "config/err.h"
 #include "engine/checkpoint.h"
 #include "engine/weight.h"
+#include "offload/ahead.h"
 
 /* One tensor of an expert, or its share of a stacked one. */
 struct expert_part {
@@ -87,12 +88,15 @@ void experts_forget(struct experts *x);
 
 /* A router's scores of one token, higher is better, and its choice: what experts are worth is learned from them. */
 void experts_observe(struct experts *x, int32_t layer, const float *scores, const int32_t *chosen);
-/* False: experts_ahead does nothing. */
-bool experts_looks_ahead(const struct experts *x);
-/* What the next layer's router would choose now, best guess first: what is worth it (offload/ahead.h) is read ahead, in moments when
- * nothing that is waited for is being read, and as much as can be there when that router speaks. What was read ahead and is
- * not among `chosen` of experts_observe is let go there. */
-void experts_ahead(struct experts *x, int32_t layer, const int32_t *ids, int32_t n);
+/* A router has spoken: it chose these, for all tokens of a pass. What is to come of guesses at it is known, and what was read ahead
+ * in vain is let go. */
+void experts_spoken(struct experts *x, int32_t layer, const int32_t *ids, int32_t n);
+/* Should a router that has yet to speak be asked now what it would choose? It costs a product, and pays when that can be read before
+ * anything is waited for. waits: the caller is about to wait for experts. */
+bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool waits);
+/* What it would choose, best guess first: what is worth it (offload/ahead.h) is read ahead, in moments when nothing that is waited
+ * for is being read, the nearest layer first. A nearer kind of guess takes the place of others at the same router. */
+void experts_ahead(struct experts *x, int32_t layer, enum ahead_kind kind, const int32_t *ids, int32_t n);
 
 /*
  * How often a corpus's tokens chose each expert, [n_layers, n_experts] (cache/routing.h): what is worth having there before its first

@@ -239,6 +239,43 @@ static void add_few(struct chunk *k)
 	}
 }
 
+static const float *residual_of_last(void *ctx)
+{
+	struct chunk *k = ctx;
+
+	return k->h + (k->n - 1) * k->s->model->config.hidden;
+}
+
+/* With what the experts of the layer have given so far: a sum in another order than the one that counts. */
+static const float *residual_so_far(void *ctx)
+{
+	struct chunk *k = ctx;
+	struct pass p = tile_of(k, k->parts, 0, 0);
+	int64_t hidden = p.c->hidden;
+	float *h = arena_alloc(p.scratch, (size_t)hidden, sizeof *h);
+
+	memcpy(h, residual_of_last(k), (size_t)hidden * sizeof *h);
+	for (int64_t i = 0; i < k->row; i++)
+		for (int32_t at = k->start[k->few[i]]; at < k->start[k->few[i] + 1]; at++)
+			if (k->tokens[at] == k->n - 1)
+				p.ops->add_scaled(p.dev, h, k->few_out + at * hidden, NULL, k->token_weights + at, 1, (int32_t)hidden);
+	if (k->shared_out)
+		p.ops->add_scaled(p.dev, h, k->shared_out + (k->n - 1) * hidden, NULL, NULL, 1, (int32_t)hidden);
+	return h;
+}
+
+/* What the layers that come are going to choose, while the disk has nothing else to do. */
+static void guess_ahead(struct chunk *k, bool waits)
+{
+	struct pass p = tile_of(k, k->parts, 0, 0);
+	bool few = k->part == PART_FEW, whole = k->part == PART_ATTENTION;
+
+	if (!p.m->experts || k->n > CHUNK_FEW || k->take_up)
+		return;
+	arena_reset(p.scratch);
+	look_ahead(&p, whole ? k->layer : k->layer + 1, whole, waits, few ? residual_so_far : residual_of_last, k);
+}
+
 /* Gate and up of an expert that is chosen. */
 static void compute_half(struct chunk *k, int32_t expert)
 {
@@ -275,6 +312,7 @@ static int32_t wait_for_few(struct chunk *k, const int32_t *left, int32_t n_left
 		/* One half at a time: reads end in about the order in which they begin. */
 		int flags = (shared_waits ? 0 : EXPERTS_WAIT) | (k->half_reading ? 0 : EXPERTS_HALVES);
 
+		guess_ahead(k, flags & EXPERTS_WAIT);
 		switch (experts_come(m->experts, k->layer, left, n_left, flags, &which)) {
 		case EXPERTS_WHOLE:
 			return which;
@@ -408,6 +446,7 @@ int chunk_step(struct chunk *k, struct err *err)
 {
 	struct pace *pace = pace_of(k);
 	int64_t left = part_rows(k) - k->row, most = k->part == PART_FEW ? 1 : pace->rows, n = left < most ? left : most;
+	const struct model_config *c = &k->s->model->config;
 	int64_t from = clock_now_ns();
 	int rc = 0;
 
@@ -417,6 +456,8 @@ int chunk_step(struct chunk *k, struct err *err)
 			k->at_part++;
 		if (n > k->parts[k->at_part].row + k->parts[k->at_part].n - k->row)
 			n = k->parts[k->at_part].row + k->parts[k->at_part].n - k->row;
+		if (!k->row && k->layer > k->first_layer)
+			guess_ahead(k, false);
 		rc = attention_tile(k, k->row, n, err);
 		break;
 	case PART_EXPERTS:
@@ -429,6 +470,8 @@ int chunk_step(struct chunk *k, struct err *err)
 		rc = few_tile(k, err);
 		break;
 	case PART_MLP:
+		if (!k->row && c->layer_is_dense[k->layer])
+			guess_ahead(k, false);
 		mlp_tile(k, k->row, n);
 		break;
 	}

@@ -162,6 +162,10 @@ int indexer_select(struct pass *p, int32_t layer, const float *qr, struct err *e
 
 /* moe.c: the experts that the pass's tokens choose, from u: experts, weights [n, experts_per_token]. -1: the tap's error. */
 int router_forward(struct pass *p, int32_t layer, int32_t *experts, float *weights, struct err *err);
+/* With a tier of experts, which says whether it pays (experts_ask): what routers that have yet to speak would choose, that of `layer` or
+ * the first behind it, and those after it. residual(ctx) [hidden]: of the last token, as far as it is known. whole: that is all
+ * that comes before the layer's attention. waits: it is all that there is to do. */
+void look_ahead(struct pass *p, int32_t layer, bool whole, bool waits, const float *(*residual)(void *ctx), void *ctx);
 /* The choices of a chunk by expert: start, tokens, token_weights. */
 void experts_assign(struct chunk *k);
 /* h[rows[i]] += weights[i] mlp(u[rows[i]]) for i in [0, n), with the h and u of a chunk; of the pass only what does not

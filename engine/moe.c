@@ -27,33 +27,43 @@ static void scores(const struct layer *l, float *out, const float *logits, int32
 		out[e] = 1 / (1 + expf(-logits[e])) + l->router_bias[e];
 }
 
-/* The next layer's router on the residual as it is now: most of what it will choose. Best guess first. */
-static void look_ahead(struct pass *p, int32_t layer)
+/* A layer's router on the residual of a token as it is now: most of what it will choose. Best guess first. */
+static void guess(struct pass *p, const float *h, int32_t layer, enum ahead_kind kind)
 {
 	const struct model_config *c = p->c;
 	const struct layer *l = &p->m->layers[layer];
-	const float *h = p->h + (p->n - 1) * c->hidden;
 	float *u = arena_alloc(p->scratch, (size_t)c->hidden, sizeof *u);
 	float *logits = arena_alloc(p->scratch, (size_t)c->n_experts, sizeof *logits);
-	float *weights = arena_alloc(p->scratch, (size_t)c->experts_per_token, sizeof *weights);
 	int32_t *ids = arena_alloc(p->scratch, (size_t)c->experts_per_token, sizeof *ids);
 
 	p->ops->rmsnorm(p->dev, u, c->hidden, h, c->hidden, l->post_attention_norm, 1, c->hidden, c->norm_eps);
 	p->ops->matmul(p->dev, logits, c->n_experts, u, c->hidden, &l->router, 1, COMPUTE_F32);
-	p->ops->router_topk(p->dev, ids, weights, logits, l->router_bias, 1, c->n_experts, c->experts_per_token, c->n_groups,
+	p->ops->router_topk(p->dev, ids, NULL, logits, l->router_bias, 1, c->n_experts, c->experts_per_token, c->n_groups,
 			    c->topk_groups, c->normalize_topk, c->routed_scale);
-	scores(l, logits, logits, c->n_experts);
-	for (int32_t i = 1; i < c->experts_per_token; i++)
-		for (int32_t k = i; k && logits[ids[k]] > logits[ids[k - 1]]; k--) {
-			int32_t id = ids[k];
-
-			ids[k] = ids[k - 1];
-			ids[k - 1] = id;
-		}
-	experts_ahead(p->m->experts, layer, ids, c->experts_per_token);
+	experts_ahead(p->m->experts, layer, kind, ids, c->experts_per_token);
 }
 
-/* A few tokens' choice, to the tier of experts: read what is not there, learn, and look ahead. None of it changes a number. */
+void look_ahead(struct pass *p, int32_t layer, bool whole, bool waits,
+		const float *(*residual)(void *ctx), void *ctx)
+{
+	const struct model_config *c = p->c;
+	const float *h = NULL;
+
+	for (int kind = AHEAD_NEXT; layer < c->n_layers && kind < N_AHEAD_KINDS; layer++) {
+		enum ahead_kind k = kind == AHEAD_NEXT && whole ? AHEAD_WHOLE : (enum ahead_kind)kind;
+
+		whole = false;
+		if (c->layer_is_dense[layer])
+			continue;
+		if (experts_ask(p->m->experts, layer, k, waits)) {
+			h = h ? h : residual(ctx);
+			guess(p, h, layer, k);
+		}
+		kind++;
+	}
+}
+
+/* A few tokens' choice, to the tier of experts: read what is not there, and learn. None of it changes a number. */
 static void tell_experts(struct pass *p, int32_t layer, const int32_t *experts, const float *logits)
 {
 	const struct model_config *c = p->c;
@@ -67,9 +77,8 @@ static void tell_experts(struct pass *p, int32_t layer, const int32_t *experts, 
 	}
 	memcpy(ids, experts, (size_t)n * sizeof *ids);
 	qsort(ids, (size_t)n, sizeof *ids, by_id);
+	experts_spoken(p->m->experts, layer, ids, (int32_t)n);
 	experts_want(p->m->experts, layer, ids, (int32_t)n);
-	if (layer + 1 < c->n_layers && !c->layer_is_dense[layer + 1] && experts_looks_ahead(p->m->experts))
-		look_ahead(p, layer + 1);
 }
 
 static int show_choices(struct pass *p, int32_t layer, const int32_t *experts, const float *logits, struct err *err)

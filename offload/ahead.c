@@ -2,16 +2,27 @@
 
 #define FADE    .995 /* of a count with each new one: some hundred are remembered */
 #define AVERAGE .85  /* of an average with each new number */
+#define SURE    .8   /* of what could be saved later; the rest may find several that are not there in one layer */
 #define FORGIVE .99  /* of delays, with each window: a disk that was slow is tried again */
+
+/* Beside those of AHEAD_NEXT, as they are in the pocket model. */
+static const double first_chances[N_AHEAD_KINDS] = {1.05, 1, .7, .5};
+
+/* Routers that speak before that of a guess. */
+static int routers_before(enum ahead_kind kind)
+{
+	return kind <= AHEAD_NEXT ? 0 : (int)kind - AHEAD_NEXT;
+}
 
 void ahead_init(struct ahead *a, int32_t n_chosen, double piece_share)
 {
 	*a = (struct ahead){.piece_share = piece_share < 1 ? piece_share : 1};
 	/* As others found it: three guesses of four come true, the first ones more often; of those that are not there, fewer. */
-	for (int i = 0; i < AHEAD_RANKS; i++) {
-		a->guessed[i] = 10;
-		a->needed[i] = 10 * (i < n_chosen ? .8 - .4 * i / n_chosen : .3);
-	}
+	for (int k = 0; k < N_AHEAD_KINDS; k++)
+		for (int i = 0; i < AHEAD_RANKS; i++) {
+			a->guessed[k][i] = 10;
+			a->needed[k][i] = 10 * (i < n_chosen ? .8 - .4 * i / n_chosen : .3) * first_chances[k];
+		}
 }
 
 static void average(double *of, double x)
@@ -33,10 +44,14 @@ void ahead_idle(struct ahead *a, int n_to_compute, int64_t now)
 	a->stage = n_to_compute < AHEAD_STAGES ? n_to_compute : AHEAD_STAGES - 1;
 }
 
-void ahead_spoken(struct ahead *a, int64_t now)
+void ahead_spoken(struct ahead *a, int n_missing, int64_t now)
 {
+	double window = a->began ? (double)(now - a->began) / 1e9 : 0;
+
 	if (a->began)
-		average(&a->window_s[a->stage], (double)(now - a->began) / 1e9);
+		average(&a->window_s[a->stage], window);
+	a->idle_s = AVERAGE * a->idle_s + (1 - AVERAGE) * window;
+	a->n_missing = AVERAGE * a->n_missing + (1 - AVERAGE) * n_missing;
 	a->began = 0;
 }
 
@@ -45,12 +60,12 @@ void ahead_forget(struct ahead *a)
 	a->began = 0;
 }
 
-void ahead_judge(struct ahead *a, int32_t rank, bool needed)
+void ahead_judge(struct ahead *a, enum ahead_kind kind, int32_t rank, bool needed)
 {
 	int i = rank < AHEAD_RANKS ? rank : AHEAD_RANKS - 1;
 
-	a->guessed[i] = FADE * a->guessed[i] + 1;
-	a->needed[i] = FADE * a->needed[i] + needed;
+	a->guessed[kind][i] = FADE * a->guessed[kind][i] + 1;
+	a->needed[kind][i] = FADE * a->needed[kind][i] + needed;
 }
 
 void ahead_held_up(struct ahead *a, int n_pieces, double seconds)
@@ -60,28 +75,45 @@ void ahead_held_up(struct ahead *a, int n_pieces, double seconds)
 	a->behind_s = AVERAGE * a->behind_s + (1 - AVERAGE) * (seconds < pieces ? seconds : pieces);
 }
 
-double ahead_chance(const struct ahead *a, int32_t rank)
+double ahead_chance(const struct ahead *a, enum ahead_kind kind, int32_t rank)
 {
 	int i = rank < AHEAD_RANKS ? rank : AHEAD_RANKS - 1;
 
-	return a->needed[i] / a->guessed[i];
+	return a->needed[kind][i] / a->guessed[kind][i];
 }
 
-double ahead_left(const struct ahead *a, int64_t now)
+/* Until the next router is likely to speak. */
+static double window_left(const struct ahead *a, int64_t now)
 {
 	double left = a->began ? a->window_s[a->stage] - (double)(now - a->began) / 1e9 : 0;
 
 	return left > 0 ? left : 0;
 }
 
-float ahead_bid(const struct ahead *a, int32_t rank, int n_before, int64_t now)
+double ahead_left(const struct ahead *a, enum ahead_kind kind, int64_t now)
 {
-	double p = ahead_chance(a, rank), left = ahead_left(a, now) - n_before * a->transfer_s, saved, spilled, gain;
+	return window_left(a, now) + routers_before(kind) * a->idle_s;
+}
+
+/* What would be saved of it if it waited until its router is the next to speak. */
+static double saved_later(const struct ahead *a)
+{
+	double share = a->n_missing > 1 ? a->idle_s / a->n_missing : a->idle_s;
+
+	return share < a->transfer_s ? share : a->transfer_s;
+}
+
+float ahead_bid(const struct ahead *a, enum ahead_kind kind, int32_t rank, int n_before, int64_t now)
+{
+	double before = n_before * a->transfer_s, left = ahead_left(a, kind, now) - before, p = ahead_chance(a, kind, rank);
+	double saved, spilled, gain;
 
 	if (!(left > 0 && a->transfer_s > 0))
 		return 0;
 	saved = left < a->transfer_s ? left : a->transfer_s;
-	spilled = a->piece_share * a->transfer_s - left; /* of a piece that is longer than the window */
+	if (routers_before(kind))
+		saved -= SURE * saved_later(a);
+	spilled = a->piece_share * a->transfer_s - (window_left(a, now) - before); /* of a piece that is longer than the window */
 	spilled = spilled > 0 ? spilled : 0;
 	gain = p * saved - (1 - p) * (spilled > a->behind_s ? spilled : a->behind_s);
 	if (gain <= 0)
@@ -92,7 +124,7 @@ float ahead_bid(const struct ahead *a, int32_t rank, int n_before, int64_t now)
 
 int ahead_pieces(const struct ahead *a, int64_t now)
 {
-	double pieces = a->transfer_s > 0 ? ahead_left(a, now) / (a->piece_share * a->transfer_s) : 0;
+	double pieces = a->transfer_s > 0 ? window_left(a, now) / (a->piece_share * a->transfer_s) : 0;
 
 	return pieces < 1 ? 1 : pieces > 1000 ? 1000 : (int)pieces;
 }

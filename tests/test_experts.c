@@ -511,7 +511,8 @@ static void guess_and_choose(struct experts *x, const struct model_config *c, in
 	}
 	experts_observe(x, layer, scores, used);
 	experts_want(x, layer, used, k);
-	experts_ahead(x, layer + 1, guess, k);
+	assert_true(experts_ask(x, layer + 1, AHEAD_NEXT, true));
+	experts_ahead(x, layer + 1, AHEAD_NEXT, guess, k);
 	for (int32_t i = 0; i < k; i++) {
 		assert_int_equal(experts_take(x, layer, used[i], &err), 0);
 		experts_done(x, layer, used[i], false);
@@ -519,6 +520,7 @@ static void guess_and_choose(struct experts *x, const struct model_config *c, in
 	if (first % 4 != 3)
 		nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
 	experts_observe(x, layer + 1, scores, chosen);
+	experts_spoken(x, layer + 1, chosen, k);
 	experts_want(x, layer + 1, chosen, k);
 	for (int32_t i = 0; i < k; i++) {
 		assert_int_equal(experts_take(x, layer + 1, chosen[i], &err), 0);

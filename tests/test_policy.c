@@ -81,12 +81,10 @@ static void prediction_is_never_slower_and_much_faster_where_it_can_be(void **st
 	for (double transfer = .02; transfer < 3; transfer *= 2)
 		for (double recall = 0; recall <= 1; recall += .25) {
 			struct tier_options opt = {.rule = TIER_POLICY, .share = .1, .transfer_s = transfer, .compute_s = 1,
-						   .recall = recall};
+						   .recall = {recall, .7 * recall, .5 * recall}};
 			double without, with;
 
-			opt.recall = 0;
 			without = run(t, opt).seconds;
-			opt.recall = recall;
 			opt.prefetch = true;
 			with = run(t, opt).seconds;
 			if (with > 1.01 * without)
@@ -110,7 +108,8 @@ static void prediction_is_not_slower_on_a_disk_that_is_slow_and_stalls(void **st
 						   .stall_every = 40};
 			double without = run(t, opt).seconds, with;
 
-			opt.recall = recall;
+			for (int depth = 0; depth < TIER_DEPTHS; depth++)
+				opt.recall[depth] = recall * (1 - .25 * depth);
 			opt.prefetch = true;
 			with = run(t, opt).seconds;
 			if (with > 1.01 * without)
@@ -189,10 +188,10 @@ static struct ahead taught(double piece_share)
 	ahead_init(&a, 8, piece_share);
 	for (int i = 1; i < 2000; i++) {
 		ahead_idle(&a, 0, i * SECOND * 10);
-		ahead_spoken(&a, i * SECOND * 10 + SECOND);
+		ahead_spoken(&a, 0, i * SECOND * 10 + SECOND);
 		ahead_carried(&a, .5);
 		for (int rank = 0; rank < 8; rank++)
-			ahead_judge(&a, rank, i % 8 >= rank);
+			ahead_judge(&a, AHEAD_NEXT, rank, i % 8 >= rank);
 	}
 	ahead_idle(&a, 0, SECOND);
 	return a;
@@ -204,11 +203,11 @@ static void a_guess_is_worth_what_became_of_its_rank(void **state)
 
 	(void)state;
 	for (int rank = 1; rank < 8; rank++)
-		assert_true(ahead_bid(&a, rank, 0, SECOND) <= ahead_bid(&a, rank - 1, 0, SECOND));
+		assert_true(ahead_bid(&a, AHEAD_NEXT, rank, 0, SECOND) <= ahead_bid(&a, AHEAD_NEXT, rank - 1, 0, SECOND));
 	/* The fifth comes true in half of the cases, and costs nothing else: .5 x .5 s saved for .5 x .5 s at the most. */
-	assert_float_equal(ahead_bid(&a, 4, 0, SECOND), 1, .02);
+	assert_float_equal(ahead_bid(&a, AHEAD_NEXT, 4, 0, SECOND), 1, .02);
 	/* The last in an eighth: .0625 s saved, for a chance of 7 / 8 that .5 s are to be made good for. */
-	assert_float_equal(ahead_bid(&a, 7, 0, SECOND), 1 / 7., .02);
+	assert_float_equal(ahead_bid(&a, AHEAD_NEXT, 7, 0, SECOND), 1 / 7., .02);
 }
 
 static void nothing_begins_that_the_window_has_no_time_for(void **state)
@@ -216,19 +215,19 @@ static void nothing_begins_that_the_window_has_no_time_for(void **state)
 	struct ahead a = taught(.1);
 
 	(void)state;
-	assert_float_equal(ahead_left(&a, SECOND), 1, 1e-6);
+	assert_float_equal(ahead_left(&a, AHEAD_NEXT, SECOND), 1, 1e-6);
 	assert_int_equal(ahead_pieces(&a, SECOND), 20);
-	assert_true(ahead_bid(&a, 7, 1, SECOND) > 0 && ahead_bid(&a, 7, 2, SECOND) == 0);
+	assert_true(ahead_bid(&a, AHEAD_NEXT, 7, 1, SECOND) > 0 && ahead_bid(&a, AHEAD_NEXT, 7, 2, SECOND) == 0);
 	/* A quarter of a second before the end half a transfer can be saved. */
-	assert_float_equal(ahead_bid(&a, 7, 0, SECOND + SECOND / 4 * 3), 1 / 14., .01);
+	assert_float_equal(ahead_bid(&a, AHEAD_NEXT, 7, 0, SECOND + SECOND / 4 * 3), 1 / 14., .01);
 	assert_int_equal(ahead_pieces(&a, SECOND + SECOND / 4 * 3), 5);
-	assert_true(ahead_bid(&a, 0, 0, 2 * SECOND) == 0);
+	assert_true(ahead_bid(&a, AHEAD_NEXT, 0, 0, 2 * SECOND) == 0);
 	assert_int_equal(ahead_pieces(&a, 2 * SECOND), 1);
 	ahead_forget(&a);
-	assert_true(ahead_bid(&a, 0, 0, SECOND) == 0);
+	assert_true(ahead_bid(&a, AHEAD_NEXT, 0, 0, SECOND) == 0);
 	ahead_init(&a, 8, .1);
 	ahead_idle(&a, 0, SECOND);
-	assert_true(ahead_bid(&a, 0, 0, SECOND) == 0); /* of windows and transfers nothing is known yet */
+	assert_true(ahead_bid(&a, AHEAD_NEXT, 0, 0, SECOND) == 0); /* of windows and transfers nothing is known yet */
 }
 
 /* Once a second is lost behind a wrong guess, only sure ones begin; and after some hundred windows others are tried again. */
@@ -240,10 +239,10 @@ static void what_held_others_up_is_feared_for_a_while(void **state)
 	(void)state;
 	for (int i = 0; i < 20; i++)
 		ahead_held_up(&a, 20, 2); /* pieces of .05 s */
-	assert_true(ahead_bid(&a, 0, 0, SECOND) > 0 && ahead_bid(&a, 4, 0, SECOND) == 0);
-	ahead_spoken(&a, 2 * SECOND);
-	for (; ahead_bid(&a, 4, 0, n * 10 * SECOND) == 0 && n < 1000; n++) {
-		ahead_spoken(&a, n * 10 * SECOND + SECOND);
+	assert_true(ahead_bid(&a, AHEAD_NEXT, 0, 0, SECOND) > 0 && ahead_bid(&a, AHEAD_NEXT, 4, 0, SECOND) == 0);
+	ahead_spoken(&a, 0, 2 * SECOND);
+	for (; ahead_bid(&a, AHEAD_NEXT, 4, 0, n * 10 * SECOND) == 0 && n < 1000; n++) {
+		ahead_spoken(&a, 0, n * 10 * SECOND + SECOND);
 		ahead_idle(&a, 0, (n + 1) * 10 * SECOND);
 	}
 	assert_true(n > 30 && n < 300);
@@ -257,8 +256,37 @@ static void a_slow_disk_is_read_ahead_of_by_who_is_sure(void **state)
 	(void)state;
 	for (int i = 0; i < 100; i++)
 		ahead_carried(&a, 4);
-	assert_true(ahead_bid(&a, 0, 0, SECOND) > 0);
-	assert_true(ahead_bid(&a, 3, 0, SECOND) == 0); /* .625 x 1 s saved, .375 x 3 s lost */
+	assert_true(ahead_bid(&a, AHEAD_NEXT, 0, 0, SECOND) > 0);
+	assert_true(ahead_bid(&a, AHEAD_NEXT, 3, 0, SECOND) == 0); /* .625 x 1 s saved, .375 x 3 s lost */
+}
+
+/* Where a transfer takes three windows, what begins in those of earlier layers is what makes it come in time; where it takes half of
+ * one, most of that can wait until more is known. */
+static void a_guess_further_on_has_the_windows_before_it_too(void **state)
+{
+	struct ahead a = taught(.1);
+	double soon = ahead_bid(&a, AHEAD_NEXT, 0, 0, SECOND), later = ahead_bid(&a, AHEAD_SECOND, 0, 0, SECOND);
+
+	(void)state;
+	assert_float_equal(ahead_left(&a, AHEAD_WHOLE, SECOND), 1, 1e-6);
+	assert_float_equal(ahead_left(&a, AHEAD_SECOND, SECOND), 2, .01);
+	assert_float_equal(ahead_left(&a, AHEAD_THIRD, SECOND + SECOND / 2), 2.5, .01);
+	assert_true(later > 0 && later < soon / 2);
+	for (int i = 0; i < 100; i++)
+		ahead_carried(&a, 3);
+	assert_true(ahead_bid(&a, AHEAD_SECOND, 0, 0, SECOND) > 1.5 * later);
+	/* Several of the next layer share its window, and so do those of the one after it. */
+	a = taught(.1);
+	for (int i = 0; i < 100; i++) {
+		ahead_idle(&a, 0, i * SECOND * 10);
+		ahead_spoken(&a, 8, i * SECOND * 10 + SECOND);
+	}
+	ahead_idle(&a, 0, SECOND);
+	assert_true(ahead_bid(&a, AHEAD_SECOND, 0, 0, SECOND) > 2 * later);
+	/* Each kind is judged by what came of it. */
+	for (int i = 0; i < 2000; i++)
+		ahead_judge(&a, AHEAD_SECOND, 0, false);
+	assert_true(ahead_bid(&a, AHEAD_SECOND, 0, 0, SECOND) < .01 && ahead_bid(&a, AHEAD_THIRD, 0, 0, SECOND) > .1);
 }
 
 static void equal_scores_do_no_harm(void **state)
@@ -372,6 +400,7 @@ int main(void)
 		cmocka_unit_test(nothing_begins_that_the_window_has_no_time_for),
 		cmocka_unit_test(what_held_others_up_is_feared_for_a_while),
 		cmocka_unit_test(a_slow_disk_is_read_ahead_of_by_who_is_sure),
+		cmocka_unit_test(a_guess_further_on_has_the_windows_before_it_too),
 		cmocka_unit_test(equal_scores_do_no_harm),
 		cmocka_unit_test(a_trace_comes_back_as_it_was_written),
 		cmocka_unit_test(steps_come_in_any_order_and_are_listed_from_the_best_down),

@@ -1,7 +1,9 @@
 /*
  * Decoding with some of the experts in memory: how near to the machine's limit it runs, and what the choice of who stays costs.
  *
- *   offload [--expert-dim N] [SHARE ...]    of all experts that there is memory for; .05 .10 .25 .50 1 unless said
+ *   offload [--layers N] [--expert-dim N] [SHARE ...]
+ *
+ * Shares are of all experts that there is memory for; .05 .10 .25 .50 1 unless said.
  *
  *   offload.tokens_per_s    limit: 1 / the longer of what the disk and what memory takes for the bytes that were moved
  *   offload.pipe_eff        of that time, over the time it took: 1 is a disk, or memory, that is never waited with
@@ -14,11 +16,13 @@
  *                           it (engine/rates.h), over what was measured: the distance to the nearer end of its range, though
  *                           the figure lies inside; the ends stand beside it, and the range's width over its middle
  *
- * The checkpoint is synthetic (made below build/bench, removed at the end): two layers of 256 experts of GLM-5.2's size in fp8, 19.3 GB,
- * halved until the experts and some room for all else fit into the free memory, since at share 1 they are all in it, or as
+ * The checkpoint is synthetic (made below build/bench, removed at the end): two layers, or N, of 256 experts of GLM-5.2's size in
+ * fp8, 19.3 GB, halved until the experts and some room for all else fit into the free memory, since at share 1 they are all in it, or as
  * narrow as --expert-dim says; the lines say what was taken. A token's attention is small. Random weights route like nothing real, so the choices of preset
  * A (offload/trace.h) are put in the routers' place: an op of a copied table. What is predicted for the next layer comes true
- * in .74 of cases, as measured on GLM-5.2. Everything else is the engine that users have.
+ * in .74 of cases, as measured on GLM-5.2, and is one of the next best otherwise; `recall` has the other kinds of guesses. Of the next
+ * token's first layer nothing is predicted, so that two layers are guessed at half as much as GLM-5.2's 75 are. Everything else
+ * is the engine that users have.
  *
  * Disk: reads of the experts' size on a bare io_uring, from other experts each time; memory: reading with all threads. Three
  * times before and three times after each share, in turns; medians.
@@ -43,13 +47,16 @@
 #include "tests/support/temp_dir.h"
 #include "tests/support/tier_sim.h"
 
-enum { LAYERS = 2, EXPERTS = 256, CHOSEN = 8, WARM = 80, TOKENS = 120, BLOCKS = 12, CONTEXT = 64, RAW_EXPERTS = 24, PROBE_BYTES = 256 << 20,
-       RAW_DEPTH = 16, PROBES = 3, SHARDS_MOST = 16 };
+enum { LAYERS_MOST = 16, DENSE = 1, EXPERTS = 256, CHOSEN = 8, WARM = 80, TOKENS = 120, BLOCKS = 12, CONTEXT = 64, RAW_EXPERTS = 24,
+       PROBE_BYTES = 256 << 20, RAW_DEPTH = 16, PROBES = 3, SHARDS_MOST = 16 };
 
-static const double recall = .74;
+/* Of what a layer's router chooses so much was guessed: the first time of it, the second time, when the layer before it is whole, as
+ * measured on GLM-5.2; one and two layers earlier, as much less as it is in the pocket model. */
+static const double recall[N_AHEAD_KINDS] = {[AHEAD_NEXT] = .74, [AHEAD_WHOLE] = .81, [AHEAD_SECOND] = .50, [AHEAD_THIRD] = .39};
 
 struct bench {
 	struct synth_options synth;
+	int n_layers;
 	struct trace *trace;
 	struct engine *e;
 	struct pool *pool;
@@ -67,59 +74,62 @@ struct bench {
 
 static struct {
 	const struct trace *trace;
+	const struct model *m;
 	int64_t token;
-	int32_t layer;          /* whose turn it is, counted among those with experts */
-	bool ahead;             /* the next call asks what that layer will choose */
-	bool predicts;          /* somebody asks that */
-	uint64_t seed;          /* by the token */
+	int32_t n_layers, layer; /* layer: whose turn it is, counted among those with experts */
+	bool asked[LAYERS_MOST];     /* since the router before it spoke, what it will choose */
 } route;
 
-static double draw(void)
+/* Of a token's choice at a layer; the same for each guess at it, so that a nearer look sees more. */
+static double luck(int32_t layer, int32_t rank)
 {
-	route.seed = route.seed * 6364136223846793005u + 1442695040888963407u;
-	return (double)(route.seed >> 11) * 0x1p-53;
+	uint64_t x = (uint64_t)route.token << 20 | (uint64_t)layer << 10 | (uint64_t)rank;
+
+	x = (x + 0x9e3779b97f4a7c15u) * 0xbf58476d1ce4e5b9u;
+	x = (x ^ x >> 30) * 0x94d049bb133111ebu;
+	return (double)((x ^ x >> 31) >> 11) * 0x1p-53;
 }
 
-/* Best guess first: each in its turn with a chance of `recall` one that will be chosen, or another. */
-static void guess(int32_t *experts, float *logits, const struct trace_entry *step)
+/* Best guess first: each in its turn what will be chosen, or who comes short of it. */
+static void guess(int32_t *experts, int32_t layer)
 {
-	for (int i = 0; i < EXPERTS; i++)
-		logits[i] = -8;
-	for (int i = 0; i < CHOSEN; i++) {
-		int at = i;
+	const struct trace_entry *step = trace_step(route.trace, route.token, layer);
+	enum ahead_kind kind = layer > route.layer ? AHEAD_NEXT + (enum ahead_kind)(layer - route.layer) :
+			       route.asked[layer] ? AHEAD_WHOLE : AHEAD_NEXT;
 
-		while (draw() >= recall || logits[step[at].expert] > -8)
-			at = CHOSEN + (int)(draw() * (EXPERTS - CHOSEN));
-		experts[i] = step[at].expert;
-		logits[experts[i]] = (float)(CHOSEN - i);
-	}
+	route.asked[layer] = layer == route.layer;
+	for (int i = 0; i < CHOSEN; i++)
+		experts[i] = step[luck(layer, i) < recall[kind] ? i : CHOSEN + i].expert;
 }
 
 /* One token. Callers read their logits once more to learn from them, and so they get the trace's. */
 static void forced_topk(struct device *dev, int32_t *experts, float *weights, const float *logits, const float *bias, int64_t n,
 			int32_t n_experts, int32_t k, int32_t n_groups, int32_t topk_groups, bool normalize, float scale)
 {
-	const struct trace_entry *step = trace_step(route.trace, route.token, route.layer);
 	float *told = (float *)(uintptr_t)logits;
+	const struct trace_entry *step;
+	int32_t layer = 0;
 
-	(void)dev, (void)bias, (void)n_groups, (void)topk_groups, (void)normalize, (void)scale;
-	if (n != 1 || n_experts != EXPERTS || k != CHOSEN) {
-		fprintf(stderr, "offload: a router asked for %d of %d experts for %lld tokens\n", k, n_experts, (long long)n);
+	(void)dev, (void)n_groups, (void)topk_groups, (void)normalize, (void)scale;
+	while (layer < route.n_layers && route.m->layers[DENSE + layer].router_bias != bias)
+		layer++;
+	if (n != 1 || n_experts != EXPERTS || k != CHOSEN || layer == route.n_layers || (weights && layer != route.layer)) {
+		fprintf(stderr, "offload: router %d of %d asked for %d of %d experts for %lld tokens\n", layer, route.n_layers, k, n_experts,
+			(long long)n);
 		exit(1);
 	}
-	for (int i = 0; i < CHOSEN; i++)
-		weights[i] = 1.0f / CHOSEN;
-	if (route.ahead) {
-		route.ahead = false;
-		guess(experts, told, step);
+	if (!weights) { /* nobody computes with it */
+		guess(experts, layer);
 		return;
 	}
+	step = trace_step(route.trace, route.token, layer);
 	for (int i = 0; i < EXPERTS; i++)
 		told[step[i].expert] = step[i].score;
-	for (int i = 0; i < CHOSEN; i++)
+	for (int i = 0; i < CHOSEN; i++) {
 		experts[i] = step[i].expert;
+		weights[i] = 1.0f / CHOSEN;
+	}
 	route.layer++;
-	route.ahead = route.predicts && route.layer < LAYERS;
 }
 
 /* ---- the checkpoint ---------------------------------------------------------------------------------------------- */
@@ -140,7 +150,7 @@ static double free_memory(void)
 
 static double experts_bytes(const struct synth_options *o)
 {
-	return (double)LAYERS * EXPERTS * 3 * o->hidden * o->expert_dim;
+	return (double)o->n_moe_layers * EXPERTS * 3 * o->hidden * o->expert_dim;
 }
 
 static void make_checkpoint(struct bench *b, int32_t expert_dim)
@@ -150,8 +160,8 @@ static void make_checkpoint(struct bench *b, int32_t expert_dim)
 
 	b->synth = synth_glm52;
 	b->synth.expert_dim = expert_dim ? expert_dim : b->synth.expert_dim;
-	b->synth.n_dense_layers = 1;
-	b->synth.n_moe_layers = LAYERS;
+	b->synth.n_dense_layers = DENSE;
+	b->synth.n_moe_layers = b->n_layers;
 	b->synth.n_heads = 4;
 	b->synth.q_lora = 256;
 	b->synth.dense_dim = 1024;
@@ -265,13 +275,12 @@ static void decode(struct side *d, float *logits, int64_t first, int64_t n)
 
 		route.token = t;
 		route.layer = 0;
-		route.ahead = false;
-		route.predicts = experts_looks_ahead(d->m->experts);
-		route.seed = (uint64_t)t;
+		memset(route.asked, 0, sizeof route.asked);
+		route.m = d->m;
 		if (session_append(d->s, &id, 1, logits, NULL, &err))
 			measure_fail(&err);
-		if (route.layer != LAYERS) {
-			fprintf(stderr, "offload: %d of %d routers were asked\n", route.layer, LAYERS);
+		if (route.layer != route.n_layers) {
+			fprintf(stderr, "offload: %d of %d routers were asked\n", route.layer, route.n_layers);
 			exit(1);
 		}
 	}
@@ -359,7 +368,7 @@ static void run(struct bench *b, struct run *r)
 
 static int64_t transfers(const struct bench *b, enum tier_rule rule, int64_t n_slots)
 {
-	struct tier_options opt = {.rule = rule, .share = (double)n_slots / (LAYERS * EXPERTS), .warm_tokens = WARM, .seed = 1};
+	struct tier_options opt = {.rule = rule, .share = (double)n_slots / (b->n_layers * EXPERTS), .warm_tokens = WARM, .seed = 1};
 	struct tier_result r;
 
 	tier_run(&r, b->trace, &opt);
@@ -433,7 +442,7 @@ static void print_plan_error(const struct bench *b, const struct run *r)
 	plan_make(&p, &m, &k, &opt);
 	k.host_bytes = (int64_t)(p.tier_bytes[PLAN_HOST] - p.routed_bytes + (uint64_t)r->n_slots * p.expert_bytes) + (1 << 16);
 	plan_make(&p, &m, &k, &opt);
-	if (fabs(p.expert_share[PLAN_HOST] - (double)r->n_slots / (LAYERS * EXPERTS)) > .01) {
+	if (fabs(p.expert_share[PLAN_HOST] - (double)r->n_slots / (b->n_layers * EXPERTS)) > .01) {
 		fprintf(stderr, "offload: the plan has %.3f of the experts in memory\n", p.expert_share[PLAN_HOST]);
 		exit(1);
 	}
@@ -450,25 +459,31 @@ int main(int argc, char **argv)
 {
 	static const double usual[] = {.05, .10, .25, .50, 1};
 	struct engine_options engine = {.compute = COMPUTE_BF16};
-	struct bench b = {.seed = 3};
+	struct bench b = {.seed = 3, .n_layers = 2};
 	struct ops forced;
 	char *base;
 	int first = 1, expert_dim = 0;
 	struct err err;
 
-	if (argc > 2 && !strcmp(argv[1], "--expert-dim")) {
-		expert_dim = atoi(argv[2]);
-		first = 3;
-		if (expert_dim < 256 || expert_dim % 256)
-			return fprintf(stderr, "offload: --expert-dim: \"%s\" is no multiple of 256\n", argv[2]), 2;
+	for (; argc > first + 1 && !strncmp(argv[first], "--", 2); first += 2) {
+		int n = atoi(argv[first + 1]);
+
+		if (!strcmp(argv[first], "--expert-dim") && n >= 256 && n % 256 == 0)
+			expert_dim = n;
+		else if (!strcmp(argv[first], "--layers") && n >= 1 && n <= LAYERS_MOST)
+			b.n_layers = n;
+		else
+			return fprintf(stderr, "offload: %s %s: --expert-dim is a multiple of 256, --layers 1 to %d\n", argv[first],
+				       argv[first + 1], LAYERS_MOST), 2;
 	}
+	route.n_layers = b.n_layers;
 	if (file_make_directories("build/bench", &err))
 		measure_fail(&err);
 	base = realpath("build/bench", NULL);
 	if (!base || setenv("TMPDIR", base, 1))
 		return perror("build/bench"), 1;
 	b.dir = temp_dir_new();
-	b.trace = trace_make(&trace_presets[0], LAYERS, EXPERTS, CHOSEN, WARM + TOKENS, 1);
+	b.trace = trace_make(&trace_presets[0], b.n_layers, EXPERTS, CHOSEN, WARM + TOKENS, 1);
 	if (engine_open(&b.e, &engine, &err) || pool_new(&b.pool, engine_n_threads(b.e), &err))
 		measure_fail(&err);
 	forced = *b.e->ops;

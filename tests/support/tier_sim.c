@@ -1,5 +1,6 @@
 #include "tests/support/tier_sim.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,6 +9,20 @@
 #include "offload/policy.h"
 
 enum { PIECES = 10 };
+
+/* What is predicted for a layer, best first. */
+struct guesses {
+	int n, next;         /* next: the first that nothing was done about */
+	int32_t layer, ids[64];
+	bool missing[64];    /* when it was guessed */
+	bool kept[64];       /* held, since it was there then */
+};
+
+/* What is fetched ahead: one for a layer at a time. */
+struct flight {
+	int32_t layer, expert;
+	double left, piece;  /* seconds of the link; what cannot be taken back. left 0: there is none */
+};
 
 struct tier {
 	const struct trace *t;
@@ -20,27 +35,18 @@ struct tier {
 	int64_t *used;       /* when last, in steps; LRU */
 	int64_t *next_use;   /* Belady: of the step under way */
 	int64_t *uses;       /* [n_tokens, n_layers, n_chosen] the next step that uses it again */
-	/* What is fetched ahead for the next layer, and not done: */
 	struct ahead admission;
-	int32_t guesses[64];
-	bool missing[64];    /* when it was guessed */
-	int n_guesses, next_guess;
-	int32_t flying;      /* -1: none */
-	double flying_began, flying_piece;
+	struct guesses guesses[TIER_DEPTHS][TIER_DEPTHS]; /* by how far ahead, and by the step that is guessed */
+	struct flight flights[TIER_DEPTHS]; /* by the step that they are for */
+	struct flight *flying;              /* who had the link last */
 	int64_t n_started;   /* transfers */
+	int64_t step;        /* under way */
 	double now, link_free;
-	uint64_t seed;
 };
 
 static size_t place(const struct tier *s, int32_t layer, int32_t expert)
 {
 	return (size_t)layer * (size_t)s->t->n_experts + (size_t)expert;
-}
-
-static double draw(struct tier *s)
-{
-	s->seed = s->seed * 6364136223846793005u + 1442695040888963407u;
-	return (double)(s->seed >> 11) * 0x1p-53;
 }
 
 static void hold(struct tier *s, int32_t layer, int32_t expert, bool held)
@@ -109,107 +115,193 @@ static int64_t ns(double seconds)
 	return (int64_t)(seconds * 1e9) + 1; /* 0 is no time */
 }
 
-/* The link goes on with what is fetched ahead, until `until`. */
-static void fetch_ahead(struct tier *s, int32_t layer, double until)
+static enum ahead_kind kind_of(int depth)
 {
-	while (s->flying >= 0 || s->next_guess < s->n_guesses) {
-		if (s->flying < 0) {
-			int32_t rank = s->next_guess, e = s->guesses[rank];
-			float bid;
+	return AHEAD_NEXT + (enum ahead_kind)depth;
+}
 
-			if (s->link_free >= until)
-				return;
-			bid = ahead_bid(&s->admission, rank, 0, ns(s->link_free));
-			if (!(bid > 0))
-				return;
-			s->next_guess++;
-			if (s->resident[place(s, layer, e)] || !make_room(s, bid))
-				continue;
-			s->n_resident++; /* its slot is taken from now on */
-			s->flying = e;
-			s->flying_began = s->link_free;
-			s->link_free += transfer(s);
-			s->flying_piece = (s->link_free - s->flying_began) / (s->opt->n_pieces ? s->opt->n_pieces : PIECES);
-			s->r->transfers++;
-		}
-		if (s->link_free > until)
-			return;
-		s->n_resident--;
-		arrive(s, layer, s->flying);
-		hold(s, layer, s->flying, true);
-		s->ahead[place(s, layer, s->flying)] = true;
-		s->flying = -1;
+static struct guesses *guesses_of(struct tier *s, int depth, int64_t step)
+{
+	return &s->guesses[depth][step % TIER_DEPTHS];
+}
+
+static struct flight *flight_of(struct tier *s, int64_t step)
+{
+	return &s->flights[step % TIER_DEPTHS];
+}
+
+/* The next guess of a layer that is worth fetching, at the time when the link is free; false: there is none now. */
+static bool take_off(struct tier *s, int depth, struct flight *f)
+{
+	struct guesses *g = guesses_of(s, depth, s->step + 1 + depth);
+
+	while (g->next < g->n) {
+		float bid = ahead_bid(&s->admission, kind_of(depth), g->next, 0, ns(s->link_free));
+		int32_t e = g->ids[g->next];
+
+		if (!(bid > 0))
+			return false;
+		g->next++;
+		if (s->resident[place(s, g->layer, e)] || !make_room(s, bid))
+			continue;
+		s->n_resident++; /* its slot is taken from now on */
+		*f = (struct flight){.layer = g->layer, .expert = e, .left = transfer(s)};
+		f->piece = f->left / (s->opt->n_pieces ? s->opt->n_pieces : PIECES);
+		s->r->transfers++;
+		return true;
+	}
+	return false;
+}
+
+/* Who has the link next: the nearest. NULL: nobody wants it. */
+static struct flight *next_flight(struct tier *s)
+{
+	for (int depth = 0; depth < TIER_DEPTHS; depth++) {
+		struct flight *f = flight_of(s, s->step + 1 + depth);
+
+		if (f->left > 0 || take_off(s, depth, f))
+			return f;
+	}
+	return NULL;
+}
+
+static void land(struct tier *s, struct flight *f)
+{
+	f->left = 0;
+	s->n_resident--;
+	arrive(s, f->layer, f->expert);
+	hold(s, f->layer, f->expert, true);
+	s->ahead[place(s, f->layer, f->expert)] = true;
+}
+
+static void carry(struct tier *s, struct flight *f, double seconds)
+{
+	s->flying = f;
+	s->link_free += seconds;
+	f->left -= seconds;
+	if (f->left <= 1e-9 * s->opt->transfer_s)
+		land(s, f);
+}
+
+/* The piece under way, which ends before anything else begins. Returns what it takes. */
+static double end_piece(struct tier *s)
+{
+	struct flight *f = s->flying;
+	double rest = f && f->left > 0 ? fmod(f->left, f->piece) : 0;
+
+	if (rest <= 1e-9 * s->opt->transfer_s || rest >= f->piece * (1 - 1e-9))
+		return 0; /* none was begun */
+	carry(s, f, rest);
+	return rest;
+}
+
+/* The link goes on with what is fetched ahead, until `until`. */
+static void fetch_ahead(struct tier *s, double until)
+{
+	struct flight *f;
+
+	while (s->link_free < until && (f = next_flight(s))) {
+		if (f != s->flying)
+			end_piece(s);
+		if (s->link_free < until)
+			carry(s, f, f->left < until - s->link_free ? f->left : until - s->link_free);
 	}
 }
 
-/* The router has spoken: what is on its way and not wanted stops at its next piece, the rest of the queue is forgotten. */
+static bool is_chosen(const struct tier *s, const struct trace_entry *chosen, int32_t expert)
+{
+	for (int32_t k = 0; k < s->t->n_chosen; k++)
+		if (chosen[k].expert == expert)
+			return true;
+	return false;
+}
+
+static void stop_keeping(struct tier *s)
+{
+	for (int depth = 0; depth < TIER_DEPTHS; depth++)
+		for (int i = 0; i < TIER_DEPTHS; i++) {
+			struct guesses *g = &s->guesses[depth][i];
+
+			for (int k = 0; k < g->n; k++)
+				if (g->kept[k])
+					hold(s, g->layer, g->ids[k], false);
+			memset(g->kept, 0, sizeof g->kept);
+		}
+}
+
+/* The router has spoken: what is on its way and not wanted stops at its next piece. What is on its way for others waits. */
 static void settle(struct tier *s, int32_t layer, const struct trace_entry *chosen)
 {
-	bool wanted = false;
-	double piece = s->flying_piece;
+	struct flight *f = flight_of(s, s->step);
+	bool waits = false; /* somebody, for the link */
+	int n_missing = 0;
 
-	ahead_spoken(&s->admission, ns(s->now));
-	for (int i = 0; i < s->n_guesses; i++) {
-		bool needed = false;
+	for (int i = 0; i < guesses_of(s, 0, s->step)->n; i++)
+		n_missing += guesses_of(s, 0, s->step)->missing[i];
+	ahead_spoken(&s->admission, n_missing, ns(s->now));
+	for (int depth = 0; depth < TIER_DEPTHS; depth++) {
+		struct guesses *g = guesses_of(s, depth, s->step);
 
-		for (int32_t k = 0; k < s->t->n_chosen; k++)
-			needed |= chosen[k].expert == s->guesses[i];
-		if (s->missing[i])
-			ahead_judge(&s->admission, i, needed);
+		for (int i = 0; i < g->n; i++)
+			if (g->missing[i])
+				ahead_judge(&s->admission, kind_of(depth), i, is_chosen(s, chosen, g->ids[i]));
+		g->n = 0;
 	}
-	s->n_guesses = s->next_guess = 0;
 	for (int32_t k = 0; k < s->t->n_chosen; k++)
-		wanted |= s->flying >= 0 && chosen[k].expert == s->flying;
-	if (s->flying >= 0 && wanted) {
-		s->n_resident--;
-		arrive(s, layer, s->flying);
-		s->ahead[place(s, layer, s->flying)] = true;
-		s->now = s->link_free;
-	} else if (s->flying >= 0) {
-		double done = s->flying_began;
-
-		while (done < s->now && piece > 0)
-			done += piece;
-		s->link_free = done < s->link_free ? done : s->link_free;
-		ahead_held_up(&s->admission, 1, s->link_free > s->now ? s->link_free - s->now : 0);
-		s->n_resident--;
-		s->r->wasted++;
-	}
-	s->flying = -1;
+		waits |= !s->resident[place(s, layer, chosen[k].expert)];
 	if (s->link_free < s->now)
 		s->link_free = s->now;
-}
-
-/* What one would guess of the next layer: each choice with the chance `recall`, else the next best instead. */
-static int predict(struct tier *s, int32_t *ids, const struct trace_entry *next)
-{
-	int32_t k = s->t->n_chosen, other = k;
-
-	for (int32_t i = 0; i < k; i++)
-		ids[i] = draw(s) < s->opt->recall || other >= s->t->n_listed ? next[i].expert : next[other++].expert;
-	return k;
-}
-
-/* The prediction for the next layer, when this layer's router has spoken; resident ones may not go meanwhile. */
-static int look_ahead(struct tier *s, int32_t next, int32_t *guesses, const struct trace_entry *then)
-{
-	int n = predict(s, guesses, then);
-
-	for (int i = 0; i < n; i++)
-		if (s->resident[place(s, next, guesses[i])])
-			hold(s, next, guesses[i], true);
-	return n;
-}
-
-/* What this layer waited for is there: the window for the next one begins. */
-static void begin_window(struct tier *s, int32_t next, const int32_t *guesses, int n)
-{
-	s->n_guesses = n;
-	s->next_guess = 0;
-	for (int i = 0; i < n; i++) {
-		s->guesses[i] = guesses[i];
-		s->missing[i] = !s->resident[place(s, next, guesses[i])];
+	if (f->left > 0 && is_chosen(s, chosen, f->expert)) {
+		if (f != s->flying)
+			end_piece(s);
+		carry(s, f, f->left);
+		s->now = s->link_free;
+	} else if (f->left > 0) {
+		ahead_held_up(&s->admission, f == s->flying, f == s->flying && waits ? end_piece(s) : 0);
+		if (f->left <= 0)
+			return; /* that was all of it */
+		f->left = 0;
+		s->n_resident--;
+		s->r->wasted++;
+	} else if (waits) {
+		end_piece(s);
 	}
+}
+
+/* By the trace's choice and nothing else, so that a nearer look sees more of the same. */
+static double luck(const struct tier *s, int64_t step, int32_t rank)
+{
+	uint64_t x = s->opt->seed * 0x9e3779b97f4a7c15u + ((uint64_t)step << 8 | (uint64_t)rank);
+
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+	return (double)((x ^ x >> 31) >> 11) * 0x1p-53;
+}
+
+/* What one would guess of a step: each choice with the chance `recall`, else the next best instead. Resident ones may not go
+ * meanwhile. */
+static void look_ahead(struct tier *s, int depth, int64_t step)
+{
+	const struct trace *t = s->t;
+	const struct trace_entry *entries = trace_step(t, step / t->n_layers, (int32_t)(step % t->n_layers));
+	struct guesses *g = guesses_of(s, depth, step);
+	int32_t other = t->n_chosen;
+
+	*g = (struct guesses){.n = t->n_chosen, .layer = (int32_t)(step % t->n_layers)};
+	for (int32_t i = 0; i < g->n; i++) {
+		bool right = luck(s, step, i) < s->opt->recall[depth] || other >= t->n_listed;
+		size_t at = place(s, g->layer, g->ids[i] = entries[right ? i : other++].expert);
+
+		g->missing[i] = !s->resident[at];
+		g->kept[i] = s->resident[at] && !s->held[at];
+		if (g->kept[i])
+			hold(s, g->layer, g->ids[i], true);
+	}
+}
+
+/* What this layer waited for is there: the window for the next ones begins. */
+static void begin_window(struct tier *s)
+{
 	s->link_free = s->now;
 	ahead_idle(&s->admission, 0, ns(s->now));
 }
@@ -238,17 +330,17 @@ static void use(struct tier *s, int32_t layer, int32_t expert)
 static void one_step(struct tier *s, int64_t token, int32_t layer, bool counts)
 {
 	const struct trace *t = s->t;
-	const struct trace_entry *chosen = trace_step(t, token, layer), *then = NULL;
-	int64_t step = token * t->n_layers + layer;
-	int32_t next = (layer + 1) % t->n_layers, guesses[64];
+	const struct trace_entry *chosen = trace_step(t, token, layer);
+	int64_t step = token * t->n_layers + layer, last = t->n_tokens * t->n_layers - 1;
 	struct tier_result before = *s->r;
-	int n_guesses = 0;
 
 	s->now += s->opt->compute_s / 2;
-	if (s->opt->prefetch) {
-		fetch_ahead(s, layer, s->now);
+	if (s->opt->prefetch)
+		fetch_ahead(s, s->now);
+	s->step = step;
+	stop_keeping(s);
+	if (s->opt->prefetch)
 		settle(s, layer, chosen);
-	}
 	for (int32_t k = 0; k < t->n_chosen; k++) {
 		size_t i = place(s, layer, chosen[k].expert);
 
@@ -259,10 +351,9 @@ static void one_step(struct tier *s, int64_t token, int32_t layer, bool counts)
 	}
 	if (s->policy)
 		policy_observe(s->policy, layer, chosen, t->n_listed);
-	if (s->opt->recall > 0 && (next || token + 1 < t->n_tokens)) {
-		then = trace_step(t, token + !next, next);
-		n_guesses = look_ahead(s, next, guesses, then);
-	}
+	for (int depth = 0; depth < TIER_DEPTHS && step + 1 + depth <= last; depth++)
+		if (s->opt->recall[depth] > 0)
+			look_ahead(s, depth, step + 1 + depth);
 	for (int32_t k = 0; k < t->n_chosen; k++)
 		use(s, layer, chosen[k].expert);
 	if (s->link_free > s->now)
@@ -277,12 +368,9 @@ static void one_step(struct tier *s, int64_t token, int32_t layer, bool counts)
 	for (int32_t k = 0; k < t->n_chosen; k++)
 		hold(s, layer, chosen[k].expert, false);
 	if (s->opt->prefetch) {
-		begin_window(s, next, guesses, n_guesses);
-		fetch_ahead(s, next, s->now + s->opt->compute_s / 2);
+		begin_window(s);
+		fetch_ahead(s, s->now + s->opt->compute_s / 2);
 	}
-	for (int i = 0; i < n_guesses; i++)
-		if (!s->ahead[place(s, next, guesses[i])])
-			hold(s, next, guesses[i], false);
 	s->now += s->opt->compute_s / 2;
 	if (!counts)
 		*s->r = before;
@@ -313,7 +401,7 @@ static void find_uses(struct tier *s)
 
 void tier_run(struct tier_result *r, const struct trace *t, const struct tier_options *opt)
 {
-	struct tier s = {.t = t, .opt = opt, .r = r, .flying = -1, .seed = opt->seed};
+	struct tier s = {.t = t, .opt = opt, .r = r};
 	size_t n = (size_t)t->n_layers * (size_t)t->n_experts;
 	double began = 0;
 

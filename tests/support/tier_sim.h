@@ -3,7 +3,7 @@
  * says what a policy would have moved and how long it would have taken, in less time than weights would take to load.
  *
  * A layer of a token is attention, then the router, then the experts when all of them are there. A transfer takes its
- * time on the link, one after another; what is fetched ahead for the next layer goes when nothing that is waited for
+ * time on the link, one after another; what is fetched ahead for the layers that come goes when nothing that is waited for
  * does, and gives way at its next piece.
  */
 #ifndef QUIRE_TESTS_SUPPORT_TIER_SIM_H
@@ -20,11 +20,13 @@ enum tier_rule {
 	TIER_POLICY,  /* offload/policy.h */
 };
 
+enum { TIER_DEPTHS = 3 };
+
 struct tier_options {
 	enum tier_rule rule;
 	double share;           /* of all experts, resident */
-	bool prefetch;          /* TIER_POLICY: fetch ahead what is predicted for the next layer, as offload/ahead.h admits it */
-	double recall;          /* share of the prediction that comes true */
+	bool prefetch;          /* TIER_POLICY: fetch ahead what is predicted for later layers, as offload/ahead.h admits it */
+	double recall[TIER_DEPTHS]; /* share of the prediction that comes true, of the next layer, the one after it ...; 0: none is made */
 	double transfer_s, compute_s; /* of one expert; of a layer, half of it before its router. 0: only counted */
 	int n_pieces;           /* of a transfer: what is given up ends with the piece under way; 0: 10 */
 	int stall_every;        /* 0, or every so many transfers one takes ten times as long */

@@ -1,0 +1,209 @@
+/* Reading ahead: what is done about guesses at routers that have yet to speak (engine/experts.h). */
+#include "engine/experts_state.h"
+
+#include <string.h>
+
+#include "config/clock.h"
+
+/* Guesses at layers further on that are being read: one, and one so that the drive has a next one. */
+enum { LATER_MOST = 2 };
+
+/* A guess that is there already stays until its router has spoken, if guesses come true as often as this. */
+static const double likely = .3;
+
+/* What is there of a list stays, or may go. Returns how many that changes. */
+static int keep_guesses(struct experts *x, const struct guess_list *l, bool keep)
+{
+	int n = 0;
+
+	for (int32_t i = 0; i < l->n; i++) {
+		struct slot *s = expert_slot(x, l->layer, l->ids[i]);
+
+		if (!s || s->state != SLOT_WARM || s->guessed == keep || (keep && ahead_chance(&x->admission, l->kind, i) < likely))
+			continue;
+		s->guessed = keep;
+		expert_hold(x, s, s->wanted);
+		n++;
+	}
+	return n;
+}
+
+/* None of them stays for being guessed. Returns how many that lets go. */
+int expert_free_guesses(struct experts *x)
+{
+	int n = 0;
+
+	for (int32_t i = 0; i < x->n_slots; i++) {
+		struct slot *s = &x->slots[i];
+
+		if (!s->guessed)
+			continue;
+		s->guessed = false;
+		expert_hold(x, s, s->wanted);
+		n++;
+	}
+	return n;
+}
+
+static int to_compute(const struct experts *x)
+{
+	int n = 0;
+
+	for (int32_t i = 0; i < x->n_slots; i++)
+		n += x->slots[i].wanted;
+	return n;
+}
+
+/* Begin what is worth it of a list. */
+static void read_guesses(struct experts *x, struct guess_list *l, int64_t now)
+{
+	bool later = l->kind >= AHEAD_SECOND;
+
+	for (; l->next < l->n; l->next++) {
+		struct slot *s;
+		float bid;
+
+		if (expert_slot(x, l->layer, l->ids[l->next]))
+			continue;
+		if (later && x->n_guessed >= LATER_MOST)
+			return;
+		/* What is for later lets others pass. */
+		bid = ahead_bid(&x->admission, l->kind, l->next, x->n_guessed - (later ? 0 : x->n_later), now);
+		if (!(bid > 0))
+			return; /* now: when one has come there may be time for it */
+		s = expert_find_slot(x, bid);
+		if (!s)
+			continue;
+		s->ahead = true;
+		s->later = later;
+		x->stats.ahead++;
+		expert_begin_reading(x, s, l->layer, l->ids[l->next], later ? IO_CLASS_LATER : IO_CLASS_PREFETCH);
+	}
+}
+
+/* The drive has nothing to do that is waited for: on with what is guessed, nearest layer first. */
+void expert_go_ahead(struct experts *x)
+{
+	struct guess_list *lists[GUESS_ROUTERS];
+	int64_t now;
+	int n;
+
+	if (!x->looks_ahead || x->n_awaited)
+		return;
+	now = clock_now_ns();
+	if (!x->admission.began)
+		ahead_idle(&x->admission, to_compute(x), now);
+	n = expert_guesses_all(&x->guesses, lists);
+	if (!n)
+		return;
+	io_allow(x->io, IO_CLASS_PREFETCH, ahead_pieces(&x->admission, now));
+	io_allow(x->io, IO_CLASS_LATER, ahead_pieces(&x->admission, now));
+	for (int i = 0; i < n; i++)
+		read_guesses(x, lists[i], now);
+}
+
+/* A list is done with: its router chose ids, or will not speak. */
+void expert_end_guesses(struct experts *x, struct guess_list *l, const int32_t *ids, int32_t n)
+{
+	for (int32_t i = 0; i < l->n; i++) {
+		struct slot *s = expert_slot(x, l->layer, l->ids[i]);
+
+		if (!s)
+			continue;
+		s->guessed = false;
+		if (s->wanted)
+			continue;
+		if (s->ahead && !s->warmed && !expert_is_among(l->ids[i], ids, n))
+			expert_no_guess(x, s, false);
+		expert_hold(x, s, false);
+	}
+	l->n = 0;
+}
+
+void experts_spoken(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
+{
+	const struct guess_list *best = expert_guesses_of(&x->guesses, layer);
+	int n_missing = 0;
+
+	for (int32_t i = 0; best && i < best->n; i++)
+		n_missing += best->missing[i];
+	if (x->looks_ahead)
+		ahead_spoken(&x->admission, n_missing, clock_now_ns());
+	for (int k = 0; k < N_AHEAD_KINDS; k++) {
+		struct guess_list *l = expert_guesses_at(&x->guesses, layer, (enum ahead_kind)k);
+
+		for (int32_t i = 0; i < l->n && l->layer == layer; i++)
+			if (l->missing[i])
+				ahead_judge(&x->admission, l->kind, i, expert_is_among(l->ids[i], ids, n));
+		if (l->layer == layer)
+			expert_end_guesses(x, l, ids, n);
+	}
+	x->looks_ahead = false; /* until the next one is asked: what this one chose is wanted first */
+}
+
+bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool waits)
+{
+	const struct guess_list *l = expert_guesses_at(&x->guesses, layer, kind);
+
+	if (x->no_prediction)
+		return false;
+	x->looks_ahead = true;
+	if (l->n && l->layer == layer)
+		return false;
+	if (x->n_awaited)
+		return waits && kind == AHEAD_NEXT;
+	expert_go_ahead(x); /* what is worth it is on its way then */
+	if (kind == AHEAD_NEXT)
+		return true;
+	if (kind >= AHEAD_SECOND && x->n_guessed >= LATER_MOST)
+		return false;
+	return ahead_bid(&x->admission, kind, 0, x->n_guessed, clock_now_ns()) > 0;
+}
+
+/* A nearer look: what is being read for later may be for the next layer now, and what is not guessed any more is given up. */
+static void correct_guesses(struct experts *x, struct guess_list *before, const struct guess_list *l)
+{
+	keep_guesses(x, before, false);
+	for (int32_t i = 0; i < before->n; i++) {
+		struct slot *s = expert_slot(x, l->layer, before->ids[i]);
+
+		if (!s || !s->ahead || s->state != SLOT_READING || s->wanted)
+			continue;
+		if (!expert_is_among(before->ids[i], l->ids, l->n)) {
+			expert_no_guess(x, s, false);
+		} else if (s->later && l->kind < AHEAD_SECOND) {
+			x->n_later--;
+			s->later = false;
+			for (int k = 0; k < s->r.n; k++)
+				io_raise(x->io, &s->requests[k], IO_CLASS_PREFETCH);
+		}
+	}
+}
+
+void experts_ahead(struct experts *x, int32_t layer, enum ahead_kind kind, const int32_t *ids, int32_t n)
+{
+	struct guess_list *l = expert_guesses_at(&x->guesses, layer, kind), *before;
+
+	if (x->no_prediction)
+		return;
+	/* Of a pass that ended early, or a router that was never asked. */
+	for (int k = 0; k < N_AHEAD_KINDS; k++) {
+		struct guess_list *old = expert_guesses_at(&x->guesses, layer, (enum ahead_kind)k);
+
+		if (old->layer != layer || k == (int)kind)
+			expert_end_guesses(x, old, NULL, 0);
+	}
+	before = expert_guesses_of(&x->guesses, layer);
+	l->layer = layer;
+	l->kind = kind;
+	l->n = n < x->n_chosen ? n : x->n_chosen;
+	l->next = 0;
+	memcpy(l->ids, ids, (size_t)l->n * sizeof *ids);
+	for (int32_t i = 0; i < l->n; i++)
+		l->missing[i] = !expert_slot(x, layer, ids[i]);
+	if (before && before->kind > kind)
+		correct_guesses(x, before, l);
+	keep_guesses(x, expert_guesses_of(&x->guesses, layer), true);
+	expert_poll(x);
+}
+

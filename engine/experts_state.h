@@ -1,0 +1,110 @@
+/*
+ * The state of engine/experts.c, which has what happens to slots and reads, and of engine/experts_ahead.c, which has what is done
+ * about guesses. Private to the two.
+ */
+#ifndef QUIRE_ENGINE_EXPERTS_STATE_H
+#define QUIRE_ENGINE_EXPERTS_STATE_H
+
+#include "config/err.h"
+#include "engine/expert_guesses.h"
+#include "engine/expert_reading.h"
+#include "engine/expert_sums.h"
+#include "engine/expert_warming.h"
+#include "engine/experts.h"
+#include "offload/ahead.h"
+#include "offload/io.h"
+#include "offload/policy.h"
+
+enum { NONE = -1 };
+
+enum slot_state { SLOT_FREE, SLOT_READING, SLOT_WARM };
+
+struct slot {
+	char *memory;
+	enum slot_state state;
+	int32_t layer, expert;
+	int64_t reading;             /* which one of all readings is in it, or on its way */
+	int n_pending;               /* of r.n requests */
+	struct io_request requests[EXPERT_PARTS];
+	struct expert_reading r;     /* while it is being read, and this */
+	struct expert_look *look;
+	struct err err;              /* of a read */
+	bool wanted;                 /* by the pass under way: it stays */
+	bool ahead;                  /* read ahead, and not wanted yet */
+	bool later;                  /* and that for a layer further on than the next */
+	int32_t warmed;              /* read since tokens of a corpus chose it often, and not wanted yet: 1 + its place there; else 0 */
+	bool guessed;                /* there, and its router is thought to choose it: it stays while there is room for what is wanted */
+	bool cancelled;              /* it was, and then it was not going to be wanted: what still comes of it may be anything */
+	int64_t cancelled_at;
+	int n_left;                  /* pieces that were under way then */
+	int tries;
+};
+
+struct experts {
+	const struct checkpoint *files;
+	struct io_file *direct;      /* [n_shards] the same files, past the page cache */
+	struct io *io;
+	struct expert_place *places;
+	int32_t n_layers, n_experts, n_chosen;
+	struct slot *slots;
+	int32_t n_slots;
+	size_t slot_bytes;
+	char *memory;
+	int32_t *slot_of;            /* [n_layers, n_experts] NONE: cold */
+	int32_t *spent;              /* [n_spent] slots, the last one used on top */
+	int32_t n_spent;
+	int32_t *reading;            /* [n_reading] slots that are being read into, the first one that began first */
+	int32_t n_reading;
+	struct policy *policy;
+	struct trace_entry *entries; /* [n_experts] */
+	struct expert_sums *sums;
+	struct ahead admission;
+	struct expert_guesses guesses;
+	bool looks_ahead;            /* a router is going to speak, and nothing that was not said to be wanted is before that */
+	int32_t n_awaited, n_guessed; /* experts that are being read since they are wanted; since they may be */
+	int32_t n_later;             /* of these, for layers further on */
+	int64_t busy_since;          /* n_awaited was 0 until then */
+	int32_t n_busy;              /* experts whose reads began since; NONE: one had begun before, so that no time of one is known */
+	bool no_prediction;
+	struct expert_warming warming;
+	struct experts_stats stats;
+};
+
+static inline size_t index_of(const struct experts *x, int32_t layer, int32_t expert)
+{
+	return (size_t)layer * (size_t)x->n_experts + (size_t)expert;
+}
+
+static inline struct slot *expert_slot(const struct experts *x, int32_t layer, int32_t expert)
+{
+	int32_t at = x->slot_of[index_of(x, layer, expert)];
+
+	return at == NONE ? NULL : &x->slots[at];
+}
+
+static inline bool expert_is_among(int32_t id, const int32_t *ids, int32_t n)
+{
+	for (int32_t i = 0; i < n; i++)
+		if (ids[i] == id)
+			return true;
+	return false;
+}
+
+/* experts.c: what is wanted, guessed or neither may or may not go. */
+void expert_hold(struct experts *x, struct slot *s, bool wanted);
+/* A slot for somebody who is worth so much; NULL: everybody who is there is worth more, or is held. */
+struct slot *expert_find_slot(struct experts *x, float worth);
+void expert_begin_reading(struct experts *x, struct slot *s, int32_t layer, int32_t expert, enum io_class class);
+/* What was read ahead is wanted now, or is not going to be. */
+void expert_no_guess(struct experts *x, struct slot *s, bool wanted);
+/* Take back all that is done. */
+void expert_poll(struct experts *x);
+
+/* experts_ahead.c: nothing stays for being guessed. Returns how many that lets go. */
+int expert_free_guesses(struct experts *x);
+/* The drive may have nothing to do that is waited for: on with what is guessed then. */
+void expert_go_ahead(struct experts *x);
+/* A list is done with: its router chose ids, or will not speak. */
+void expert_end_guesses(struct experts *x, struct guess_list *l, const int32_t *ids, int32_t n);
+
+#endif
