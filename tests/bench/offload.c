@@ -17,12 +17,13 @@
  *                           the figure lies inside; the ends stand beside it, and the range's width over its middle
  *
  * The checkpoint is synthetic (made below build/bench, removed at the end): two layers, or N, of 256 experts of GLM-5.2's size in
- * fp8, 19.3 GB, halved until the experts and some room for all else fit into the free memory, since at share 1 they are all in it, or as
- * narrow as --expert-dim says; the lines say what was taken. A token's attention is small. Random weights route like nothing real, so the choices of preset
- * A (offload/trace.h) are put in the routers' place: an op of a copied table. What is predicted for the next layer comes true
- * in .74 of cases, as measured on GLM-5.2, and is one of the next best otherwise; `recall` has the other kinds of guesses. Of the next
- * token's first layer nothing is predicted, so that two layers are guessed at half as much as GLM-5.2's 75 are. Everything else
- * is the engine that users have.
+ * fp8, 19.3 GB, halved until the experts and some room for all else fit into the free memory, since at share 1 they are all in it,
+ * or as narrow as --expert-dim says; the lines say what was taken. A token's attention is small. Random weights route like nothing
+ * real, so the choices of preset A (offload/trace.h) are put in the routers' place: an op of a copied table. What is predicted for
+ * the next layer comes true in .74 of cases, as measured on GLM-5.2, and is one of the next best otherwise; `recall` has the other
+ * kinds of guesses. Of the next token's first layer nothing is predicted, so that two layers are guessed at half as often as
+ * GLM-5.2's 75 are: --layers 4 --expert-dim 1024 has as many bytes and more to predict. Everything else is the engine that users
+ * have.
  *
  * Disk: reads of the experts' size on a bare io_uring, from other experts each time; memory: reading with all threads. Three
  * times before and three times after each share, in turns; medians.
