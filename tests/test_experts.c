@@ -565,6 +565,65 @@ static void what_is_given_up_on_a_slow_disk_leaves_its_slot(void **state)
 	model_close(m);
 }
 
+/* What the first guess named and the second one does not is given up, what the second one names is read in its place. */
+static void a_nearer_look_takes_the_place_of_what_was_guessed_before(void **state)
+{
+	struct slow_io disk = slow_disk();
+	struct experts_options opt = {.bytes = slots("glm52", 12), .backend = &slow_io_backend, .backend_state = &disk};
+	struct experts_stats stats = {0};
+	const struct model_config *c;
+	int32_t layer = 0, used[16], first[16], second[16], k;
+	float scores[64] = {0};
+	bool corrected = false;
+	struct model *m;
+	struct err err;
+
+	(void)state;
+	skip_when_sanitized();
+	m = open_model("glm52", &opt);
+	c = &m->config;
+	k = c->experts_per_token;
+	while (c->layer_is_dense[layer])
+		layer++;
+	for (int i = 0; i < 400 && !(corrected && stats.useful); i++) {
+		int64_t n_cancelled;
+
+		for (int32_t n = 0; n < k; n++) {
+			used[n] = first[n] = (i + n) % c->n_experts;
+			second[n] = (i + k + n) % c->n_experts;
+		}
+		experts_observe(m->experts, layer, scores, used);
+		experts_spoken(m->experts, layer, used, k);
+		experts_want(m->experts, layer, used, k);
+		assert_true(experts_ask(m->experts, layer + 1, AHEAD_NEXT, true));
+		experts_ahead(m->experts, layer + 1, AHEAD_NEXT, first, k);
+		assert_false(experts_ask(m->experts, layer + 1, AHEAD_NEXT, true));
+		for (int32_t n = 0; n < k; n++) {
+			assert_int_equal(experts_take(m->experts, layer, used[n], &err), 0);
+			experts_done(m->experts, layer, used[n], false);
+		}
+		n_cancelled = disk.n_cancelled;
+		/* Now and then the first one is right, so that guesses are believed. */
+		if (i % 2)
+			experts_ahead(m->experts, layer + 1, AHEAD_WHOLE, second, k);
+		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+		experts_go_on(m->experts);
+		corrected |= disk.n_cancelled > n_cancelled; /* before the router speaks */
+		experts_observe(m->experts, layer + 1, scores, i % 2 ? second : first);
+		experts_spoken(m->experts, layer + 1, i % 2 ? second : first, k);
+		experts_want(m->experts, layer + 1, i % 2 ? second : first, k);
+		for (int32_t n = 0; n < k; n++) {
+			int32_t id = i % 2 ? second[n] : first[n];
+
+			assert_int_equal(experts_take(m->experts, layer + 1, id, &err), 0);
+			experts_done(m->experts, layer + 1, id, false);
+		}
+		experts_stats(m->experts, &stats);
+	}
+	assert_true(corrected && stats.useful);
+	model_close(m);
+}
+
 /* ---- computing while they come ------------------------------------------------------------------------------------ */
 
 /* Experts of two pieces: gate and up lie in the first one. */
@@ -732,6 +791,7 @@ int main(void)
 		cmocka_unit_test(sums_are_kept_and_told_apart),
 		cmocka_unit_test(a_slow_disk_that_stalls_changes_no_bit_and_is_not_read_ahead_of_in_vain),
 		cmocka_unit_test(what_is_given_up_on_a_slow_disk_leaves_its_slot),
+		cmocka_unit_test(a_nearer_look_takes_the_place_of_what_was_guessed_before),
 		cmocka_unit_test(what_has_come_is_computed_while_the_rest_is_read_and_counts_when_it_is_right),
 		cmocka_unit_test(too_little_room_says_how_much_is_needed),
 	};

@@ -399,6 +399,19 @@ static void find_uses(struct tier *s)
 	free(next);
 }
 
+/* No slot is lost, and none is used twice. */
+static void check_slots(const struct tier *s)
+{
+	int64_t n = 0;
+
+	for (size_t i = 0; i < (size_t)s->t->n_layers * (size_t)s->t->n_experts; i++)
+		n += s->resident[i];
+	for (int i = 0; i < TIER_DEPTHS; i++)
+		n += s->flights[i].left > 0;
+	if (n != s->n_resident || n > s->capacity)
+		abort();
+}
+
 void tier_run(struct tier_result *r, const struct trace *t, const struct tier_options *opt)
 {
 	struct tier s = {.t = t, .opt = opt, .r = r};
@@ -426,6 +439,7 @@ void tier_run(struct tier_result *r, const struct trace *t, const struct tier_op
 			one_step(&s, token, layer, token >= opt->warm_tokens);
 	}
 	r->seconds = s.now - began;
+	check_slots(&s);
 	policy_free(s.policy);
 	free(s.resident);
 	free(s.held);
