@@ -6,7 +6,7 @@
 
 void expert_guesses_init(struct expert_guesses *g, int32_t n_chosen)
 {
-	*g = (struct expert_guesses){.n_chosen = n_chosen};
+	*g = (struct expert_guesses){0};
 	for (int r = 0; r < GUESS_ROUTERS; r++)
 		for (int k = 0; k < N_AHEAD_KINDS; k++) {
 			g->lists[r][k].ids = xmalloc((size_t)n_chosen, sizeof(int32_t));

@@ -1,7 +1,7 @@
 /*
  * What routers that are going to speak are thought to choose: a list for each router and kind of guess (offload/ahead.h), kept
  * until it has spoken, so that each kind learns what came of it. Of several lists of a router the nearest kind counts. Memory and
- * nothing else; what is done about guesses says engine/experts.c. Private to it.
+ * nothing else; what is done about guesses says engine/experts_ahead.c. Private to engine/experts*.c.
  */
 #ifndef QUIRE_ENGINE_EXPERT_GUESSES_H
 #define QUIRE_ENGINE_EXPERT_GUESSES_H
@@ -11,7 +11,7 @@
 
 #include "offload/ahead.h"
 
-/* More routers than are ever guessed at, those between which nobody spoke. */
+/* No fewer than the routers that are guessed at, and the one that has just spoken. */
 enum { GUESS_ROUTERS = 4 };
 
 struct guess_list {
@@ -23,7 +23,6 @@ struct guess_list {
 };
 
 struct expert_guesses {
-	int32_t n_chosen;
 	struct guess_list lists[GUESS_ROUTERS][N_AHEAD_KINDS];
 };
 

@@ -86,7 +86,7 @@ void expert_go_ahead(struct experts *x)
 {
 	struct guess_list *lists[GUESS_ROUTERS];
 	int64_t now;
-	int n;
+	int n, pieces;
 
 	if (!x->looks_ahead || x->n_awaited)
 		return;
@@ -96,8 +96,9 @@ void expert_go_ahead(struct experts *x)
 	n = expert_guesses_all(&x->guesses, lists);
 	if (!n)
 		return;
-	io_allow(x->io, IO_CLASS_PREFETCH, ahead_pieces(&x->admission, now));
-	io_allow(x->io, IO_CLASS_LATER, ahead_pieces(&x->admission, now));
+	pieces = ahead_pieces(&x->admission, now);
+	io_allow(x->io, IO_CLASS_PREFETCH, pieces);
+	io_allow(x->io, IO_CLASS_LATER, pieces);
 	for (int i = 0; i < n; i++)
 		read_guesses(x, lists[i], now);
 }
@@ -147,12 +148,14 @@ bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool wa
 
 	if (x->no_prediction)
 		return false;
-	x->looks_ahead = true;
+	if (!x->looks_ahead) {
+		x->looks_ahead = true;
+		expert_go_ahead(x); /* as each look at the drive does from now on */
+	}
 	if (l->n && l->layer == layer)
 		return false;
 	if (x->n_awaited)
 		return waits && kind == AHEAD_NEXT;
-	expert_go_ahead(x); /* what is worth it is on its way then */
 	if (kind == AHEAD_NEXT)
 		return true;
 	if (kind >= AHEAD_SECOND && x->n_guessed >= LATER_MOST)

@@ -239,22 +239,19 @@ static void add_few(struct chunk *k)
 	}
 }
 
-static const float *residual_of_last(void *ctx)
-{
-	struct chunk *k = ctx;
-
-	return k->h + (k->n - 1) * k->s->model->config.hidden;
-}
-
-/* With what the experts of the layer have given so far: a sum in another order than the one that counts. */
+/* Of the last token, with what the experts of the layer have given so far: a sum in another order than the one that counts. */
 static const float *residual_so_far(void *ctx)
 {
 	struct chunk *k = ctx;
 	struct pass p = tile_of(k, k->parts, 0, 0);
 	int64_t hidden = p.c->hidden;
-	float *h = arena_alloc(p.scratch, (size_t)hidden, sizeof *h);
+	const float *last = k->h + (k->n - 1) * hidden;
+	float *h;
 
-	memcpy(h, residual_of_last(k), (size_t)hidden * sizeof *h);
+	if (k->part != PART_FEW)
+		return last;
+	h = arena_alloc(p.scratch, (size_t)hidden, sizeof *h);
+	memcpy(h, last, (size_t)hidden * sizeof *h);
 	for (int64_t i = 0; i < k->row; i++)
 		for (int32_t at = k->start[k->few[i]]; at < k->start[k->few[i] + 1]; at++)
 			if (k->tokens[at] == k->n - 1)
@@ -268,12 +265,12 @@ static const float *residual_so_far(void *ctx)
 static void guess_ahead(struct chunk *k, bool waits)
 {
 	struct pass p = tile_of(k, k->parts, 0, 0);
-	bool few = k->part == PART_FEW, whole = k->part == PART_ATTENTION;
+	bool whole = k->part == PART_ATTENTION;
 
 	if (!p.m->experts || k->n > CHUNK_FEW || k->take_up)
 		return;
 	arena_reset(p.scratch);
-	look_ahead(&p, whole ? k->layer : k->layer + 1, whole, waits, few ? residual_so_far : residual_of_last, k);
+	look_ahead(&p, whole ? k->layer : k->layer + 1, whole, waits, residual_so_far, k);
 }
 
 /* Gate and up of an expert that is chosen. */

@@ -2,7 +2,7 @@
 
 #define FADE    .995 /* of a count with each new one: some hundred are remembered */
 #define AVERAGE .85  /* of an average with each new number */
-#define SURE    .8   /* of what could be saved later; the rest may find several that are not there in one layer */
+#define SURE    .8   /* of what the last window could save as well, counted as saved: it may have several to read */
 #define FORGIVE .99  /* of delays, with each window: a disk that was slow is tried again */
 
 /* Beside those of AHEAD_NEXT, as they are in the pocket model. */

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "config/mem.h"
+#include "engine/plan.h"
 #include "offload/ahead.h"
 #include "offload/policy.h"
 #include "tests/support/temp_dir.h"
@@ -71,6 +72,22 @@ static void the_policy_lies_between_a_list_of_the_recent_and_the_future(void **s
 		}
 		trace_free(t);
 	}
+}
+
+/* What a plan counts on is what this policy finds (engine/plan.c), but for the smallest shares, of which less was measured. */
+static void a_plan_counts_on_the_hits_of_the_policy(void **state)
+{
+	static const double shares[] = {.10, .15, .25, .33, .50, .75, .90};
+	struct trace *t = trace_make(&trace_presets[0], 12, 256, 8, 400, 1);
+
+	(void)state;
+	for (int i = 0; i < 7; i++) {
+		double found = hits(t, TIER_POLICY, shares[i]), counted = plan_hits_least(shares[i]);
+
+		if (fabs(found - counted) > .03)
+			fail_msg("at %g a plan counts on %.3f, and %.3f is found", shares[i], counted, found);
+	}
+	trace_free(t);
 }
 
 static void prediction_is_never_slower_and_much_faster_where_it_can_be(void **state)
@@ -392,6 +409,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(made_up_routers_are_as_local_as_they_should_be),
 		cmocka_unit_test(the_policy_lies_between_a_list_of_the_recent_and_the_future),
+		cmocka_unit_test(a_plan_counts_on_the_hits_of_the_policy),
 		cmocka_unit_test(prediction_is_never_slower_and_much_faster_where_it_can_be),
 		cmocka_unit_test(prediction_is_not_slower_on_a_disk_that_is_slow_and_stalls),
 		cmocka_unit_test(what_is_always_chosen_is_worth_most),

@@ -20,8 +20,8 @@
  * fp8, 19.3 GB, halved until the experts and some room for all else fit into the free memory, since at share 1 they are all in it,
  * or as narrow as --expert-dim says; the lines say what was taken. A token's attention is small. Random weights route like nothing
  * real, so the choices of preset A (offload/trace.h) are put in the routers' place: an op of a copied table. What is predicted for
- * the next layer comes true in .74 of cases, as measured on GLM-5.2, and is one of the next best otherwise; `recall` has the other
- * kinds of guesses. Of the next token's first layer nothing is predicted, so that two layers are guessed at half as often as
+ * the next layer comes true in .74 of cases, as measured on GLM-5.2, and is one of the next best otherwise; tests/support/tier_sim.h has
+ * those further on. Of the next token's first layer nothing is predicted, so that two layers are guessed at half as often as
  * GLM-5.2's 75 are: --layers 4 --expert-dim 1024 has as many bytes and more to predict. Everything else is the engine that users
  * have.
  *
@@ -51,9 +51,8 @@
 enum { LAYERS_MOST = 16, DENSE = 1, EXPERTS = 256, CHOSEN = 8, WARM = 80, TOKENS = 120, BLOCKS = 12, CONTEXT = 64, RAW_EXPERTS = 24,
        PROBE_BYTES = 256 << 20, RAW_DEPTH = 16, PROBES = 3, SHARDS_MOST = 16 };
 
-/* Of what a layer's router chooses so much was guessed: the first time of it, the second time, when the layer before it is whole, as
- * measured on GLM-5.2; one and two layers earlier, as much less as it is in the pocket model. */
-static const double recall[N_AHEAD_KINDS] = {[AHEAD_NEXT] = .74, [AHEAD_WHOLE] = .81, [AHEAD_SECOND] = .50, [AHEAD_THIRD] = .39};
+/* Of what is asked the second time, when the layer before is whole; as measured on GLM-5.2. The others: tier_recall. */
+static const double recall_whole = .81;
 
 struct bench {
 	struct synth_options synth;
@@ -81,26 +80,18 @@ static struct {
 	bool asked[LAYERS_MOST];     /* since the router before it spoke, what it will choose */
 } route;
 
-/* Of a token's choice at a layer; the same for each guess at it, so that a nearer look sees more. */
-static double luck(int32_t layer, int32_t rank)
-{
-	uint64_t x = (uint64_t)route.token << 20 | (uint64_t)layer << 10 | (uint64_t)rank;
-
-	x = (x + 0x9e3779b97f4a7c15u) * 0xbf58476d1ce4e5b9u;
-	x = (x ^ x >> 30) * 0x94d049bb133111ebu;
-	return (double)((x ^ x >> 31) >> 11) * 0x1p-53;
-}
-
 /* Best guess first: each in its turn what will be chosen, or who comes short of it. */
 static void guess(int32_t *experts, int32_t layer)
 {
 	const struct trace_entry *step = trace_step(route.trace, route.token, layer);
-	enum ahead_kind kind = layer > route.layer ? AHEAD_NEXT + (enum ahead_kind)(layer - route.layer) :
-			       route.asked[layer] ? AHEAD_WHOLE : AHEAD_NEXT;
+	double recall = layer == route.layer && route.asked[layer] ? recall_whole : tier_recall[layer - route.layer];
 
 	route.asked[layer] = layer == route.layer;
-	for (int i = 0; i < CHOSEN; i++)
-		experts[i] = step[luck(layer, i) < recall[kind] ? i : CHOSEN + i].expert;
+	for (int i = 0; i < CHOSEN; i++) {
+		bool right = tier_luck(1, route.token * route.n_layers + layer, i) < recall;
+
+		experts[i] = step[right ? i : CHOSEN + i].expert;
+	}
 }
 
 /* One token. Callers read their logits once more to learn from them, and so they get the trace's. */

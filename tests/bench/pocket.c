@@ -19,8 +19,8 @@
  *                           say after that is not known; of documents, samples). Not for a model without an MTP layer
  *   pocket.experts_used     by context, least over the layers: experts chosen by at least a thousandth of the documents' tokens, and
  *                           of all tokens, questions and answers among them ("part": documents, all)
- *   pocket.lookahead_recall experts that a layer's router chooses that it would have chosen before the preceding
- *                           layer's experts were added: what reading ahead relies on
+ *   pocket.lookahead_recall experts that a layer's router chooses that it would have chosen before the experts of the preceding
+ *                           layer ("layers": 1), and of the one or two before that, were added: what reading ahead relies on
  *   pocket.adjacent_expert_overlap, pocket.selection_overlap   shared with the choice of the token before; the latter where
  *                           more positions are visible than chosen
  *
@@ -43,6 +43,7 @@
 #include "tests/support/measure.h"
 
 enum { MAX_TASKS = 8, MAX_EXPERTS = 256, USED_OF = 1000, SAMPLES = 1024, N_DRAFTS = 2 };
+enum { N_AHEAD = 3 };
 enum part { ANSWERS, DOCUMENTS, N_PARTS };
 
 static const char *const part_names[N_PARTS] = {"answers", "documents"};
@@ -60,15 +61,19 @@ struct task {
 	int64_t asked, exact, first;
 };
 
+/* By a layer's router, some layers early: [n, experts_per_token] in the order of tokens. A chunk's tokens come through a layer in
+ * several tiles before any comes to the next, where guesses are taken up from `taken` on. */
+struct guesses {
+	int32_t *ids;
+	int64_t n, taken;
+	int64_t right, of;
+};
+
 /* What is counted of a layer, over the documents of a context. */
 struct layer_count {
 	int64_t chosen_by[MAX_EXPERTS];  /* tokens of documents */
 	int64_t asked_by[MAX_EXPERTS];   /* of questions and answers */
-	/* By the router, one layer early: [n_guesses, experts_per_token] in the order of tokens. A chunk's tokens come through a
-	 * layer in several tiles before any comes to the next, where guesses are taken up from `taken` on. */
-	int32_t *guess;
-	int64_t n_guesses, taken;
-	int64_t guessed, guessed_of;
+	struct guesses guesses[N_AHEAD]; /* one layer early, two ... */
 	int32_t *last;                   /* [experts_per_token] of the token before; -1: none */
 	int64_t adjacent, adjacent_of;
 	int32_t *last_set;               /* [index_topk]; n_last 0: none */
@@ -116,40 +121,42 @@ static void fail(const char *what, const char *detail)
 
 /* ---- what the engine does ---------------------------------------------------------------------------------------- */
 
-/* The product of a router comes by here: what the next layer's router makes of the same residual is kept. The input is the
- * residual, normed and times this layer's norm weights; those of the next take their place. */
+/* x is the residual, normed and times the layer's norm weights; those of the one that is guessed at take their place. */
+static void guess(struct device *dev, int32_t layer, int32_t ahead, const float *x, int64_t x_stride, int64_t n)
+{
+	const struct model_config *c = &b.m->config;
+	const struct layer *l = &b.m->layers[layer + ahead];
+	struct guesses *g = &b.layers[layer + ahead].guesses[ahead - 1];
+	float *u = xmalloc((size_t)n * (size_t)c->hidden, sizeof *u);
+	float *logits = xmalloc((size_t)n * (size_t)c->n_experts, sizeof *logits);
+
+	for (int64_t i = 0; i < n; i++)
+		for (int32_t k = 0; k < c->hidden; k++)
+			u[i * c->hidden + k] = x[i * x_stride + k] / b.m->layers[layer].post_attention_norm[k] * l->post_attention_norm[k];
+	b.base->matmul(dev, logits, c->n_experts, u, c->hidden, &l->router, n, COMPUTE_F32);
+	if (g->taken == g->n)
+		g->taken = g->n = 0;
+	g->ids = xrealloc(g->ids, (size_t)(g->n + n) * (size_t)c->experts_per_token, sizeof *g->ids);
+	b.base->router_topk(dev, g->ids + g->n * c->experts_per_token, NULL, logits, l->router_bias, n, c->n_experts,
+			    c->experts_per_token, c->n_groups, c->topk_groups, c->normalize_topk, c->routed_scale);
+	g->n += n;
+	free(u);
+	free(logits);
+}
+
+/* The product of a router comes by here: what the routers of the next layers make of the same residual is kept. */
 static void watched_matmul(struct device *dev, float *y, int64_t y_stride, const float *x, int64_t x_stride,
 			   const struct weight *w, int64_t n, enum compute_profile profile)
 {
 	const struct model_config *c = &b.m->config;
-	int32_t next = -1;
-	struct layer_count *count;
-	float *u, *logits, *weights;
+	int32_t layer = 0;
 
 	b.base->matmul(dev, y, y_stride, x, x_stride, w, n, profile);
-	for (int32_t i = 0; i + 1 < c->n_layers; i++)
-		if (w == &b.m->layers[i].router && !c->layer_is_dense[i] && !c->layer_is_dense[i + 1])
-			next = i + 1;
-	if (next < 0 || !b.in_documents)
-		return;
-	count = &b.layers[next];
-	u = xmalloc((size_t)n * (size_t)c->hidden, sizeof *u);
-	logits = xmalloc((size_t)n * (size_t)c->n_experts, sizeof *logits);
-	weights = xmalloc((size_t)n * (size_t)c->experts_per_token, sizeof *weights);
-	for (int64_t i = 0; i < n; i++)
-		for (int32_t k = 0; k < c->hidden; k++)
-			u[i * c->hidden + k] = x[i * x_stride + k] / b.m->layers[next - 1].post_attention_norm[k] *
-					       b.m->layers[next].post_attention_norm[k];
-	b.base->matmul(dev, logits, c->n_experts, u, c->hidden, &b.m->layers[next].router, n, COMPUTE_F32);
-	if (count->taken == count->n_guesses)
-		count->taken = count->n_guesses = 0;
-	count->guess = xrealloc(count->guess, (size_t)(count->n_guesses + n) * (size_t)c->experts_per_token, sizeof *count->guess);
-	b.base->router_topk(dev, count->guess + count->n_guesses * c->experts_per_token, weights, logits,
-			    b.m->layers[next].router_bias, n, c->n_experts, c->experts_per_token, c->n_groups, c->topk_groups, c->normalize_topk, c->routed_scale);
-	count->n_guesses += n;
-	free(u);
-	free(logits);
-	free(weights);
+	while (layer < c->n_layers && (w != &b.m->layers[layer].router || c->layer_is_dense[layer]))
+		layer++;
+	for (int32_t ahead = 1; ahead <= N_AHEAD && layer + ahead < c->n_layers && b.in_documents; ahead++)
+		if (!c->layer_is_dense[layer + ahead])
+			guess(dev, layer, ahead, x, x_stride, n);
 }
 
 /* Of so many positions one is looked at. */
@@ -262,9 +269,13 @@ static int see_router(void *ctx, int32_t layer, int64_t position, const float *s
 		count->adjacent_of += per_token;
 	}
 	memcpy(count->last, chosen, (size_t)per_token * sizeof *chosen);
-	if (count->taken < count->n_guesses) {
-		count->guessed += n_shared(chosen, per_token, count->guess + count->taken++ * per_token, per_token);
-		count->guessed_of += per_token;
+	for (int i = 0; i < N_AHEAD; i++) {
+		struct guesses *g = &count->guesses[i];
+
+		if (g->taken == g->n)
+			continue;
+		g->right += n_shared(chosen, per_token, g->ids + g->taken++ * per_token, per_token);
+		g->of += per_token;
 	}
 	return 0;
 }
@@ -463,7 +474,8 @@ static void forget_last(void)
 	for (int32_t i = 0; i < b.m->config.n_layers; i++) {
 		b.layers[i].n_last = 0;
 		b.layers[i].last[0] = -1;
-		b.layers[i].n_guesses = b.layers[i].taken = 0;
+		for (int k = 0; k < N_AHEAD; k++)
+			b.layers[i].guesses[k].n = b.layers[i].guesses[k].taken = 0;
 	}
 }
 
@@ -542,7 +554,7 @@ static double share(int64_t n, int64_t of)
 static void print(const char *context)
 {
 	const struct model_config *c = &b.m->config;
-	int64_t guessed = 0, guessed_of = 0, adjacent = 0, adjacent_of = 0, kept = 0, kept_of = 0;
+	int64_t right[N_AHEAD] = {0}, of[N_AHEAD] = {0}, adjacent = 0, adjacent_of = 0, kept = 0, kept_of = 0;
 	int32_t least = c->n_experts, least_at_all = c->n_experts;
 
 	for (int i = 0; i < b.n_tasks; i++) {
@@ -580,14 +592,18 @@ static void print(const char *context)
 			least_at_all = used_at_all;
 		adjacent += l->adjacent;
 		adjacent_of += l->adjacent_of;
-		guessed += l->guessed;
-		guessed_of += l->guessed_of;
+		for (int k = 0; k < N_AHEAD; k++) {
+			right[k] += l->guesses[k].right;
+			of[k] += l->guesses[k].of;
+		}
 	}
 	measure_print(stdout, "pocket.experts_used", least, "experts", c->n_experts, "\"part\":\"documents\",\"context\":\"%s\"",
 		      context);
 	measure_print(stdout, "pocket.experts_used", least_at_all, "experts", c->n_experts, "\"part\":\"all\",\"context\":\"%s\"",
 		      context);
-	measure_print(stdout, "pocket.lookahead_recall", share(guessed, guessed_of), "fraction", 1, "\"context\":\"%s\"", context);
+	for (int k = 0; k < N_AHEAD; k++)
+		measure_print(stdout, "pocket.lookahead_recall", share(right[k], of[k]), "fraction", 1, "\"context\":\"%s\",\"layers\":%d",
+			      context, k + 1);
 	measure_print(stdout, "pocket.adjacent_expert_overlap", share(adjacent, adjacent_of), "fraction", 1,
 		      "\"context\":\"%s\"", context);
 	if (kept_of)
@@ -627,7 +643,8 @@ static void run_context(const char *context)
 	for (int32_t l = 0; l < c->n_layers; l++) {
 		free(b.layers[l].last);
 		free(b.layers[l].last_set);
-		free(b.layers[l].guess);
+		for (int k = 0; k < N_AHEAD; k++)
+			free(b.layers[l].guesses[k].ids);
 	}
 	free(b.layers);
 	json_decref(sets);

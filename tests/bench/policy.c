@@ -25,8 +25,7 @@ enum { LAYERS = 12, EXPERTS = 256, CHOSEN = 8, TOKENS = 600, READ_TOKENS = 3000 
 
 static const char pocket[] = "tests/pocket/model/bf16", *const texts[] = {"docs/store.md", "docs/ingest.md"};
 
-/* As measured on GLM-5.2 for the next layer; for those behind it as much less as it is in the pocket model. */
-static const double guessed[TIER_DEPTHS] = {.74, .50, .39}, known[TIER_DEPTHS] = {1, 1, 1};
+static const double known[TIER_DEPTHS] = {1, 1, 1};
 static const double shares[] = {.05, .10, .25, .50};
 static const double balances[] = {.25, .5, 1, 2, 4};
 
@@ -38,7 +37,7 @@ static double hit(const struct trace *t, enum tier_rule rule, double share, int6
 	struct tier_result r;
 
 	if (rule == TIER_POLICY)
-		memcpy(opt.recall, guessed, sizeof guessed);
+		memcpy(opt.recall, tier_recall, sizeof tier_recall);
 	tier_run(&r, t, &opt);
 	*misses = r.transfers;
 	return (double)r.hits / (double)r.asked;
@@ -68,7 +67,7 @@ static void bench_trace(const struct trace *t, const char *name)
 		char list[160] = "";
 
 		for (size_t b = 0; b < COUNT(balances); b++) {
-			double g = gain(t, shares[i], balances[b] / per_layer, guessed);
+			double g = gain(t, shares[i], balances[b] / per_layer, tier_recall);
 
 			least = !b || g < least ? g : least;
 			balanced = balances[b] == 1 ? g : balanced;

@@ -10,6 +10,8 @@
 
 enum { PIECES = 10 };
 
+const double tier_recall[TIER_DEPTHS] = {.74, .50, .39};
+
 /* What is predicted for a layer, best first. */
 struct guesses {
 	int n, next;         /* next: the first that nothing was done about */
@@ -268,10 +270,9 @@ static void settle(struct tier *s, int32_t layer, const struct trace_entry *chos
 	}
 }
 
-/* By the trace's choice and nothing else, so that a nearer look sees more of the same. */
-static double luck(const struct tier *s, int64_t step, int32_t rank)
+double tier_luck(uint64_t seed, int64_t step, int32_t rank)
 {
-	uint64_t x = s->opt->seed * 0x9e3779b97f4a7c15u + ((uint64_t)step << 8 | (uint64_t)rank);
+	uint64_t x = seed * 0x9e3779b97f4a7c15u + ((uint64_t)step << 8 | (uint64_t)rank);
 
 	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
 	x = (x ^ x >> 27) * 0x94d049bb133111ebu;
@@ -289,7 +290,7 @@ static void look_ahead(struct tier *s, int depth, int64_t step)
 
 	*g = (struct guesses){.n = t->n_chosen, .layer = (int32_t)(step % t->n_layers)};
 	for (int32_t i = 0; i < g->n; i++) {
-		bool right = luck(s, step, i) < s->opt->recall[depth] || other >= t->n_listed;
+		bool right = tier_luck(s->opt->seed, step, i) < s->opt->recall[depth] || other >= t->n_listed;
 		size_t at = place(s, g->layer, g->ids[i] = entries[right ? i : other++].expert);
 
 		g->missing[i] = !s->resident[at];

@@ -22,6 +22,14 @@ enum tier_rule {
 
 enum { TIER_DEPTHS = 3 };
 
+/* How much of what routers choose is guessed of the next layer, as measured on GLM-5.2, and of those behind it: as much less as it is
+ * in the pocket model, above chance (pocket.lookahead_recall). */
+extern const double tier_recall[TIER_DEPTHS];
+
+/* From 0 to 1, of the choice that stands at `rank` in a step: a guess at it is right if the recall is more. The same for each look, so
+ * that a nearer one sees more of the same. */
+double tier_luck(uint64_t seed, int64_t step, int32_t rank);
+
 struct tier_options {
 	enum tier_rule rule;
 	double share;           /* of all experts, resident */
