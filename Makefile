@@ -10,12 +10,15 @@
 #   make bench [BENCH=x]   one JSON line a figure; ARGS="--depth 64K" are handed to the program
 #   make demo              ingest, restart, ask, in build/demo
 #   make deps              install the Debian packages that a build needs and that are missing
-#   make install           PREFIX (/usr/local), DESTDIR
+#   make install           PREFIX (/usr/local), DESTDIR; the library for NVIDIA's devices with it, where it was built
+#   make CUDA=1            build/libquire_cuda.so besides, with nvcc; quire opens it when a device is asked for, and links to none of it
+#   make device-kit        build/device: what a machine with a device and no Debian packages needs for tests/device.sh
 #
-# Variables: CC, SAN=address,undefined|thread, OPT, CUDA=1, V=1 (show commands). Every compiler, sanitizer and
-# optimisation builds in a directory of its own.
+# Variables: CC, CXX, SAN=address,undefined|thread, OPT, CUDA=1, NVCC, CUDA_ARCHS="90" (fewer of them),
+# V=1 (show commands). Every compiler, sanitizer and optimisation builds in a directory of its own.
 
 CC      = gcc
+CXX     = g++
 SAN     =
 USUAL   = $(if $(SAN),-O2,-O3)
 OPT     = $(USUAL)
@@ -102,11 +105,68 @@ $(TESTS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(BUILD)/libquire.a
 $(TESTS) $(BENCHES) $(SOAKS): LDLIBS += -lcmocka # what tests share asserts
 $(BENCHES) $(SOAKS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(BUILD)/libquire.a
 $(FUZZERS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libquire.a
+$(BUILD)/tests/device: $(BUILD)/tests/device.o $(BUILD)/tests/support/measure.o $(BUILD)/libquire.a
+$(BUILD)/tests/device: LDFLAGS += -Wl,--as-needed # it goes to machines that have none of the rest
 $(FUZZERS): LDFLAGS += -fsanitize=fuzzer
+
+# Libraries of devices that there are not, each with a fault of its own, for the tests of what opens them.
+FAKES = cuda one none unknown shut dark nosymbol abi bytes liar
+FAKE_one      = -DFAKE_DEVICES=1
+FAKE_none     = -DFAKE_DEVICES=0
+FAKE_unknown  = -DFAKE_DEVICES=-1
+FAKE_shut     = -DFAKE_SHUT
+FAKE_dark     = -UFAKE_KIND -DFAKE_KIND='"cuda"' -DFAKE_SHUT
+FAKE_nosymbol = -DFAKE_NO_SYMBOL
+FAKE_abi      = -DFAKE_ABI=99
+FAKE_bytes    = -DFAKE_BYTES=8
+FAKE_liar     = -UFAKE_KIND -DFAKE_KIND='"honest"'
+$(BUILD)/tests/test_accelerator $(BUILD)/tests/test_doctor: | $(FAKES:%=$(BUILD)/tests/backends/libquire_%.so)
+$(BUILD)/tests/backends/libquire_%.so: tests/backends/fake.c offload/backend.h $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  ld  $@"
+	$(Q)$(CC) $(filter-out -MMD -MP,$(CFLAGS)) -DFAKE_KIND='"$*"' $(FAKE_$*) -fPIC $(LDFLAGS) -shared -o $@ $<
+
+# For tests: kernels for GPUs on the processor, as libraries of a kind of device (tests/sim/backend.cc). "race" are those whose
+# accesses are called out, to us: they are linked without a sanitizer's library, and whatever SAN is they have no other.
+SIM       = $(BUILD)/tests/libquire_sim.so $(BUILD)/tests/libquire_simrace.so
+FAULTY    = $(BUILD)/tests/libquire_faulty.so $(BUILD)/tests/libquire_faultyrace.so
+SIM_PARTS = $(patsubst %.cc,$(BUILD)/%.o,$(wildcard tests/sim/*.cc))
+SIM_KERNELS = $(wildcard engine/cuda/*.cu)
+CXXFLAGS  = -std=c++17 -D_GNU_SOURCE -O2 -g -I. -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -ffp-contract=off \
+            -fno-math-errno -fno-strict-aliasing -Wall -Wextra -Werror -Wshadow -Wvla -Wpointer-arith \
+            -Wno-missing-field-initializers -MMD -MP
+# A call to libm for each fmaf would take most of the time.
+SIM_FLAGS := -Wno-unknown-pragmas -fsanitize=alignment -include tests/sim/cuda_on_host.h \
+             $(if $(shell grep -m 1 -w fma /proc/cpuinfo 2>/dev/null),-mfma)
+
+$(BUILD)/tests/libquire_sim.so: $(SIM_PARTS) $(SIM_KERNELS:%.cu=$(BUILD)/%.sim.o)
+$(BUILD)/tests/libquire_simrace.so: $(SIM_PARTS) $(SIM_KERNELS:%.cu=$(BUILD)/%.simrace.o)
+$(BUILD)/tests/libquire_faulty.so: $(SIM_PARTS) $(BUILD)/tests/sim/faulty.sim.o
+$(BUILD)/tests/libquire_faultyrace.so: $(SIM_PARTS) $(BUILD)/tests/sim/faulty.simrace.o
+$(SIM) $(FAULTY): tests/sim/exports.map
+	@echo "  ld  $@"
+	$(Q)$(CXX) -shared -Wl,-z,relro,-z,now,--version-script=tests/sim/exports.map -o $@ $(filter %.o,$^)
+$(BUILD)/tests/test_sim: $(SIM) $(FAULTY)
+$(BUILD)/tests/test_experts_device $(BUILD)/tests/test_tune: | $(SIM)
+
+$(BUILD)/%.o: %.cc $(BUILD)/sim_flags
+	@mkdir -p $(@D)
+	@echo "  c++ $@"
+	$(Q)$(CXX) $(CXXFLAGS) -c -o $@ $<
+$(BUILD)/%.sim.o: %.cu $(BUILD)/sim_flags
+	@mkdir -p $(@D)
+	@echo "  c++ $@"
+	$(Q)$(CXX) $(CXXFLAGS) $(SIM_FLAGS) -c -o $@ -x c++ $<
+$(BUILD)/%.simrace.o: %.cu $(BUILD)/sim_flags
+	@mkdir -p $(@D)
+	@echo "  c++ $@"
+	$(Q)$(CXX) $(CXXFLAGS) $(SIM_FLAGS) -fsanitize=thread -c -o $@ -x c++ $<
+$(BUILD)/sim_flags: FORCE
+	@$(call write_if_changed,$(CXX) $(shell $(CXX) --version | head -n 1) $(CXXFLAGS) $(SIM_FLAGS))
 
 # One way to link and one to compile, for all of them.
 Q = $(if $(V),,@)
-$(BUILD)/quire $(TESTS) $(BENCHES) $(SOAKS) $(FUZZERS):
+$(BUILD)/quire $(BUILD)/tests/device $(TESTS) $(BENCHES) $(SOAKS) $(FUZZERS):
 	@echo "  ld  $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o %.a,$^) $(LDLIBS)
 
@@ -131,13 +191,56 @@ $(BUILD)/objects: FORCE
 	@$(call write_if_changed,$(OBJECTS))
 write_if_changed = mkdir -p $(@D) && echo '$(1)' | cmp -s - $@ || echo '$(1)' >$@
 
-cuda:
-	@echo "CUDA=1: this version has no CUDA kernels yet; what was built computes on the CPU" >&2
+# The library of NVIDIA's devices: kernels by nvcc, the rest by the compiler, and CUDA's runtime in it. Without contraction, as in CFLAGS;
+# a kernel that spills registers does not pass. Machine code for each architecture, and PTX for those that come after the last.
+NVCC := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_HOME  = $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+CUDA_ARCHS = 80 89 90 100 120
+CUDA_NEWEST = $(lastword $(CUDA_ARCHS))
+NVCC_FLAGS = -std=c++17 -O3 -I. -fmad=false -lineinfo -Werror all-warnings -Xptxas -warn-spills,-Werror \
+             -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
+             -gencode arch=compute_$(CUDA_NEWEST),code=compute_$(CUDA_NEWEST)
+CUDA_OBJECTS = $(BUILD)/engine/cuda/backend.o $(patsubst %.cu,$(BUILD)/%.o,$(wildcard engine/cuda/*.cu))
+
+cuda: $(BUILD)/libquire_cuda.so
+
+$(BUILD)/libquire_cuda.so: $(CUDA_OBJECTS)
+	@echo "  ld  $@"
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-z,defs -Wl,--exclude-libs,ALL -o $@ $^ -L$(CUDA_HOME)/lib64 -lcudart_static -static-libgcc \
+		-Wl,-Bstatic -lstdc++ -Wl,-Bdynamic -ldl -lrt -lpthread -lm
+
+$(BUILD)/engine/cuda/%.o: engine/cuda/%.c $(BUILD)/cuda-flags
+	@mkdir -p $(@D)
+	@echo "  cc  $@"
+	$(Q)$(CC) $(CFLAGS) -isystem $(CUDA_HOME)/include -fPIC -fvisibility=hidden -DOLDEST_ARCH=$(firstword $(CUDA_ARCHS)) -c -o $@ $<
+
+$(BUILD)/engine/cuda/%.o: engine/cuda/%.cu $(BUILD)/cuda-flags
+	@mkdir -p $(@D)
+	@echo "  nv  $@"
+	$(Q)$(NVCC) $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+
+$(BUILD)/cuda-flags: FORCE
+	@[ -n '$(NVCC)' ] || { echo "there is no nvcc on PATH or in /usr/local/cuda/bin: NVCC=/where/it/is/bin/nvcc" >&2; exit 1; }
+	@$(call write_if_changed,$(NVCC) $(shell $(NVCC) --version 2>/dev/null | tail -n 1) $(NVCC_FLAGS) $(CC) $(CFLAGS))
+
+# All that tests/device.sh runs, in one folder: the C library apart, which every machine has, and what compilers bring.
+KIT = $(ROOT)/device
+device-kit: cuda $(BUILD)/quire $(BUILD)/tests/device
+	@rm -rf $(KIT) && mkdir -p $(KIT)
+	$(Q)strip -o $(KIT)/quire $(BUILD)/quire && strip -o $(KIT)/device $(BUILD)/tests/device
+	$(Q)strip -o $(KIT)/libquire_cuda.so $(BUILD)/libquire_cuda.so
+	$(Q)ldd $(BUILD)/quire $(BUILD)/tests/device | sed -n 's/.* => \(\/.*\) (.*/\1/p' | sort -u | \
+		grep -v '/\(lib\(c\|m\|dl\|rt\|pthread\|resolv\|stdc++\|gcc_s\)\|ld-linux-[^/]*\)\.so' >$(KIT)/libraries
+	$(Q)tar -czhf $(KIT)/lib.tar.gz --transform 's|.*/||' -P -T $(KIT)/libraries && rm $(KIT)/libraries
+	@echo "$(KIT): $$(du -sm $(KIT) | cut -f 1) MB"
+
+cuda-check: $(if $(NVCC),cuda)
+	@$(RUN) cuda_library $(NVCC)
 
 check: $(TESTS)
 	@$(RUN) programs $(TESTS)
 
-e2e: all
+e2e: all $(SIM) $(BUILD)/tests/device
 	@$(RUN) scripts $(filter-out tests/e2e/demo.sh,$(wildcard tests/e2e/*.sh))
 
 # libFuzzer comes with clang, and counts branches in code that it has compiled. No parser computes: plain C will do.
@@ -175,13 +278,16 @@ test-deps:
 install: all
 	install -D -m 755 $(BUILD)/quire $(DESTDIR)$(PREFIX)/bin/quire
 	ln -sf quire $(DESTDIR)$(PREFIX)/bin/quired
+	if [ -e $(BUILD)/libquire_cuda.so ]; then \
+		install -D -m 755 $(BUILD)/libquire_cuda.so $(DESTDIR)$(PREFIX)/lib/quire/libquire_cuda.so; fi
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/quire LICENSE README.md $(wildcard docs/*.md)
 	$(if $(wildcard docs/quire.service),install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/user docs/quire.service)
 
 clean:
 	rm -rf $(ROOT)
 
-.PHONY: all cuda check e2e fuzz fuzz-programs test soak bench demo deps test-deps install clean FORCE
+.PHONY: all cuda cuda-check device-kit check e2e fuzz fuzz-programs test soak bench demo deps test-deps install clean FORCE
 .SECONDARY:
 MAKEFLAGS += --no-print-directory
--include $(OBJECTS:.o=.d) $(BUILD)/daemon/main.d $(SUPPORT:.o=.d) $(addsuffix .d,$(TESTS) $(BENCHES) $(SOAKS) $(FUZZERS))
+-include $(SIM_PARTS:.o=.d) $(foreach k,sim simrace,$(patsubst %.cu,$(BUILD)/%.$(k).d,$(SIM_KERNELS) tests/sim/faulty.cu))
+-include $(OBJECTS:.o=.d) $(CUDA_OBJECTS:.o=.d) $(BUILD)/daemon/main.d $(SUPPORT:.o=.d) $(addsuffix .d,$(TESTS) $(BENCHES) $(SOAKS) $(FUZZERS))

@@ -23,6 +23,7 @@
 #include "engine/numa.h"
 #include "engine/render.h"
 #include "engine/tokenizer.h"
+#include "offload/accelerator.h"
 
 enum {
 	DAEMON_MS = 3000,                     /* its loop answers at once, whatever the engine does */
@@ -516,6 +517,50 @@ static void look_at_model(struct doctor *d)
 	model_close(m);
 }
 
+/* ---- devices beside the processor ---- */
+
+/* The words of one that opens, for people and for programs. */
+static void describe_gpu(char *text, size_t room, json_t *list, const struct accelerator *a)
+{
+	char all[PRINT_BYTES], unused[PRINT_BYTES];
+
+	json_array_append_new(list, json_pack("{s:s, s:o, s:I, s:I}", "name", a->name, "model", text_value(a->info.name), "bytes",
+					      (json_int_t)a->info.bytes, "free_bytes", (json_int_t)a->info.free_bytes));
+	snprintf(text + strlen(text), room - strlen(text), "%s%s %s, %s, of which %s are free", *text ? "; " : "", a->name,
+		 a->info.name, print_size(all, (int64_t)a->info.bytes), print_size(unused, (int64_t)a->info.free_bytes));
+}
+
+/* It is as well to have none: the processor computes then. A library or a device that is there and does not open is a warning. */
+static void look_at_gpus(struct doctor *d)
+{
+	struct err err = {0}, trouble = {0};
+	int n = accelerator_count("cuda", &err);
+	json_t *list = json_array();
+	char text[1024] = "";
+
+	for (int i = 0; i < n; i++) {
+		char *name = xasprintf("cuda:%d", i);
+		struct accelerator *a;
+
+		if (!accelerator_open(&a, name, &err)) {
+			describe_gpu(text, sizeof text, list, a);
+			accelerator_close(a);
+		} else if (!trouble.code) {
+			trouble = err;
+		}
+		free(name);
+	}
+	if (n <= 0)
+		tell(d, err.code == ERR_UNAVAILABLE ? OK : WARN, "gpu",
+		     json_pack("{s:i, s:o, s:o}", "n", 0, "devices", list, "why", text_value(err.text)),
+		     "none, the CPU computes: %s", err.text);
+	else
+		tell(d, trouble.code ? WARN : OK, "gpu",
+		     json_pack("{s:i, s:o, s:o}", "n", (int)json_array_size(list), "devices", list, "why",
+			       trouble.code ? text_value(trouble.text) : json_null()),
+		     "%s%s%s", text, *text && trouble.code ? "; " : "", trouble.code ? trouble.text : "");
+}
+
 int doctor_run(FILE *out, const struct doctor_options *opt)
 {
 	struct doctor d = {.opt = opt, .out = out};
@@ -535,7 +580,7 @@ int doctor_run(FILE *out, const struct doctor_options *opt)
 	look_at_store(&d);
 	look_at_socket(&d);
 	look_at_model(&d);
-	tell(&d, OK, "gpu", json_pack("{s:i}", "n", 0), "none: this build computes on the CPU");
+	look_at_gpus(&d);
 	if (opt->json)
 		print_json(out, "summary", json_pack("{s:i, s:i, s:i}", "ok", d.counts[OK], "warn", d.counts[WARN], "fail",
 						     d.counts[FAIL]));

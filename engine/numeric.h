@@ -13,7 +13,14 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint32_t f32_bits(float x)
+/* Kernels for GPUs are made of the same functions. */
+#ifdef __CUDACC__
+#define NUMERIC static inline __host__ __device__
+#else
+#define NUMERIC static inline
+#endif
+
+NUMERIC uint32_t f32_bits(float x)
 {
 	uint32_t u;
 
@@ -21,7 +28,7 @@ static inline uint32_t f32_bits(float x)
 	return u;
 }
 
-static inline float f32_from_bits(uint32_t u)
+NUMERIC float f32_from_bits(uint32_t u)
 {
 	float x;
 
@@ -30,27 +37,27 @@ static inline float f32_from_bits(uint32_t u)
 }
 
 /* One of two words, without a branch: compilers make vectors of loops over what is written with it. */
-static inline uint32_t num_choose(bool which, uint32_t yes, uint32_t no)
+NUMERIC uint32_t num_choose(bool which, uint32_t yes, uint32_t no)
 {
 	uint32_t mask = 0u - (uint32_t)which;
 
 	return (yes & mask) | (no & ~mask);
 }
 
-static inline float bf16_to_f32(uint16_t h)
+NUMERIC float bf16_to_f32(uint16_t h)
 {
 	return f32_from_bits((uint32_t)h << 16);
 }
 
 /* To nearest even; a NaN stays a NaN. */
-static inline uint16_t f32_to_bf16(float x)
+NUMERIC uint16_t f32_to_bf16(float x)
 {
 	uint32_t u = f32_bits(x), rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16;
 
 	return (uint16_t)num_choose((u & 0x7fffffff) > 0x7f800000, u >> 16 | 0x40, rounded);
 }
 
-static inline float f16_to_f32(uint16_t h)
+NUMERIC float f16_to_f32(uint16_t h)
 {
 	/* Shift exponent and mantissa to float32's places, then correct the bias by an exact multiplication, which also
 	 * normalises subnormals. Infinities and NaN are put right afterwards. */
@@ -62,7 +69,7 @@ static inline float f16_to_f32(uint16_t h)
 }
 
 /* The fn variant: 4 exponent bits of bias 7, 3 mantissa bits, no infinities, 0x7f and 0xff NaN, largest 448. */
-static inline float e4m3_to_f32(uint8_t c)
+NUMERIC float e4m3_to_f32(uint8_t c)
 {
 	uint32_t u = f32_bits(f32_from_bits((uint32_t)(c & 0x7f) << 20) * 0x1p120f);
 
@@ -71,7 +78,7 @@ static inline float e4m3_to_f32(uint8_t c)
 }
 
 /* To nearest even. |x| <= 448 (the caller scales); beyond, the result saturates. NaN gives NaN. */
-static inline uint8_t f32_to_e4m3(float x)
+NUMERIC uint8_t f32_to_e4m3(float x)
 {
 	uint32_t u = f32_bits(x), sign = u >> 24 & 0x80, m = u & 0x7fffffff;
 	uint32_t r = ((m + 0x7ffff + (m >> 20 & 1)) >> 20) - (120u << 3);
@@ -85,7 +92,7 @@ static inline uint8_t f32_to_e4m3(float x)
 }
 
 /* Whether no value is infinite or a NaN. */
-static inline bool num_all_finite(const float *x, int64_t n)
+NUMERIC bool num_all_finite(const float *x, int64_t n)
 {
 	uint32_t bad = 0;
 
@@ -100,12 +107,12 @@ static inline bool num_all_finite(const float *x, int64_t n)
  * without a limit to the exponent, as x86 has it: rounding in the subnormal range may say 2^-126 where that says
  * less, so a result of 2^-126 is looked at again, 2^24 times as large. (Above 2^104 nothing that small is left over.)
  */
-static inline float num_flushed(float x)
+NUMERIC float num_flushed(float x)
 {
 	return fabsf(x) < 0x1p-126f ? copysignf(0.0f, x) : x;
 }
 
-static inline float num_fma(float a, float b, float c, bool flush)
+NUMERIC float num_fma(float a, float b, float c, bool flush)
 {
 	float r;
 
@@ -126,19 +133,19 @@ static inline float num_fma(float a, float b, float c, bool flush)
 	return copysignf(0.0f, r);
 }
 
-static inline float num_mul(float a, float b, bool flush)
+NUMERIC float num_mul(float a, float b, bool flush)
 {
 	return flush ? num_fma(a, b, copysignf(0.0f, a * b), true) : a * b;
 }
 
-static inline float num_add(float a, float b, bool flush)
+NUMERIC float num_add(float a, float b, bool flush)
 {
 	/* A subnormal sum is exact. */
 	return flush ? num_flushed(num_flushed(a) + num_flushed(b)) : a + b;
 }
 
 /* Rounded to bf16 and widened again. */
-static inline float num_bf16(float x)
+NUMERIC float num_bf16(float x)
 {
 	return bf16_to_f32(f32_to_bf16(x));
 }
@@ -147,7 +154,7 @@ static inline float num_bf16(float x)
  * exp(x), relative error below 1.2e-7. x = n ln 2 + r with |r| <= ln 2 / 2, exp(r) = 1 + r + r^2 q(r), q fitted to the
  * least largest relative error. Results below the smallest normal number (x < -87.33655) are 0.
  */
-static inline float num_exp(float x)
+NUMERIC float num_exp(float x)
 {
 	/* Adding and taking away 1.5 x 2^23 rounds to an integer, to nearest even. */
 	float n = fmaf(x, 0x1.715476p+0f, 0x1.8p23f) - 0x1.8p23f;
@@ -170,12 +177,12 @@ static inline float num_exp(float x)
 	return q * f32_from_bits((uint32_t)(half + 127) << 23) * f32_from_bits((uint32_t)(i - half + 127) << 23);
 }
 
-static inline float num_sigmoid(float x)
+NUMERIC float num_sigmoid(float x)
 {
 	return 1.0f / (1.0f + num_exp(-x));
 }
 
-static inline float num_silu(float x)
+NUMERIC float num_silu(float x)
 {
 	return x / (1.0f + num_exp(-x));
 }

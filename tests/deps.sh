@@ -17,6 +17,7 @@ build libxml2-dev           HTML to text
 build libgit2-dev           git: work trees, refs, history
 build liburing-dev          many reads in flight at once
 build libcmocka-dev         the tests' frame
+build g++                   kernels for GPUs on the processor, for tests
 test  clang                 a second compiler, and the fuzzers
 test  libclang-rt-14-dev    sanitizers and libFuzzer of clang
 test  valgrind              memcheck of one end-to-end run

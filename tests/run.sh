@@ -6,6 +6,7 @@
 #   run.sh scripts   SCRIPT...     end-to-end scripts that have a "# e2e: purpose" line, as many at a time
 #   run.sh fuzzers   PROGRAM...    each for SECONDS_EACH on tests/fuzz/corpus/NAME; new finds go to build/fuzz
 #   run.sh soak      ANYTHING...   programs or scripts, JSON lines on stdout, all within 75 minutes
+#   run.sh cuda_library [NVCC] what `make CUDA=1` has built, if there was an nvcc: what it exports and what it needs
 #   run.sh everything TEST...      what `make test` is: all parts, and TESTs under TSan
 #
 # A script or fuzzer passes with status 0 and is skipped with 77, its last line being the reason. Whatever hangs is
@@ -146,6 +147,33 @@ soak() {
 	exit $worst
 }
 
+# finds_nothing WHAT FOUND: nothing found is a pass.
+finds_nothing() {
+	if [ -z "$2" ]; then
+		count 1 0 0
+		echo "ok      $1"
+	else
+		count 0 1 0
+		echo "FAILED  $1: $2"
+	fi
+}
+
+# That it was built says that no kernel spills and no compiler warns.
+cuda_library() {
+	local library=$BUILD/libquire_cuda.so
+	if [ $# = 0 ]; then
+		count 0 0 1
+		echo "skipped: no nvcc"
+		finish
+	fi
+	finds_nothing "$library is built" "$([ -e "$library" ] || echo "it is not there")"
+	finds_nothing "$library exports quire_backend and nothing else" \
+		"$(nm -D --defined-only "$library" | awk '{ print $3 }' | grep -vx quire_backend; nm -D "$library" | grep -q ' T quire_backend$' || echo "no quire_backend")"
+	finds_nothing "$library needs the C library and nothing else" \
+		"$(readelf -d "$library" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | grep -vx 'lib[cm]\.so\.6\|ld-linux-.*')"
+	finish
+}
+
 # part NAME COMMAND...: run it, add its last counts to ours. No counts: it was not even built.
 part() {
 	local name=$1 start log="$ROOT/test/$1.log" line
@@ -182,6 +210,7 @@ everything() {
 	mkdir -p "$ROOT/test"
 	rm -f "$ROOT"/test/*.log
 	SECONDS=0
+	part cuda build_and cuda-check
 	part suite build_and check
 	part asan+ubsan build_and check SAN=address,undefined
 	part tsan build_and check SAN=thread ONLY="${threaded# }"

@@ -49,6 +49,7 @@ static int setup(void **state)
 
 	unsetenv("QUIRE_SOCKET");
 	p->root = temp_dir_new();
+	setenv("QUIRE_BACKENDS", p->root, 1);
 	p->store = temp_path(p->root, "data/store");
 	p->model = realpath("tests/golden/glm52", NULL);
 	assert_non_null(p->model);
@@ -130,7 +131,7 @@ static void a_good_machine_gets_a_line_for_each_finding(void **state)
 	assert_says(p, "warn  socket     no daemon answers at ", "quire serve");
 	assert_says(p, "ok    model      ", ": glm_moe_dsa, 456,930 parameters (314,810 active), needs ");
 	assert_says(p, "ok    tokenizer  ", "questions are rendered for glm-5.2");
-	assert_says(p, "ok    gpu        none", "CPU");
+	assert_says(p, "ok    gpu        none, the CPU computes: there is no libquire_cuda.so in ", p->root);
 	assert_non_null(strstr(p->text, " 0 fail\n"));
 	line_of(p, "ok    isa");
 	assert_int_equal(access(p->store, F_OK), -1);
@@ -328,6 +329,48 @@ static void nodes_are_listed_with_their_threads(void **state)
 	numa_free(real);
 }
 
+/* Of tests/backends/fake.c, beside this program. */
+static void devices_are_listed_with_their_memory(void **state)
+{
+	struct patient *p = *state;
+	char *libraries = realpath("/proc/self/exe", NULL), *dir;
+
+	assert_non_null(libraries);
+	*strrchr(libraries, '/') = '\0';
+	dir = temp_path(libraries, "backends");
+	setenv("QUIRE_BACKENDS", dir, 1);
+	examine(p, false);
+	assert_says(p, "ok    gpu        cuda:0 Fake 0, 80.0 GB, of which 79.0 GB are free; cuda:1 Fake 1, ", "80.0 GB");
+	examine(p, true);
+	assert_non_null(strstr(p->text, "\"n\":2"));
+	assert_non_null(strstr(p->text, "{\"name\":\"cuda:1\",\"model\":\"Fake 1\",\"bytes\":80000000000,"));
+	free(dir);
+	free(libraries);
+}
+
+/* Libraries under the name of the one that is looked for: one whose devices do not open, one of another build. */
+static void a_device_or_library_that_does_not_open_is_a_warning(void **state)
+{
+	struct patient *p = *state;
+	char *program = realpath("/proc/self/exe", NULL), *library, *link = temp_path(p->root, "libquire_cuda.so");
+	static const char *const libraries[] = {"dark", "abi"};
+	static const char *const words[] = {"device cuda:0: device 0 is shut", "none, the CPU computes: libquire_cuda.so is of another build"};
+
+	assert_non_null(program);
+	*strrchr(program, '/') = '\0';
+	for (int i = 0; i < 2; i++) {
+		library = xasprintf("%s/backends/libquire_%s.so", program, libraries[i]);
+		assert_int_equal(symlink(library, link), 0);
+		examine(p, false);
+		assert_int_equal(p->n_failing, 0);
+		assert_says(p, "warn  gpu        ", words[i]);
+		assert_int_equal(unlink(link), 0);
+		free(library);
+	}
+	free(link);
+	free(program);
+}
+
 /* The word is a good one for a configuration, and this processor may lack it: what the engine says then. */
 static void an_instruction_set_that_is_not_here_fails(void **state)
 {
@@ -374,6 +417,8 @@ int main(void)
 		CASE(a_store_that_cannot_be_made_fails),
 		CASE(settings_that_cost_speed_are_warnings),
 		CASE(nodes_are_listed_with_their_threads),
+		CASE(devices_are_listed_with_their_memory),
+		CASE(a_device_or_library_that_does_not_open_is_a_warning),
 		CASE(an_instruction_set_that_is_not_here_fails),
 	};
 
