@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -105,6 +106,37 @@ int file_read_kernel(char **text, const char *path, size_t max_bytes, struct err
 		free(*text);
 		*text = NULL;
 	}
+	return failed;
+}
+
+static int write_all(int fd, const char *bytes, size_t n)
+{
+	while (n) {
+		ssize_t put = write(fd, bytes, n);
+
+		if (put < 0 && errno == EINTR)
+			continue;
+		if (put < 0)
+			return -1;
+		bytes += put;
+		n -= (size_t)put;
+	}
+	return 0;
+}
+
+int file_replace(const char *path, const void *bytes, size_t n, struct err *err)
+{
+	char *beside = xasprintf("%s.new", path);
+	int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666), failed = 0;
+
+	if (fd < 0 || write_all(fd, bytes, n) || fsync(fd) || rename(beside, path)) {
+		failed = err_errno(err, errno, "write %s", beside);
+		if (fd >= 0)
+			unlink(beside);
+	}
+	if (fd >= 0)
+		close(fd);
+	free(beside);
 	return failed;
 }
 

@@ -18,6 +18,10 @@ int file_read(char **text, size_t *bytes, const char *path, size_t max_bytes, st
  * has more than max_bytes bytes is refused, not cut (ERR_TOO_LARGE). */
 int file_read_kernel(char **text, const char *path, size_t max_bytes, struct err *err);
 
+/* Make a small file these n bytes, whatever it was: they are written beside it (PATH.new) and synced, then put in its place. On failure
+ * it is as it was. */
+int file_replace(const char *path, const void *bytes, size_t n, struct err *err);
+
 /* Make a directory, and those above it that are missing, for its owner alone (mode 0700). One that is there is left as it
  * is. */
 int file_make_directories(const char *path, struct err *err);

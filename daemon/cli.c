@@ -44,6 +44,8 @@ static const struct {
 	[OPTION_CONTEXT] = {"context", "N", "tokens in the context (else all that the model takes)"},
 	[OPTION_MACHINE] = {"machine", "FILE", "a machine that FILE describes, in YAML (else this one, measured)"},
 	[OPTION_WEIGHTS] = {"weights", "FORMAT", "fp8, bf16, or int4 for routed experts (else fp8; int4 if packed)"},
+	[OPTION_DEVICE] = {"device", "NAME", "the device beside the processor (else cuda:0, if there is one)"},
+	[OPTION_THREADS] = {"threads", "N", "of the processor (else as the configuration says)"},
 	[OPTION_THINK] = {"think", NULL, "let the model think before it answers"},
 	[OPTION_SNAPSHOT] = {"snapshot", "ID", "a former snapshot (`quire snapshots` lists them), not the current one"},
 	[OPTION_KEEP] = {"keep", "N", "forget all former snapshots but the newest N"},
@@ -53,6 +55,8 @@ static const struct {
 	[OPTION_HELP] = {"help", NULL, "this text"},
 	[OPTION_VERSION] = {"version", NULL, "the version"},
 };
+
+_Static_assert(N_OPTIONS <= 32, "an option is a bit of an unsigned");
 
 static const char *option_name(int id)
 {
@@ -397,6 +401,8 @@ static const struct verb verbs[] = {
 	{"status", "", "the daemon, its model, its store and its queue", 0, 0, 0, run_status},
 	{"plan", "MODEL|CONFIG.JSON", "what a model needs, and how fast it can be here or elsewhere (status 7: it does not fit)", 1, 1,
 	 BIT(OPTION_CONTEXT) | BIT(OPTION_MACHINE) | BIT(OPTION_WEIGHTS), cli_plan},
+	{"tune", "MODEL", "measure what an expert takes here, on the processor and on a device beside it, and keep it for the daemon", 1, 1,
+	 BIT(OPTION_DEVICE) | BIT(OPTION_THREADS), cli_tune},
 	{"doctor", "", "is this machine ready? a line a finding: ok, warn or fail (status 1)", 0, 0, 0, run_doctor},
 	{"serve", "", "run the daemon here (as quired does)", 0, 0, 0, run_serve},
 	{"model", "info|eval|tokenize|bench|verify|synth DIR ...", "look at a model directory without a daemon", 0, 0, 0, run_model},

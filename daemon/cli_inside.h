@@ -29,6 +29,8 @@ enum option_id {
 	OPTION_CONTEXT,
 	OPTION_MACHINE,
 	OPTION_WEIGHTS,
+	OPTION_DEVICE,
+	OPTION_THREADS,
 	OPTION_THINK,
 	OPTION_SNAPSHOT,
 	OPTION_KEEP,
@@ -77,5 +79,6 @@ int cli_forget(struct cli *c);
 int cli_files(struct cli *c);
 int cli_diff(struct cli *c);
 int cli_show(struct cli *c);
+int cli_tune(struct cli *c);
 
 #endif

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -91,31 +90,19 @@ bool expert_sums_shipped(const struct expert_sums *s)
 	return s->shipped;
 }
 
-/* Beside it first, synced, then in its place. */
 static int write_file(const struct expert_sums *s, struct err *err)
 {
 	size_t bytes = sizeof magic + sizeof s->fingerprint + s->n * sizeof *s->records;
-	char *text = xmalloc(bytes + sizeof(uint64_t), 1), *beside = xasprintf("%s.new", s->path);
-	int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666), rc = 0;
+	char *text = xmalloc(bytes + sizeof(uint64_t), 1);
 	uint64_t sum;
-	ssize_t n = 0;
+	int rc;
 
 	memcpy(text, magic, sizeof magic);
 	memcpy(text + sizeof magic, s->fingerprint, sizeof s->fingerprint);
 	memcpy(text + sizeof magic + sizeof s->fingerprint, s->records, s->n * sizeof *s->records);
 	sum = XXH3_64bits(text, bytes);
 	memcpy(text + bytes, &sum, sizeof sum);
-	bytes += sizeof sum;
-	for (size_t done = 0; fd >= 0 && done < bytes && n >= 0; done += (size_t)(n > 0 ? n : 0)) {
-		n = write(fd, text + done, bytes - done);
-		if (n < 0 && errno == EINTR)
-			n = 0;
-	}
-	if (fd < 0 || n < 0 || fsync(fd) || rename(beside, s->path))
-		rc = err_errno(err, errno, "write %s", beside);
-	if (fd >= 0)
-		close(fd);
-	free(beside);
+	rc = file_replace(s->path, text, bytes + sizeof sum, err);
 	free(text);
 	return rc;
 }

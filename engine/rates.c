@@ -9,6 +9,7 @@
 #include "engine/expert_reading.h"
 #include "engine/internal.h"
 #include "engine/noise.h"
+#include "engine/noise_weight.h"
 #include "offload/io.h"
 
 enum {
@@ -19,53 +20,19 @@ enum {
 	DISK_READ = 32 << 20, N_UNDER_WAY = 2, N_READS = 16, /* of a disk, each as large as an expert */
 };
 
-/* Values from 1 to 2 of either sign in bf16, below 2 in E4M3, any code in int4. */
-static void fill(struct weight *w, void *data, size_t bytes)
-{
-	uint64_t keep = w->dtype == DTYPE_BF16 ? 0x807f807f807f807f : w->dtype == DTYPE_F8_E4M3 ? 0xbfbfbfbfbfbfbfbf : UINT64_MAX;
-	uint64_t set = w->dtype == DTYPE_BF16 ? 0x3f803f803f803f80 : 0;
-
-	for (size_t i = 0; i < bytes / sizeof(uint64_t); i++)
-		((uint64_t *)data)[i] = (noise_word(1, i) & keep) | set;
-	w->data = data;
-}
-
-/* Of all values alike; the bytes that they take are read besides. */
-static void *give_scales(struct weight *w)
-{
-	size_t blocks = (size_t)(w->rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK * ((COLS + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK);
-	size_t groups = (size_t)w->rows * (size_t)weight_groups(w);
-	float *scale;
-	uint16_t *group_scale;
-
-	if (w->dtype == DTYPE_F8_E4M3) {
-		w->scale = scale = xmalloc(blocks, sizeof *scale);
-		for (size_t i = 0; i < blocks; i++)
-			scale[i] = 1;
-		return scale;
-	}
-	if (w->dtype != DTYPE_INT4)
-		return NULL;
-	w->group_scale = group_scale = xmalloc(groups, sizeof *group_scale);
-	for (size_t i = 0; i < groups; i++)
-		group_scale[i] = 0x3f80; /* 1 */
-	return group_scale;
-}
-
 /* A product of n rows with a weight of about so many bytes: exactly *bytes, scales included; the shortest time of some. */
 static int time_product(struct engine *e, enum dtype dtype, size_t about, int64_t n, double *seconds, double *bytes, struct err *err)
 {
 	struct weight w = {.dtype = dtype, .rows = 1, .cols = COLS};
-	size_t data_bytes = about / weight_row_bytes(&w) * weight_row_bytes(&w);
 	float *x = xcalloc((size_t)n * COLS, sizeof *x), *y;
-	void *data = NULL, *scales;
-	int rc = pages_resize(&data, 0, data_bytes, "a measurement", err);
+	void *memory = NULL;
+	int rc;
 
 	w.rows = (int32_t)(about / weight_row_bytes(&w));
 	y = xmalloc((size_t)n * (size_t)w.rows, sizeof *y);
+	rc = pages_resize(&memory, 0, noise_weight_bytes(&w), "a measurement", err);
 	if (!rc) {
-		fill(&w, data, data_bytes);
-		scales = give_scales(&w);
+		noise_weight_fill(&w, memory, 1);
 		for (size_t i = 0; i < (size_t)n * COLS; i++)
 			x[i] = (float)(i % 31) - 15;
 		*seconds = 0;
@@ -78,8 +45,7 @@ static int time_product(struct engine *e, enum dtype dtype, size_t about, int64_
 			if (i && (i == 1 || s < *seconds))
 				*seconds = s;
 		}
-		pages_free(data, data_bytes);
-		free(scales);
+		pages_free(memory, noise_weight_bytes(&w));
 	}
 	*bytes = (double)weight_full_bytes(&w);
 	free(x);

@@ -9,8 +9,7 @@
 #include "engine/engine.h"
 #include "engine/weight.h"
 
-/* Bytes per second of weights of a format (not F32, F16) that one row is multiplied with: what is to be widened first
- * goes more slowly. */
+/* Bytes per second of weights of a format that one row is multiplied with: what is to be widened first goes more slowly. */
 int rates_read(struct engine *e, enum dtype dtype, double *bytes_per_s, struct err *err);
 /* Operations per second of many rows times a bf16 weight; a multiply-add is two. */
 int rates_compute(struct engine *e, double *flops, struct err *err);

@@ -69,7 +69,7 @@ static struct said quire(const char *first, ...)
 static void help_lists_every_verb_and_explains_each(void **state)
 {
 	static const char *const verbs[] = {"ingest", "reindex", "ask",   "corpora", "jobs",    "cancel", "status", "check", "repair", "rm", "snapshots", "forget", "diff", "files", "show",
-					    "plan", "doctor", "serve", "model",   "version", "help"};
+					    "plan", "tune", "doctor", "serve", "model",   "version", "help"};
 	struct said all = quire("help", NULL);
 
 	(void)state;
@@ -133,6 +133,9 @@ static void misuse_is_status_2_and_names_what_was_wrong(void **state)
 		{{"diff"}, "NAME[@ID] [NAME[@ID]]"},
 		{{"diff", "a@b"}, "a@b"},
 		{{"diff", "a", "b c"}, "b c"},
+		{{"tune"}, "MODEL"},
+		{{"tune", "tests/golden/glm52", "--threads", "0"}, "--threads"},
+		{{"tune", "tests/golden/glm52", "--threads", "many"}, "many"},
 		{{"help", "frobnicate"}, "frobnicate"},
 	};
 

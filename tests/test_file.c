@@ -6,8 +6,10 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "config/file.h"
+#include "config/mem.h"
 #include "tests/support/temp_dir.h"
 
 /* /proc/self/stat says that it has 0 bytes, /sys/kernel/mm/... that it has 4096. */
@@ -50,11 +52,46 @@ static void what_is_longer_than_expected_is_refused_and_not_cut(void **state)
 	temp_dir_free(dir);
 }
 
+static void a_file_is_replaced_whole_or_stays(void **state)
+{
+	char *dir = temp_dir_new(), *path = temp_text(dir, "kept", "what was there before, and longer"), *text;
+	char *beside = temp_path(dir, "kept.new"), *nowhere = temp_path(dir, "no/such");
+	struct err err;
+	size_t bytes;
+
+	(void)state;
+	assert_int_equal(file_replace(path, "new", 3, &err), 0);
+	assert_int_equal(file_read(&text, &bytes, path, 100, &err), 0);
+	assert_int_equal(bytes, 3);
+	assert_string_equal(text, "new");
+	free(text);
+	assert_int_equal(access(beside, F_OK), -1);
+	assert_int_equal(file_replace(nowhere, "x", 1, &err), -1);
+	assert_int_equal(err.code, ERR_NOT_FOUND);
+	assert_non_null(strstr(err.text, "no/such.new"));
+	/* A directory is not replaced by a file, and what was written for that is gone. */
+	assert_int_equal(file_replace(dir, "x", 1, &err), -1);
+	text = xasprintf("%s.new", dir);
+	assert_int_equal(access(text, F_OK), -1);
+	free(text);
+	/* A link that somebody put there is not followed. */
+	assert_int_equal(symlink(path, beside), 0);
+	assert_int_equal(file_replace(path, "newer", 5, &err), -1);
+	assert_int_equal(file_read(&text, &bytes, path, 100, &err), 0);
+	assert_string_equal(text, "new");
+	free(text);
+	free(nowhere);
+	free(beside);
+	free(path);
+	temp_dir_free(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_file_of_the_kernel_is_read_to_its_end),
 		cmocka_unit_test(what_is_longer_than_expected_is_refused_and_not_cut),
+		cmocka_unit_test(a_file_is_replaced_whole_or_stays),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
