@@ -22,6 +22,7 @@ enum kind {
 	PATH,
 	SOCKET, /* a path that fits a socket address */
 	CHOICE, /* text: one of `choices` */
+	DEVICE, /* text: one of `choices`, or a kind and a number, as cuda:0 */
 	LEVEL,  /* the index of one of `choices`, in an enum log_level */
 	GLOBS,
 };
@@ -39,6 +40,7 @@ static const char *const templates[] = {"glm-5.2", "glm-5", NULL};
 static const char *const computes[] = {"bf16", "f32", NULL};
 static const char *const latents[] = {"bf16", "fp8", NULL};
 static const char *const isas[] = {"auto", "scalar", "avx2", "avx512", "avx512bf16", NULL};
+static const char *const devices[] = {"auto", "none", NULL};
 static const char *const levels[] = {
 	[LOG_LEVEL_ERROR] = "error", [LOG_LEVEL_WARN] = "warn", [LOG_LEVEL_INFO] = "info", [LOG_LEVEL_DEBUG] = "debug", NULL,
 };
@@ -56,6 +58,8 @@ static const struct key keys[] = {
 	{"compute", "threads", COUNT, AT(compute.threads), 1, 1024, .zero = "auto"},
 	{"compute", "isa", CHOICE, AT(compute.isa), .choices = isas},
 	{"tiers", "host_experts", BYTES, AT(tiers.host_expert_bytes), 1 << 16, (double)(1LL << 46), .zero = "auto"},
+	{"tiers", "device", DEVICE, AT(tiers.device), .choices = devices},
+	{"tiers", "device_experts", BYTES, AT(tiers.device_expert_bytes), 1 << 16, (double)(1LL << 46), .zero = "auto"},
 	{"context", "max_tokens", COUNT, AT(context.max_tokens), 1, 1 << 20, .zero = "auto"},
 	{"context", "latent_cache", BYTES, AT(context.latent_cache_bytes), 1, (double)(1LL << 50), .zero = "auto"},
 	{"store", "path", PATH, AT(store.path)},
@@ -76,6 +80,12 @@ static const struct key keys[] = {
 	{"log", "level", LEVEL, AT(log.level), .choices = levels},
 };
 enum { N_KEYS = sizeof keys / sizeof keys[0] };
+
+/* What is at the key's place is text that belongs to the struct. */
+static bool is_string(const struct key *k)
+{
+	return k->kind == PATH || k->kind == SOCKET || k->kind == CHOICE || k->kind == DEVICE;
+}
 
 static void *field(const struct config *c, const struct key *k)
 {
@@ -170,6 +180,7 @@ static void set_defaults(struct config *c)
 		.version = 1,
 		.model = {.compute = xstrdup("bf16"), .latents = xstrdup("bf16")},
 		.compute = {.isa = xstrdup("auto")},
+		.tiers = {.device = xstrdup("auto")},
 		.store = {.path = user_path("XDG_DATA_HOME", "quire", ".local/share/quire"), .keep_snapshots = 3},
 		.server = {.max_queue = 64},
 		.ingest = {.max_file_bytes = 1 << 20, .scratch_bytes = 1 << 30,
@@ -206,7 +217,7 @@ void config_free(struct config *c)
 	for (const struct key *k = keys; k < keys + N_KEYS; k++) {
 		if (k->kind == GLOBS)
 			free_globs(*(char ***)field(c, k));
-		else if (k->kind == PATH || k->kind == SOCKET || k->kind == CHOICE)
+		else if (is_string(k))
 			free(*(char **)field(c, k));
 	}
 	*c = (struct config){0};
@@ -308,6 +319,17 @@ static int read_path(char **out, const char *text, struct err *err)
 	return 0;
 }
 
+/* As in offload/accelerator.h, which says whether there is one of that name. */
+static bool names_device(const char *text)
+{
+	size_t kind = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789"), number;
+
+	if (!kind || text[kind] != ':')
+		return false;
+	number = strspn(text + kind + 1, "0123456789");
+	return number && !text[kind + 1 + number];
+}
+
 /* What the text of one scalar means to a key; the sentence does not know the place yet. */
 static int read_scalar(struct config *c, const struct key *k, const struct yaml_piece *piece, struct err *err)
 {
@@ -354,6 +376,12 @@ static int read_scalar(struct config *c, const struct key *k, const struct yaml_
 		free(*(char **)field(c, k));
 		*(char **)field(c, k) = path;
 		return 0;
+	case DEVICE:
+		if (!names_device(text) && read_choice(text, k->choices, err) < 0)
+			return err_set(err, ERR_USAGE, "%s is neither auto nor none nor a kind and a number, as cuda:0", text);
+		free(*(char **)field(c, k));
+		*(char **)field(c, k) = xstrdup(text);
+		return 0;
 	case CHOICE:
 	case LEVEL:
 		choice = read_choice(text, k->choices, err);
@@ -376,7 +404,7 @@ static int read_scalar(struct config *c, const struct key *k, const struct yaml_
 /* Text that a YAML reader would take for something else has to be quoted, so that everybody reads the same. */
 static int check_text(const struct key *k, const struct yaml_piece *piece, struct err *err)
 {
-	bool is_text = k->kind == PATH || k->kind == SOCKET || k->kind == CHOICE || k->kind == LEVEL || k->kind == GLOBS;
+	bool is_text = is_string(k) || k->kind == LEVEL || k->kind == GLOBS;
 	double number;
 
 	if (!piece->quoted && yaml_is_null(piece->text))
@@ -588,7 +616,7 @@ static void print_text(FILE *out, const char *text)
 
 static bool is_unset(const struct config *c, const struct key *k)
 {
-	if (k->kind == PATH || k->kind == SOCKET || k->kind == CHOICE)
+	if (is_string(k))
 		return !*(char **)field(c, k);
 	return k->kind == FRACTION && k->zero && *(double *)field(c, k) == 0;
 }
@@ -619,6 +647,7 @@ static void print_value(const struct config *c, const struct key *k, FILE *out)
 		print_text(out, *(char **)field(c, k));
 		break;
 	case CHOICE:
+	case DEVICE:
 		fputs(*(char **)field(c, k), out);
 		break;
 	case LEVEL:

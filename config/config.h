@@ -19,9 +19,12 @@
  *       threads: auto                  # auto: every processor this process may use; else 1 to 1024
  *       isa: auto                      # auto: the best instruction set this processor has; else scalar, avx2, avx512
  *                                      # or avx512bf16, refused at start where it is missing. Decides speed, no bit
- *     tiers: {host_experts: auto}      # memory for routed experts; those that do not fit are read from the model's files
- *                                      # when they are chosen. auto: what the other weights and a whole context leave of
- *                                      # the memory that is available at the start. Decides speed, no bit
+ *     tiers:                           # where routed experts are. Decides speed, no bit
+ *       host_experts: auto             # memory for them; those that do not fit are read from the model's files when they are
+ *                                      # chosen. auto: what the other weights and a whole context leave of the memory that
+ *                                      # is available at the start
+ *       device: auto                   # what computes those in its own memory: cuda:0; none; or auto: cuda:0 if it is there
+ *       device_experts: auto           # memory of the device for them; auto: 15 sixteenths of what is free
  *     context:
  *       max_tokens: auto               # auto: what the model was made for; else 1 to 1048576
  *       latent_cache: auto             # memory for latents of a corpus that questions attend to; the others stay in the
@@ -74,6 +77,8 @@ struct config {
 	} compute;
 	struct {
 		int64_t host_expert_bytes; /* 0: auto */
+		char *device;              /* "auto"; or "none", or a name as in offload/accelerator.h */
+		int64_t device_expert_bytes; /* 0: auto */
 	} tiers;
 	struct {
 		int64_t max_tokens;      /* 0: auto */

@@ -743,6 +743,23 @@ static json_t *text_or_null(const char *s)
 	return s && *s ? api_text(s, strlen(s)) : json_null();
 }
 
+static json_t *device_json(const struct experts_stats *s)
+{
+	json_t *o = json_object();
+
+	json_object_set_new(o, "name", api_text(s->device, strlen(s->device)));
+	json_object_set_new(o, "slots", integer(s->device_slots));
+	json_object_set_new(o, "resident", integer(s->device_resident));
+	json_object_set_new(o, "alone", integer(s->device_alone));
+	json_object_set_new(o, "hits", integer(s->device_hits));
+	json_object_set_new(o, "moved", integer(s->moved));
+	json_object_set_new(o, "raised", integer(s->raised));
+	json_object_set_new(o, "lowered", integer(s->lowered));
+	json_object_set_new(o, "up_bytes", integer(s->device_up_bytes));
+	json_object_set_new(o, "down_bytes", integer(s->device_down_bytes));
+	return o;
+}
+
 /* An expert that was read ahead and then not chosen was wasted. */
 static json_t *experts_json(const struct experts_stats *s)
 {
@@ -767,6 +784,8 @@ static json_t *experts_json(const struct experts_stats *s)
 	json_object_set_new(o, "trusted_first", integer(s->trusted_first));
 	json_object_set_new(o, "sums_shipped", json_boolean(s->sums_shipped));
 	json_object_set_new(o, "waited_s", json_real(s->waited_s));
+	if (s->device_slots)
+		json_object_set_new(o, "device", device_json(s));
 	return o;
 }
 

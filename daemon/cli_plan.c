@@ -61,7 +61,7 @@ static int measure_this(struct plan_machine *k, const char *model, enum plan_wei
 				      (double)memory.available_bytes / 1e9, (double)memory.total_bytes / 1e9));
 	rc = rates_read(e, formats[weights], &k->host_read, err) || rates_compute(e, &k->host_flops, err) ? -1 : 0;
 	engine_close(e);
-	note(notes, xstrdup("no GPU is counted: this build computes on the processor"));
+	note(notes, xstrdup("no GPU is counted: one computes routed experts alone so far (docs/devices.md)"));
 	if (!rc && !stat(model, &st) && S_ISDIR(st.st_mode) && !machine_disk(&disk, model, &why))
 		k->disk_bytes = disk.total_bytes; /* the model is there already */
 	else

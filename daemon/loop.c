@@ -57,6 +57,7 @@ struct loop {
 	struct api_status status;
 	int64_t began_ms;
 	bool stopping, engine_stopped;
+	struct err broken;                /* what stands in the way of ever going on, and is the reason for stopping; else ERR_NONE */
 	int64_t stop_ms;
 };
 
@@ -542,6 +543,21 @@ static void on_model(struct loop *l, const struct message *m)
 	start_jobs(l);
 }
 
+/* The engine finishes its step, everybody is told, and we go; after STOP_MS we go without it, which loses no more
+ * than kill -9 would. */
+static void stop(struct loop *l)
+{
+	if (l->stopping)
+		return;
+	log_info("the daemon stops");
+	l->stopping = true;
+	l->stop_ms = clock_now_ms() + STOP_MS;
+	for (struct waiter *w = l->waiters; w; w = w->next)
+		atomic_store(&w->cancel, true);
+	running_cancel_all(l->running);
+	queue_close(worker_queue(l->worker));
+}
+
 static void on_message(struct loop *l, struct message *m)
 {
 	json_t *text;
@@ -584,6 +600,11 @@ static void on_message(struct loop *l, struct message *m)
 		l->n_upkeeps--;
 		waiter_end(waiter_find(l->waiters, WAITER_UPKEEP, m->id), m, l->stopping);
 		break;
+	case MESSAGE_BROKEN:
+		log_error("the daemon ends, so that another can be started: %s", m->err.text);
+		l->broken = m->err;
+		stop(l);
+		break;
 	case MESSAGE_STOPPED:
 		l->engine_stopped = true;
 		break;
@@ -616,21 +637,6 @@ static void tick(struct loop *l)
 			exchange_event(w->x, "phase", api_dump(phase_json(ASK_QUEUED, 0)));
 	}
 	http_tick(l->http, now);
-}
-
-/* The engine finishes its step, everybody is told, and we go; after STOP_MS we go without it, which loses no more
- * than kill -9 would. */
-static void stop(struct loop *l)
-{
-	if (l->stopping)
-		return;
-	log_info("the daemon stops");
-	l->stopping = true;
-	l->stop_ms = clock_now_ms() + STOP_MS;
-	for (struct waiter *w = l->waiters; w; w = w->next)
-		atomic_store(&w->cancel, true);
-	running_cancel_all(l->running);
-	queue_close(worker_queue(l->worker));
 }
 
 static void on_signal(struct loop *l)
@@ -799,7 +805,7 @@ int loop_run(const struct config *config, const char *socket_path, struct err *e
 		log_info("stopped in the middle of a step: it is done again at the next start");
 		jobs_close(l.jobs);
 		listen_close(l.listen);
-		_exit(0);
+		_exit(err_exit_status(l.broken.code));
 	}
 	wait_for_engine(&l);
 	queue_free(l.from_engine, message_free);
@@ -811,5 +817,9 @@ int loop_run(const struct config *config, const char *socket_path, struct err *e
 	close_fd(l.epoll_fd);
 	close_fd(l.signal_fd);
 	close_fd(l.timer_fd);
+	if (!result && l.broken.code != ERR_NONE) {
+		*err = l.broken;
+		result = -1;
+	}
 	return result;
 }

@@ -22,18 +22,21 @@
 #include "engine/rates.h"
 #include "engine/synth.h"
 #include "engine/tokenizer.h"
+#include "engine/tune_file.h"
+#include "offload/cost.h"
 #include "offload/trace.h"
 
 static const char usage[] =
 	"usage: quire model info DIR [--json]\n"
 	"       quire model eval DIR --ids FILE --logits OUT [--chunk N] [--threads N] [--compute bf16|f32]\n"
 	"                        [--latents bf16|fp8|f32] [--topk OUT2] [--isa scalar|avx2|avx512|avx512bf16]\n"
-	"                        [--host-experts SIZE] [--record-trace OUT3]: what routers chose, for `make bench BENCH=policy`\n"
+	"                        [--host-experts SIZE] [--device cuda:N [--device-experts SIZE]] [--record-trace OUT3]: what routers chose, for `make bench BENCH=policy`\n"
 	"       quire model tokenize DIR --text FILE [--added-tokens]\n"
 	"       quire model bench DIR --prompt N --decode M [--depth N] [--threads N] [--compute bf16|f32]\n"
 	"                        [--latents bf16|fp8|f32] [--repeat R] [--chunk N] [--json]\n"
 	"                        [--isa scalar|avx2|avx512|avx512bf16] [--host-experts SIZE]: memory for routed experts;\n"
 	"                        those that do not fit are read when they are chosen\n"
+	"                        [--device cuda:N [--device-experts SIZE]]: what computes routed experts in its own memory\n"
 	"       quire model verify DIR [--host-experts SIZE]: read every routed expert; its checksum is noted in the store's\n"
 	"                        directory, or compared with the one that is there\n"
 	"       quire model pack DIR OUT [--format int4-g64] [--threads N]: routed experts to int4, with their checksums, into\n"
@@ -46,8 +49,8 @@ static const char usage[] =
 
 /* Every option of every verb; `known` in parse says whose it is. */
 struct options {
-	const char *dir, *out, *ids, *logits, *topk, *text, *isa, *trace;
-	int64_t chunk, prompt, decode, depth, threads, repeat, host_expert_bytes;
+	const char *dir, *out, *ids, *logits, *topk, *text, *isa, *trace, *device;
+	int64_t chunk, prompt, decode, depth, threads, repeat, host_expert_bytes, device_expert_bytes;
 	enum compute_profile compute;
 	enum latent_format latents;
 	bool added_tokens, json;
@@ -153,6 +156,10 @@ static int parse_option(struct options *o, int verb, const char *name, const cha
 		o->json = true;
 	else if (!strcmp(name, "host-experts"))
 		return bytes_parse(&o->host_expert_bytes, value, err) ? err_wrap(err, "--host-experts") : 0;
+	else if (!strcmp(name, "device"))
+		o->device = value;
+	else if (!strcmp(name, "device-experts"))
+		return bytes_parse(&o->device_expert_bytes, value, err) ? err_wrap(err, "--device-experts") : 0;
 	else if (!strcmp(name, "chunk"))
 		return parse_count(name, value, 0, INT32_MAX, &o->chunk, err);
 	else if (!strcmp(name, "prompt"))
@@ -195,6 +202,8 @@ static int parse(struct options *o, int verb, int argc, char **argv, struct err 
 		{EVAL | BENCH, {"latents", required_argument, NULL, 0}},
 		{EVAL | BENCH, {"isa", required_argument, NULL, 0}},
 		{EVAL | BENCH | VERIFY, {"host-experts", required_argument, NULL, 0}},
+		{EVAL | BENCH, {"device", required_argument, NULL, 0}},
+		{EVAL | BENCH, {"device-experts", required_argument, NULL, 0}},
 		{TOKENIZE, {"text", required_argument, NULL, 0}},
 		{TOKENIZE, {"added-tokens", no_argument, NULL, 0}},
 		{BENCH, {"prompt", required_argument, NULL, 0}},
@@ -318,13 +327,34 @@ static int close_output(FILE *f, const char *path, struct err *err)
 	return f && fclose(f) ? err_errno(err, errno, "write %s", path) : 0;
 }
 
+/* Beside a device host memory has all experts where nobody says how many. */
+static int open_beside(const struct options *o, struct engine *e, struct experts_options *experts, struct cost *cost, struct err *err)
+{
+	struct model *headers;
+	int rc;
+
+	experts->device = engine_device(e);
+	experts->device_bytes = o->device_expert_bytes;
+	experts->bytes = experts->bytes ? experts->bytes : INT64_MAX;
+	if (model_open_headers(&headers, o->dir, NULL, err))
+		return -1;
+	rc = headers->config.n_experts ? tune_get(cost, e, headers, experts->device, NULL, NULL, err) : 0;
+	experts->cost = headers->config.n_experts ? cost : NULL;
+	model_close(headers);
+	return rc;
+}
+
 static int open_all(const struct options *o, struct engine **e, struct model **m, struct err *err)
 {
-	struct engine_options engine = {.n_threads = (int)o->threads, .compute = o->compute, .isa = o->isa};
+	struct engine_options engine = {.n_threads = (int)o->threads, .compute = o->compute, .isa = o->isa, .device = o->device};
 	struct experts_options experts = {.bytes = o->host_expert_bytes};
-	struct model_options model = {.n_threads = (int)o->threads, .experts = o->host_expert_bytes ? &experts : NULL};
+	struct model_options model = {.n_threads = (int)o->threads};
+	struct cost cost;
 
-	return engine_open(e, &engine, err) || model_open(m, o->dir, &model, err) ? -1 : 0;
+	if (engine_open(e, &engine, err) || (o->device && open_beside(o, *e, &experts, &cost, err)))
+		return -1;
+	model.experts = experts.bytes ? &experts : NULL;
+	return model_open(m, o->dir, &model, err);
 }
 
 /* Steps are numbered by layers that have experts. */
@@ -538,6 +568,11 @@ static void print_bench(const struct options *o, const struct engine *e, const s
 		printf("             %12.1f %%          resident when wanted; %lld read (%.1f GB), %lld ahead, %lld of those in time, waited %.1f s\n",
 		       100.0 * (double)tier.hits / (double)(tier.taken ? tier.taken : 1), (long long)tier.reads,
 		       (double)tier.read_bytes / 1e9, (long long)tier.ahead, (long long)tier.useful, tier.waited_s);
+		if (tier.device_slots)
+			printf("device       %12lld slots      %s: %lld experts there, %lld alone; %lld computed there, %lld moved, "
+			       "%lld raised, %lld lowered\n", (long long)tier.device_slots, tier.device,
+			       (long long)tier.device_resident, (long long)tier.device_alone, (long long)tier.device_hits,
+			       (long long)tier.moved, (long long)tier.raised, (long long)tier.lowered);
 	}
 	printf("on           %d threads, %s, compute %s, latents %s\n", engine_n_threads(e), engine_isa(e),
 	       compute_profile_name(o->compute), latent_format_name(o->latents));

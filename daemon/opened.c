@@ -10,7 +10,11 @@
 #include "daemon/machine.h"
 #include "daemon/placing.h"
 #include "engine/experts.h"
+#include "engine/experts_device.h"
 #include "engine/model.h"
+#include "engine/tune_file.h"
+#include "offload/accelerator.h"
+#include "offload/cost.h"
 
 int opened_engine_options(struct engine_options *opt, enum latent_format *latents, const struct config *c,
 			  struct err *err)
@@ -47,14 +51,49 @@ static size_t latent_bytes(const struct opened *o, const struct config *c)
 	return (size_t)memory.available_bytes / 4 > least ? (size_t)memory.available_bytes / 4 : least;
 }
 
+/* The device that computes experts, by its name, to be freed; NULL: none. Where nobody said which, and none is there, that is told. */
+static char *device_of(const struct config *c)
+{
+	struct err err;
+
+	if (strcmp(c->tiers.device, "auto"))
+		return strcmp(c->tiers.device, "none") ? xstrdup(c->tiers.device) : NULL;
+	if (accelerator_count("cuda", &err) > 0)
+		return xstrdup("cuda:0");
+	log_info("the processor computes everything: %s", err.text);
+	return NULL;
+}
+
+/* What products and moves cost on the device, and what is left to host memory beside it. */
+static int place_beside(struct opened *o, const struct config *c, struct experts_options *experts, struct cost *cost, struct err *err)
+{
+	struct accelerator *device = experts->device = engine_device(o->engine);
+	char *path = xasprintf("%s/%s", c->store.path, TUNE_FILE_NAME), *processor = machine_processor("");
+	struct model *headers = NULL;
+	int rc = model_open_headers(&headers, c->model.path, NULL, err);
+
+	if (!rc && headers->config.n_experts) {
+		experts->device_bytes = c->tiers.device_expert_bytes ? c->tiers.device_expert_bytes : experts_device_room(device);
+		experts->bytes = placing_beside(experts->bytes, experts->device_bytes, headers);
+		rc = tune_get(cost, o->engine, headers, device, processor, path, err);
+		experts->cost = cost;
+	}
+	model_close(headers);
+	free(processor);
+	free(path);
+	return rc;
+}
+
 static int open_weights(struct opened *o, const struct config *c, struct err *err)
 {
 	struct model_options opt = {.mla_norm_eps = (float)c->model.mla_norm_eps, .n_threads = engine_n_threads(o->engine)};
 	struct experts_options experts = {0};
+	struct cost cost;
 	char *sums;
 	int rc;
 
-	if (placing_make(&experts.bytes, c, o->latents, "", err))
+	if (placing_make(&experts.bytes, c, o->latents, "", err) ||
+	    (engine_device(o->engine) && place_beside(o, c, &experts, &cost, err)))
 		return -1;
 	experts.sums_path = sums = xasprintf("%s/expert-sums", c->store.path);
 	if (experts.bytes)
@@ -98,8 +137,15 @@ int opened_make(struct opened *o, const struct config *c, struct api_model_statu
 {
 	struct engine_options opt;
 	int64_t began = clock_now_ns();
+	char *device;
+	int rc;
 
-	if (opened_engine_options(&opt, &o->latents, c, err) || engine_open(&o->engine, &opt, err))
+	if (opened_engine_options(&opt, &o->latents, c, err))
+		return -1;
+	opt.device = device = device_of(c);
+	rc = engine_open(&o->engine, &opt, err);
+	free(device);
+	if (rc)
 		return -1;
 	snprintf(engine->isa, sizeof engine->isa, "%s", engine_isa(o->engine));
 	snprintf(engine->compute, sizeof engine->compute, "%s", c->model.compute);

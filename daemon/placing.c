@@ -68,3 +68,17 @@ int placing_make(int64_t *expert_bytes, const struct config *c, enum latent_form
 	}
 	return 0;
 }
+
+int64_t placing_beside(int64_t expert_bytes, int64_t device_bytes, const struct model *headers)
+{
+	enum { ON_THEIR_WAY = 32 };
+	const struct model_config *c = &headers->config;
+	int64_t n = 0, all = (int64_t)headers->bytes.routed, passing;
+
+	for (int32_t l = 0; l < c->n_layers; l++)
+		n += c->layer_is_dense[l] ? 0 : c->n_experts;
+	passing = (ON_THEIR_WAY + c->experts_per_token) * (all / (n ? n : 1) + 4096);
+	if (expert_bytes)
+		return expert_bytes;
+	return (all > device_bytes ? all - device_bytes : 0) + passing;
+}

@@ -9,6 +9,7 @@
 
 #include "config/config.h"
 #include "engine/layout.h"
+#include "engine/model.h"
 
 /*
  * For the model of c->model.path and the memory that is available now. *expert_bytes: of the tier, tiers.host_experts or,
@@ -17,5 +18,11 @@
  * machine.h. A model that cannot be read or planned is not refused here: whoever opens it says why.
  */
 int placing_make(int64_t *expert_bytes, const struct config *c, enum latent_format latents, const char *root, struct err *err);
+
+/*
+ * Beside a device with so much memory for experts, what host memory still has to hold of them: of expert_bytes as placing_make has it, the
+ * part that the device does not take, and some that are on their way to it. Never 0.
+ */
+int64_t placing_beside(int64_t expert_bytes, int64_t device_bytes, const struct model *headers);
 
 #endif

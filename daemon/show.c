@@ -372,6 +372,21 @@ static void print_model_status(const json_t *m)
 	}
 }
 
+static void print_device(const json_t *d)
+{
+	char a[PRINT_BYTES], b[PRINT_BYTES], c[PRINT_BYTES];
+
+	printf("device   ");
+	print_line(stdout, get_string(d, "name"));
+	printf(": room for %s experts, %s there", print_count(a, get_integer(d, "slots")), print_count(b, get_integer(d, "resident")));
+	if (get_integer(d, "hits") || get_integer(d, "moved"))
+		printf("; %s computed of those there, %s moved to be computed", print_count(a, get_integer(d, "hits")),
+		       print_count(b, get_integer(d, "moved")));
+	if (get_integer(d, "lowered"))
+		printf("; %s changed places with better ones", print_count(c, get_integer(d, "lowered")));
+	putchar('\n');
+}
+
 /* Without a tier there is nothing to say. */
 static void print_experts(const json_t *x)
 {
@@ -394,6 +409,8 @@ static void print_experts(const json_t *x)
 	if (get_integer(x, "warmed"))
 		printf("         %s came before they were asked for, %s of those were used\n", print_count(a, get_integer(x, "warmed")),
 		       print_count(b, get_integer(x, "warmed_used")));
+	if (json_object_get(x, "device"))
+		print_device(json_object_get(x, "device"));
 	if (!json_is_true(json_object_get(x, "sums_shipped")) && get_integer(x, "trusted_first"))
 		printf("         %s are trusted from their first read on: `quire model verify`\n",
 		       print_count(a, get_integer(x, "trusted_first")));

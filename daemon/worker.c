@@ -25,6 +25,7 @@
 #include "engine/render.h"
 #include "engine/sample.h"
 #include "engine/tokenizer.h"
+#include "offload/accelerator.h"
 
 /* A question is computed in pieces of this many tokens, so that a cancelled one stops soon. The bits do not depend
  * on it. */
@@ -525,6 +526,20 @@ static void take(struct worker *w, struct message *m)
 	}
 }
 
+/* What a device has said once it says for ever: whoever waits has been told, and another process has to be started. */
+static void look_at_device(struct worker *w)
+{
+	struct accelerator *device = w->opened.engine ? engine_device(w->opened.engine) : NULL;
+	struct message *m;
+
+	if (!device || w->broken || !accelerator_check(device, NULL))
+		return;
+	w->broken = true;
+	m = message_new(MESSAGE_BROKEN, 0);
+	(void)accelerator_check(device, &m->err);
+	worker_tell(w, m);
+}
+
 static void work(struct worker *w)
 {
 	for (;;) {
@@ -536,12 +551,14 @@ static void work(struct worker *w)
 			break;
 		if (state == QUEUE_OK) {
 			take(w, m);
+			look_at_device(w);
 			continue;
 		}
 		if (w->upkeep)
 			step_upkeep(w);
 		if (ingesting_can_step(w->ingesting))
 			ingesting_step(w->ingesting);
+		look_at_device(w);
 	}
 }
 

@@ -22,6 +22,7 @@ struct worker {
 	struct cache *cache;
 	struct opened opened;
 	struct err no_model;          /* code 0: there is one */
+	bool broken;                  /* the device has failed, and the loop was told */
 	float *logits;
 	struct ingesting *ingesting;
 

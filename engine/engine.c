@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/internal.h"
+#include "offload/accelerator.h"
 
 static const char *const compute_names[] = {"f32", "bf16"};
 
@@ -42,6 +43,10 @@ int engine_open(struct engine **out, const struct engine_options *opt, struct er
 		return -1;
 	}
 	device_init(&e->device, "cpu", e->pool);
+	if (opt->device && accelerator_open(&e->accelerator, opt->device, err)) {
+		engine_close(e);
+		return -1;
+	}
 	*out = e;
 	return 0;
 }
@@ -50,8 +55,14 @@ void engine_close(struct engine *e)
 {
 	if (!e)
 		return;
+	accelerator_close(e->accelerator);
 	pool_free(e->pool);
 	free(e);
+}
+
+struct accelerator *engine_device(const struct engine *e)
+{
+	return e->accelerator;
 }
 
 int engine_n_threads(const struct engine *e)

@@ -37,6 +37,7 @@ struct engine_options {
 	int n_threads;               /* 0: all cores this process may use */
 	enum compute_profile compute;
 	const char *isa;             /* NULL: the best this processor has; else "scalar", "avx2", "avx512" or "avx512bf16" */
+	const char *device;          /* beside it, which computes routed experts: "cuda:0" (offload/accelerator.h); NULL: none */
 };
 
 struct engine;
@@ -45,6 +46,8 @@ int engine_open(struct engine **out, const struct engine_options *opt, struct er
 /* Takes NULL. */
 void engine_close(struct engine *e);
 int engine_n_threads(const struct engine *e);
+/* For a model's experts_options, which must be closed before the engine; NULL: none. */
+struct accelerator *engine_device(const struct engine *e);
 const char *engine_isa(const struct engine *e);
 /* The instruction sets that this build has kernels for and this processor can run, best first; the first is what isa
  * NULL means. Returns how many there are; at most `room` are written. */

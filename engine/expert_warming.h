@@ -14,6 +14,7 @@ struct expert_warming {
 	double *share;               /* [n_layers, n_experts] of the tokens that chose it */
 	int32_t *list;               /* [n] places in share */
 	int32_t n, next;             /* next: the first that nothing has been done about */
+	int32_t next_raised;         /* likewise, of a device's memory */
 };
 
 /* chosen [n_layers, n_experts]: how often. What they say of each layer in which anybody chose any is told to the policy; the n_most

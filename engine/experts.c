@@ -97,6 +97,10 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 	}
 	x->spent = xmalloc((size_t)x->n_slots, sizeof *x->spent);
 	x->reading = xmalloc((size_t)x->n_slots, sizeof *x->reading);
+	if (opt->device && expert_device_open(x, opt, err)) {
+		experts_close(x);
+		return -1;
+	}
 	ahead_init(&x->admission, n_chosen, x->slot_bytes ? (double)EXPERT_PIECE / (double)x->slot_bytes : 1);
 	*out = x;
 	return 0;
@@ -108,6 +112,7 @@ void experts_close(struct experts *x)
 
 	if (!x)
 		return;
+	expert_device_close(x);
 	io_free(x->io);
 	for (size_t i = 0; x->direct && i < x->files->n_shards; i++)
 		io_close(&x->direct[i]);
@@ -139,8 +144,7 @@ static void point(struct experts *x, const struct slot *s, const struct expert_r
 		*place->parts[i].where = r ? s->memory + r->fixed_at[i] : NULL;
 }
 
-/* The slot is free; what it held is cold. */
-static void empty(struct experts *x, struct slot *s)
+void expert_empty(struct experts *x, struct slot *s)
 {
 	if (s->layer == NONE)
 		return;
@@ -151,6 +155,8 @@ static void empty(struct experts *x, struct slot *s)
 	}
 	point(x, s, NULL);
 	x->slot_of[index_of(x, s->layer, s->expert)] = NONE;
+	if (s->state == SLOT_WARM)
+		expert_device_left(x, s->layer, s->expert);
 	s->state = SLOT_FREE;
 	s->layer = s->expert = NONE;
 	s->wanted = s->ahead = s->later = s->guessed = false;
@@ -161,7 +167,7 @@ void expert_hold(struct experts *x, struct slot *s, bool wanted)
 {
 	s->wanted = wanted;
 	if (s->state == SLOT_WARM)
-		policy_hold(x->policy, s->layer, s->expert, wanted || s->guessed);
+		policy_hold(x->policy, s->layer, s->expert, wanted || s->guessed || s->lent);
 }
 
 /* A slot for somebody who is worth so much; NULL: everybody who is there is worth more, or is held. */
@@ -176,16 +182,18 @@ struct slot *expert_find_slot(struct experts *x, float worth)
 	while (x->n_spent) {
 		struct slot *s = &x->slots[x->spent[--x->n_spent]];
 
-		if (s->state == SLOT_WARM && !s->wanted) {
-			empty(x, s);
+		if (s->state == SLOT_WARM && !s->wanted && !s->lent) {
+			expert_empty(x, s);
 			return s;
 		}
 	}
+	if (expert_device_gives_host_slot(x))
+		return expert_find_slot(x, worth);
 	if (!policy_victim(x->policy, &layer, &expert, &least))
 		return worth > 1 && expert_free_guesses(x) ? expert_find_slot(x, worth) : NULL;
 	if (least >= worth)
 		return NULL;
-	empty(x, &x->slots[x->slot_of[index_of(x, layer, expert)]]);
+	expert_empty(x, &x->slots[x->slot_of[index_of(x, layer, expert)]]);
 	return expert_find_slot(x, worth);
 }
 
@@ -269,6 +277,20 @@ static bool look_on_any(struct experts *x)
 	return false;
 }
 
+static void is_warm(struct experts *x, struct slot *s)
+{
+	s->state = SLOT_WARM;
+	x->stats.resident++;
+	policy_arrived(x->policy, s->layer, s->expert);
+	expert_hold(x, s, s->wanted);
+}
+
+void expert_landed(struct experts *x, struct slot *s)
+{
+	point(x, s, &s->r);
+	is_warm(x, s);
+}
+
 /* All reads of a slot are done: is it what it should be? */
 static int look_at(struct experts *x, struct slot *s, struct err *err)
 {
@@ -291,11 +313,9 @@ static int look_at(struct experts *x, struct slot *s, struct err *err)
 		return err_set(err, ERR_FORMAT, "%s: tensor %s holds a NaN or infinity; the file is damaged, fetch it again",
 			       x->direct[place->parts[bad].shard].path, place->parts[bad].tensor->name);
 	expert_sums_note(x->sums, index_of(x, s->layer, s->expert), sum);
-	s->state = SLOT_WARM;
-	x->stats.resident++;
-	policy_arrived(x->policy, s->layer, s->expert);
 	s->guessed = s->ahead && !s->warmed;
-	expert_hold(x, s, s->wanted);
+	is_warm(x, s);
+	expert_device_came(x, s->layer, s->expert);
 	return 0;
 }
 
@@ -362,7 +382,7 @@ static void take_back(struct experts *x, struct io_request *r)
 	if (s->cancelled && s->wanted) /* since then */
 		expert_begin_reading(x, s, s->layer, s->expert, IO_CLASS_EXPERT);
 	else if (!s->wanted) /* nobody waits for it: who wants it later tries again */
-		empty(x, s);
+		expert_empty(x, s);
 }
 
 void expert_poll(struct experts *x)
@@ -469,6 +489,8 @@ int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *e
 		experts_want(x, layer, &expert, 1);
 	}
 	s = &x->slots[x->slot_of[index_of(x, layer, expert)]];
+	if (s->state == SLOT_LANDING)
+		expert_device_settle(x, s);
 	for (s->tries = 0; s->state == SLOT_READING;) {
 		while (s->n_pending)
 			if (!go_on(x))
@@ -479,7 +501,7 @@ int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *e
 		if (s->tries++ || s->err.code == ERR_FORMAT) {
 			if (err)
 				*err = s->err;
-			empty(x, s);
+			expert_empty(x, s);
 			return err_wrap(err, "layer %d, expert %d", layer, expert);
 		}
 		x->stats.retried++;
@@ -545,8 +567,11 @@ void experts_done(struct experts *x, int32_t layer, int32_t expert, bool spent)
 
 	expert_hold(x, s, false);
 	expert_poll(x);
-	if (!spent)
+	if (!spent) {
+		expert_device_consider(x, s);
 		return;
+	}
+	expert_device_once(x, layer, expert);
 	/* Slots that are free again by themselves, or taken, leave the pile when it is full. */
 	if (x->n_spent == x->n_slots) {
 		memmove(x->spent, x->spent + 1, (size_t)(x->n_slots - 1) * sizeof *x->spent);
@@ -565,9 +590,10 @@ void experts_forget(struct experts *x)
 			expert_end_guesses(x, &x->guesses.lists[r][k], NULL, 0);
 	x->looks_ahead = false;
 	ahead_forget(&x->admission);
+	expert_device_forget(x);
 	for (int32_t i = 0; i < x->n_slots; i++)
 		if (x->slots[i].state == SLOT_READING && !x->slots[i].n_pending)
-			empty(x, &x->slots[i]);
+			expert_empty(x, &x->slots[i]);
 }
 
 /* ---- what is learned, and read ahead ------------------------------------------------------------------------------ */
@@ -593,7 +619,7 @@ void experts_observe(struct experts *x, int32_t layer, const float *scores, cons
 
 void experts_expect(struct experts *x, const int64_t *chosen)
 {
-	expert_warming_list(&x->warming, chosen, x->n_layers, x->n_experts, x->n_chosen, x->n_slots, x->policy);
+	expert_warming_list(&x->warming, chosen, x->n_layers, x->n_experts, x->n_chosen, x->n_slots + expert_device_slots(x), x->policy);
 }
 
 /* A slot that is free, or whose expert is worth less; a sweep shall not take it for one that it has used. */
@@ -602,12 +628,13 @@ static struct slot *slot_to_warm(struct experts *x, float worth)
 	struct slot *found = NULL;
 	int32_t n = 0;
 
+	(void)expert_device_gives_host_slot(x);
 	for (int32_t i = 0; i < x->n_slots && !(found && found->state == SLOT_FREE); i++) {
 		struct slot *s = &x->slots[i];
 
 		if (s->state == SLOT_FREE) {
 			found = s;
-		} else if (s->state == SLOT_WARM && !s->wanted && !s->guessed) {
+		} else if (expert_may_empty(s)) {
 			float w = policy_worth(x->policy, s->layer, s->expert);
 
 			if (w < worth) {
@@ -618,7 +645,7 @@ static struct slot *slot_to_warm(struct experts *x, float worth)
 	}
 	if (!found)
 		return NULL;
-	empty(x, found);
+	expert_empty(x, found);
 	for (int32_t i = 0; i < x->n_spent; i++)
 		if (&x->slots[x->spent[i]] != found)
 			x->spent[n++] = x->spent[i];
@@ -637,8 +664,12 @@ bool experts_warm(struct experts *x)
 		int32_t layer = w->list[w->next] / x->n_experts, expert = w->list[w->next] % x->n_experts;
 		struct slot *s;
 
-		if (!x->places[w->list[w->next]].n_parts || expert_slot(x, layer, expert) ||
-		    !(s = slot_to_warm(x, policy_worth(x->policy, layer, expert))))
+		if (!x->places[w->list[w->next]].n_parts || expert_slot(x, layer, expert) || expert_is_on_device(x, layer, expert))
+			continue;
+		s = slot_to_warm(x, policy_worth(x->policy, layer, expert));
+		if (!s && expert_device_warm(x))
+			break; /* there will be one when some that came have gone on */
+		if (!s)
 			continue;
 		s->ahead = true;
 		s->warmed = 1 + w->next;
@@ -646,7 +677,7 @@ bool experts_warm(struct experts *x)
 	}
 	while (look_on_any(x)) /* piece by piece: whoever comes waits for no whole expert */
 		;
-	return w->next < w->n || x->n_guessed;
+	return w->next < w->n || x->n_guessed || expert_device_warm(x);
 }
 
 int experts_fd(struct experts *x, struct err *err)
@@ -661,6 +692,7 @@ void experts_stats(const struct experts *x, struct experts_stats *out)
 	struct io_stats io;
 
 	*out = x->stats;
+	expert_device_stats(x, out);
 	out->n_slots = x->n_slots;
 	out->slot_bytes = (int64_t)x->slot_bytes;
 	out->trusted_first = expert_sums_trusted_first(x->sums);

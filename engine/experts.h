@@ -24,6 +24,10 @@
 #include "engine/checkpoint.h"
 #include "engine/weight.h"
 #include "offload/ahead.h"
+#include "offload/backend.h"
+
+struct accelerator;
+struct cost;
 
 /* One tensor of an expert, or its share of a stacked one. */
 struct expert_part {
@@ -48,6 +52,12 @@ struct experts_options {
 	const char *sums_path;    /* where sums are kept; NULL: in memory, until the end */
 	const uint8_t *fingerprint; /* [32] of the model that the sums belong to, which the model fills in */
 	bool no_prediction;
+	/* A device with kernels of its own, which must outlive the experts (experts_device.h); NULL: none. Bytes of its memory for experts,
+	 * 0: experts_device_room. What products and moves cost; NULL: nothing is moved to be computed once. */
+	struct accelerator *device;
+	int64_t device_bytes;
+	const struct cost *cost;
+	int32_t hidden, expert_dim;      /* of the experts, which the model fills in */
 	const struct io_backend *backend; /* tests: as struct io_options */
 	void *backend_state;
 };
@@ -125,6 +135,13 @@ struct experts_stats {
 	bool sums_shipped;                /* sums came with the model's files */
 	double waited_s;
 	const char *backend;
+	/* The device's, device_slots 0: there is none. */
+	char device[BACKEND_TEXT];
+	int64_t device_slots, device_resident, device_alone; /* alone: no copy in host memory */
+	int64_t device_hits;              /* there when wanted; not among taken and hits */
+	int64_t moved;                    /* to be computed once */
+	int64_t raised, lowered;          /* to the device since they are worth it; from it to host memory */
+	int64_t device_up_bytes, device_down_bytes; /* of experts */
 };
 void experts_stats(const struct experts *x, struct experts_stats *out);
 

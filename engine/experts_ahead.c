@@ -63,7 +63,7 @@ static void read_guesses(struct experts *x, struct guess_list *l, int64_t now)
 		struct slot *s;
 		float bid;
 
-		if (expert_slot(x, l->layer, l->ids[l->next]))
+		if (expert_slot(x, l->layer, l->ids[l->next]) || expert_is_on_device(x, l->layer, l->ids[l->next]))
 			continue;
 		if (later && x->n_guessed >= LATER_MOST)
 			return;
@@ -203,7 +203,7 @@ void experts_ahead(struct experts *x, int32_t layer, enum ahead_kind kind, const
 	l->next = 0;
 	memcpy(l->ids, ids, (size_t)l->n * sizeof *ids);
 	for (int32_t i = 0; i < l->n; i++)
-		l->missing[i] = !expert_slot(x, layer, ids[i]);
+		l->missing[i] = !expert_slot(x, layer, ids[i]) && !expert_is_on_device(x, layer, ids[i]);
 	if (before && before->kind > kind)
 		correct_guesses(x, before, l);
 	keep_guesses(x, expert_guesses_of(&x->guesses, layer), true);

@@ -17,7 +17,7 @@
 
 enum { NONE = -1 };
 
-enum slot_state { SLOT_FREE, SLOT_READING, SLOT_WARM };
+enum slot_state { SLOT_FREE, SLOT_READING, SLOT_LANDING, SLOT_WARM }; /* LANDING: it comes from the device */
 
 struct slot {
 	char *memory;
@@ -34,6 +34,7 @@ struct slot {
 	bool later;                  /* and that for a layer further on than the next */
 	int32_t warmed;              /* read since tokens of a corpus chose it often, and not wanted yet: 1 + its place there; else 0 */
 	bool guessed;                /* there, and its router is thought to choose it: it stays while there is room for what is wanted */
+	int lent;                    /* copies to the device that are under way */
 	bool cancelled;              /* it was, and then it was not going to be wanted: what still comes of it may be anything */
 	int64_t cancelled_at;
 	int n_left;                  /* pieces that were under way then */
@@ -67,6 +68,7 @@ struct experts {
 	int32_t n_busy;              /* experts whose reads began since; NONE: one had begun before, so that no time of one is known */
 	bool no_prediction;
 	struct expert_warming warming;
+	struct expert_device *device; /* NULL: there is none */
 	struct experts_stats stats;
 };
 
@@ -90,6 +92,12 @@ static inline bool expert_is_among(int32_t id, const int32_t *ids, int32_t n)
 	return false;
 }
 
+/* Its bytes are here, and nobody needs them to stay. */
+static inline bool expert_may_empty(const struct slot *s)
+{
+	return s->state == SLOT_WARM && !s->wanted && !s->guessed && !s->lent;
+}
+
 /* experts.c: what is wanted, guessed or neither may or may not go. */
 void expert_hold(struct experts *x, struct slot *s, bool wanted);
 /* A slot for somebody who is worth so much; NULL: everybody who is there is worth more, or is held. */
@@ -99,6 +107,34 @@ void expert_begin_reading(struct experts *x, struct slot *s, int32_t layer, int3
 void expert_no_guess(struct experts *x, struct slot *s, bool wanted);
 /* Take back all that is done. */
 void expert_poll(struct experts *x);
+/* The slot is free; what it held is cold, or the device's alone. */
+void expert_empty(struct experts *x, struct slot *s);
+/* What came from the device is there like any other. */
+void expert_landed(struct experts *x, struct slot *s);
+
+/* experts_device.c. Without a device they do nothing, and poll and settle are not called. */
+int expert_device_open(struct experts *x, const struct experts_options *opt, struct err *err);
+void expert_device_close(struct experts *x);
+bool expert_is_on_device(const struct experts *x, int32_t layer, int32_t expert);
+/* Take back copies that are done. */
+void expert_device_poll(struct experts *x);
+/* Wait for what lands in a slot. */
+void expert_device_settle(struct experts *x, struct slot *s);
+/* An expert has left its host slot, or has come into one. */
+void expert_device_left(struct experts *x, int32_t layer, int32_t expert);
+void expert_device_came(struct experts *x, int32_t layer, int32_t expert);
+/* A host slot is free now, since the device has what it held. */
+bool expert_device_gives_host_slot(struct experts *x);
+/* The processor has just computed with it: is it worth having on the device? */
+void expert_device_consider(struct experts *x, struct slot *s);
+/* A sweep is done with it: what it takes on the device is free for the next. */
+void expert_device_once(struct experts *x, int32_t layer, int32_t expert);
+/* What was warmed, to the device, a few at a time. True: there is more to do. */
+bool expert_device_warm(struct experts *x);
+/* Nothing is wanted any more. */
+void expert_device_forget(struct experts *x);
+int32_t expert_device_slots(const struct experts *x);
+void expert_device_stats(const struct experts *x, struct experts_stats *out);
 
 /* experts_ahead.c: nothing stays for being guessed. Returns how many that lets go. */
 int expert_free_guesses(struct experts *x);

@@ -19,11 +19,11 @@
 
 #include "config/clock.h"
 #include "engine/experts.h"
+#include "engine/experts_device.h"
 #include "engine/numeric.h"
 
 enum {
 	HEAD_ROWS = 64, /* logits are the widest rows there are: this many at a time */
-	TILE = 256,     /* rows of a tile at most: enough for products to run at full speed */
 	LEAST_TILE = 16,
 	LONG_NS = 500000000, SHORT_NS = 100000000,
 	STREAMED = 32,  /* tokens of a chunk beyond which it goes through most experts, and comes round to each last */
@@ -70,7 +70,7 @@ int chunk_begin(struct chunk *k, const struct chunk_part *parts, int32_t n_parts
 	n = parts[n_parts - 1].row + parts[n_parts - 1].n;
 	*k = (struct chunk){.s = s, .tap = tap, .parts = parts, .n_parts = n_parts, .n = n};
 	for (int i = 0; i < N_PACES; i++)
-		k->pace[i].rows = k->pace[i].most = tile && tile < TILE ? tile : TILE;
+		k->pace[i].rows = k->pace[i].most = tile && tile < TILE_ROWS ? tile : TILE_ROWS;
 	chunk_bytes(c, s->engine->compute, &token, &fixed);
 	k->memory = at = mem_try(1, (size_t)n * sweep_token_bytes(&token) + fixed, "tokens on their way through the "
 				 "layers", err);
@@ -92,8 +92,10 @@ int chunk_begin(struct chunk *k, const struct chunk_part *parts, int32_t n_parts
 
 void chunk_end(struct chunk *k)
 {
-	if (k->memory && k->s->model->experts)
+	if (k->memory && k->s->model->experts) {
+		experts_device_end(k->s->model->experts, k);
 		experts_forget(k->s->model->experts);
+	}
 	free(k->memory);
 	k->memory = NULL;
 }
@@ -167,20 +169,53 @@ static int attention_tile(struct chunk *k, int64_t row, int64_t n, struct err *e
 }
 
 /* With a tier: this expert and those that follow are wanted, in as many as half of the slots, so that reads go on while it
- * computes. The matrices are there until experts_done; between two tiles somebody else may have pushed them out. */
-static int take_expert(struct chunk *k, int64_t row, struct err *err)
+ * computes. The matrices are there until experts_done; between two tiles somebody else may have pushed them out. *on_device: a device
+ * has it, or will have it soon, and is to compute it; what was not taken needs no experts_done. */
+static int take_expert(struct chunk *k, int64_t row, bool *on_device, bool *taken, struct err *err)
 {
 	enum { WANTED = 64 };
 	struct experts *tier = k->s->model->experts;
 	int32_t ids[WANTED], n = 0, most = experts_slots(tier) / 2 < WANTED ? experts_slots(tier) / 2 : WANTED;
 
+	ids[n++] = k->expert;
+	*on_device = !experts_split(tier, k->layer, ids, 1);
+	*taken = !*on_device;
 	if (!row) {
-		for (int32_t e = k->expert; e < k->s->model->config.n_experts && n < most; e++)
+		for (int32_t e = k->expert + 1; e < k->s->model->config.n_experts && n < most; e++)
 			if (k->start[e + 1] > k->start[e])
 				ids[n++] = e;
+		n = experts_split(tier, k->layer, ids, n);
 		experts_want(tier, k->layer, ids, n);
 	}
-	return experts_take(tier, k->layer, k->expert, err);
+	if (*on_device)
+		return 0;
+	if (experts_take(tier, k->layer, k->expert, err))
+		return -1;
+	*on_device = experts_have_device(tier) && experts_device_move(tier, k->layer, k->expert, k->start[k->expert + 1] -
+								      k->start[k->expert] - row, 1);
+	return 0;
+}
+
+/* The same on a device, while the next expert is moved there. */
+static int expert_tile_there(struct chunk *k, int64_t at, int64_t n, struct err *err)
+{
+	struct pass p = tile_of(k, k->parts, 0, 0);
+	struct experts *tier = p.m->experts;
+	const struct device_work work = {k->expert, 0, n};
+	int32_t next = k->expert + 1;
+	const float *out;
+
+	experts_device_begin(tier, k, k->layer, k->u, k->tokens + at, n, NULL, n, k->s->engine->compute);
+	experts_device_compute(tier, k->layer, p.m->layers[k->layer].experts, &work, 1, NULL);
+	while (next < p.c->n_experts && k->start[next + 1] == k->start[next])
+		next++;
+	if (next < p.c->n_experts)
+		experts_device_move_next(tier, k->layer, next, k->start[next + 1] - k->start[next]);
+	out = experts_device_collect(tier, err);
+	if (!out)
+		return -1;
+	p.ops->add_scaled(p.dev, k->h, out, k->tokens + at, k->token_weights + at, n, p.c->hidden);
+	return 0;
 }
 
 /* h += weight x expert(u) for some of the tokens that chose the expert. */
@@ -189,14 +224,19 @@ static int expert_tile(struct chunk *k, int64_t row, int64_t n, struct err *err)
 	struct pass p = tile_of(k, k->parts, 0, 0);
 	struct experts *tier = p.m->experts;
 	int64_t at = k->start[k->expert] + row;
+	bool on_device = false, taken = false;
+	int rc = 0;
 
-	if (tier && take_expert(k, row, err))
+	if (tier && take_expert(k, row, &on_device, &taken, err))
 		return -1;
 	arena_reset(p.scratch);
-	mlp_forward(&p, &p.m->layers[k->layer].experts[k->expert], k->h, k->u, k->tokens + at, k->token_weights + at, n);
-	if (tier)
+	if (on_device)
+		rc = expert_tile_there(k, at, n, err);
+	else
+		mlp_forward(&p, &p.m->layers[k->layer].experts[k->expert], k->h, k->u, k->tokens + at, k->token_weights + at, n);
+	if (taken)
 		experts_done(tier, k->layer, k->expert, k->n > STREAMED && at + n == k->start[k->expert + 1]);
-	return 0;
+	return rc;
 }
 
 /* An expert is taken up once for all of its tokens, in however many tiles they come. */
@@ -208,6 +248,45 @@ static void count_expert(struct chunk *k, int64_t n, bool first)
 		return;
 	k->expert_reads[at] += first;
 	k->expert_tokens[at] += n;
+}
+
+/* Of few tokens: these are computed on the device from now on. */
+static void compute_few_there(struct chunk *k, const int32_t *ids, int32_t n)
+{
+	struct experts *tier = k->s->model->experts;
+	struct device_work *work = k->on_device + k->n_on_device;
+
+	if (!experts_device_begun(tier, k, k->layer))
+		experts_device_begin(tier, k, k->layer, k->u, NULL, k->n, k->tokens, k->n * k->s->model->config.experts_per_token,
+				     k->s->engine->compute);
+	for (int32_t i = 0; i < n; i++) {
+		int32_t at = k->start[ids[i]], n_tokens = k->start[ids[i] + 1] - at;
+
+		work[i] = (struct device_work){ids[i], at, n_tokens};
+		k->expert = ids[i];
+		count_expert(k, n_tokens, true);
+	}
+	experts_device_compute(tier, k->layer, k->s->model->layers[k->layer].experts, work, n, k->few_out);
+	k->n_on_device += n;
+}
+
+/* What the device has of the experts that few tokens chose. */
+static void begin_few_there(struct chunk *k)
+{
+	int32_t n = k->n_few;
+
+	k->on_device = arena_alloc(k->s->arena, (size_t)n, sizeof *k->on_device);
+	k->n_few = experts_split(k->s->model->experts, k->layer, k->few, n);
+	if (k->n_few < n)
+		compute_few_there(k, k->few + k->n_few, n - k->n_few);
+}
+
+static bool is_there(const struct chunk *k, int32_t expert)
+{
+	for (int32_t i = 0; i < k->n_on_device; i++)
+		if (k->on_device[i].expert == expert)
+			return true;
+	return false;
 }
 
 /* Who waits for experts waits least when those that are there are computed first. What each gives is kept, and added in the
@@ -224,6 +303,9 @@ static void begin_few(struct chunk *k)
 	for (int32_t e = 0; e < c->n_experts; e++)
 		if (k->start[e + 1] > k->start[e])
 			k->few[k->n_few++] = e;
+	k->n_on_device = 0;
+	if (experts_have_device(k->s->model->experts))
+		begin_few_there(k);
 }
 
 static void add_few(struct chunk *k)
@@ -254,7 +336,7 @@ static const float *residual_so_far(void *ctx)
 	memcpy(h, last, (size_t)hidden * sizeof *h);
 	for (int64_t i = 0; i < k->row; i++)
 		for (int32_t at = k->start[k->few[i]]; at < k->start[k->few[i] + 1]; at++)
-			if (k->tokens[at] == k->n - 1)
+			if (k->tokens[at] == k->n - 1 && !is_there(k, k->few[i]))
 				p.ops->add_scaled(p.dev, h, k->few_out + at * hidden, NULL, k->token_weights + at, 1, (int32_t)hidden);
 	if (k->shared_out)
 		p.ops->add_scaled(p.dev, h, k->shared_out + (k->n - 1) * hidden, NULL, NULL, 1, (int32_t)hidden);
@@ -341,24 +423,48 @@ static void compute_taken(struct chunk *k, int64_t at, int64_t n)
 		k->half_reading = 0;
 }
 
-/* One of them, whichever is there. */
-static int few_tile(struct chunk *k, struct err *err)
+/* What the device gives, when all is done that the processor has to do meanwhile. */
+static int collect_few(struct chunk *k, struct err *err)
 {
-	struct pass p = tile_of(k, k->parts, 0, 0);
+	if (k->s->model->layers[k->layer].mlp.gate.data && !k->shared_out)
+		compute_shared(k);
+	return experts_device_collect(k->s->model->experts, err) ? 0 : -1;
+}
+
+/* One of those that the device does not have, whichever is there. */
+static int compute_one(struct chunk *k, struct err *err)
+{
+	struct experts *tier = k->s->model->experts;
 	int32_t *left = k->few + k->row, n_left = k->n_few - (int32_t)k->row, which = wait_for_few(k, left, n_left);
 	int64_t at, n;
 
 	k->expert = left[which];
-	if (experts_take(p.m->experts, k->layer, k->expert, err))
+	if (experts_take(tier, k->layer, k->expert, err))
 		return -1;
 	left[which] = left[0];
+	left[0] = k->expert;
 	at = k->start[k->expert];
 	n = k->start[k->expert + 1] - at;
-	count_expert(k, n, true);
-	compute_taken(k, at, n);
-	experts_done(p.m->experts, k->layer, k->expert, false);
-	if (n_left == 1)
-		add_few(k);
+	if (experts_have_device(tier) && experts_device_move(tier, k->layer, k->expert, n, n_left)) {
+		compute_few_there(k, left, 1);
+	} else {
+		count_expert(k, n, true);
+		compute_taken(k, at, n);
+	}
+	experts_done(tier, k->layer, k->expert, false);
+	return 0;
+}
+
+/* Experts of few tokens: one, and what the device gave with the last. */
+static int few_tile(struct chunk *k, struct err *err)
+{
+	if (k->row < k->n_few && compute_one(k, err))
+		return -1;
+	if (k->row + 1 < k->n_few)
+		return 0;
+	if (k->n_on_device && collect_few(k, err))
+		return -1;
+	add_few(k);
 	return 0;
 }
 
@@ -388,7 +494,7 @@ static int64_t part_rows(const struct chunk *k)
 	case PART_EXPERTS:
 		return k->start[k->expert + 1] - k->start[k->expert];
 	case PART_FEW:
-		return k->n_few;
+		return k->n_few ? k->n_few : 1; /* the device has them all */
 	case PART_MLP:
 		return k->s->model->layers[k->layer].mlp.gate.data ? k->n : 0; /* no shared expert, perhaps */
 	default:

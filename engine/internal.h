@@ -19,6 +19,7 @@ struct engine {
 	struct pool *pool;
 	const struct ops *ops;
 	enum compute_profile compute;
+	struct accelerator *accelerator; /* NULL: none */
 };
 
 struct session {
@@ -120,6 +121,9 @@ struct chunk {
 	float *few_out, *shared_out, *half_gate;
 	int32_t half;
 	int64_t half_reading;
+	/* What of these is computed on a device, or will be: n_on_device, all given to it once it has begun. */
+	struct device_work *on_device; /* experts_device.h */
+	int32_t n_on_device;
 	/* Set before each layer by whoever wants what it stores: as in struct pass, of token 0. */
 	uint8_t *records, *index_keys;
 	size_t record_bytes;
@@ -129,8 +133,11 @@ struct chunk {
 	void *take_up_ctx;
 };
 
-/* Tokens of a pass from which a tier of experts learns, for which it reads ahead, and whose experts are computed as they come. */
-enum { CHUNK_FEW = 8 };
+enum {
+	/* Tokens of a pass from which a tier of experts learns, for which it reads ahead, and whose experts are computed as they come. */
+	CHUNK_FEW = 8,
+	TILE_ROWS = 256, /* rows of a tile at most: enough for products to run at full speed */
+};
 
 /* A chunk of n tokens takes n x sweep_token_bytes(token) (latents not among them) and fixed_bytes. */
 enum { CHUNK_ARRAYS = 11, CHUNK_ALIGN = 64 };

@@ -814,6 +814,8 @@ static int open_experts(struct builder *b, const struct experts_options *opt)
 	struct expert_place *places = b->places;
 
 	own.fingerprint = b->m->fingerprint;
+	own.hidden = c->hidden;
+	own.expert_dim = c->expert_dim;
 	b->places = NULL; /* the tier's from now on */
 	return experts_open(&b->m->experts, b->files, places, c->n_layers, c->n_experts, c->experts_per_token, &own, b->err);
 }

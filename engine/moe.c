@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "engine/experts.h"
+#include "engine/experts_device.h"
 #include "engine/numeric.h"
 
 static int by_id(const void *a, const void *b)
@@ -78,6 +79,7 @@ static void tell_experts(struct pass *p, int32_t layer, const int32_t *experts, 
 	memcpy(ids, experts, (size_t)n * sizeof *ids);
 	qsort(ids, (size_t)n, sizeof *ids, by_id);
 	experts_spoken(p->m->experts, layer, ids, (int32_t)n);
+	n = experts_split(p->m->experts, layer, ids, (int32_t)n);
 	experts_want(p->m->experts, layer, ids, (int32_t)n);
 }
 

@@ -64,7 +64,7 @@ static void every_key_reaches_its_place(void **state)
 				 "  latents: fp8\n"
 				 "  mla_norm_eps: 1e-5\n"
 				 "compute: {threads: 3, isa: avx512bf16}\n"
-				 "tiers: {host_experts: 20GB}\n"
+				 "tiers: {host_experts: 20GB, device: cuda:1, device_experts: 70GB}\n"
 				 "context: {max_tokens: 4096, latent_cache: 2GiB}\n"
 				 "store: {path: /var/lib/quire}\n"
 				 "server: {socket: /run/q.sock, max_queue: 9}\n"
@@ -86,6 +86,8 @@ static void every_key_reaches_its_place(void **state)
 	assert_int_equal(c.compute.threads, 3);
 	assert_string_equal(c.compute.isa, "avx512bf16");
 	assert_int_equal(c.tiers.host_expert_bytes, 20000000000);
+	assert_string_equal(c.tiers.device, "cuda:1");
+	assert_int_equal(c.tiers.device_expert_bytes, 70000000000);
 	assert_int_equal(c.context.max_tokens, 4096);
 	assert_int_equal(c.context.latent_cache_bytes, 2LL << 30);
 	assert_string_equal(c.store.path, "/var/lib/quire");
@@ -122,6 +124,8 @@ static void what_is_not_said_has_the_default_of_the_header(void **state)
 	assert_int_equal(c.compute.threads, 0);
 	assert_string_equal(c.compute.isa, "auto");
 	assert_int_equal(c.tiers.host_expert_bytes, 0);
+	assert_string_equal(c.tiers.device, "auto");
+	assert_int_equal(c.tiers.device_expert_bytes, 0);
 	assert_int_equal(c.context.max_tokens, 0);
 	assert_int_equal(c.context.latent_cache_bytes, 0);
 	assert_string_equal(c.store.path, "/xdg/data/quire");

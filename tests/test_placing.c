@@ -147,6 +147,25 @@ static void a_model_that_cannot_be_read_is_not_refused_here(void **state)
 	assert_int_equal(bytes, 0);
 }
 
+/* Beside a device host memory holds the part that does not fit there, and some that pass through, unless it was said how much it holds. */
+static void beside_a_device_host_memory_holds_the_rest(void **state)
+{
+	struct machine *m = *state;
+	int64_t all = m->routed_bytes, passing, most;
+	struct model *headers;
+	struct err err;
+
+	assert_int_equal(model_open_headers(&headers, m->dir, NULL, &err), 0);
+	passing = placing_beside(0, all, headers);
+	most = placing_beside(0, 0, headers);
+	assert_true(passing > 0);
+	assert_int_equal(placing_beside(0, 2 * all, headers), passing);
+	assert_int_equal(most, all + passing);
+	assert_int_equal(placing_beside(0, all / 4, headers), most - all / 4);
+	assert_int_equal(placing_beside(12345, all / 4, headers), 12345);
+	model_close(headers);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -156,6 +175,7 @@ int main(void)
 		CASE(experts_get_what_the_rest_leaves_until_all_are_in_memory),
 		CASE(what_was_said_holds_unless_there_is_no_memory_for_it),
 		CASE(a_model_that_cannot_be_read_is_not_refused_here),
+		CASE(beside_a_device_host_memory_holds_the_rest),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -31,12 +31,17 @@ done
 [ "$(cat "$T/routed.packed")" -gt 0 ] || fail "no bytes of experts"
 cmp "$T/routed.packed" "$T/routed.int4" || fail "synth and pack write experts of other sizes"
 
-# The same model from memory and from slots; another one than its source.
+# The same model from memory, from slots, and on a device (a simulated one); another one than its source.
 seq 1 90 >"$T/ids"
 for profile in bf16 f32; do
 	run 0 model eval "$T/packed" --ids "$T/ids" --logits "$T/memory" --compute $profile
 	run 0 model eval "$T/packed" --ids "$T/ids" --logits "$T/slots" --compute $profile --host-experts 80KB
 	cmp "$T/memory" "$T/slots" || fail "experts in slots give other logits in $profile"
+	for chunk in 0 1; do
+		QUIRE_BACKENDS=$BUILD/tests run 0 model eval "$T/packed" --ids "$T/ids" --logits "$T/device" --compute $profile \
+			--host-experts 80KB --device sim:0 --device-experts 100KB --chunk $chunk
+		cmp "$T/memory" "$T/device" || fail "experts on a device give other logits in $profile"
+	done
 	run 0 model eval "$T/source" --ids "$T/ids" --logits "$T/before" --compute $profile
 	! cmp -s "$T/memory" "$T/before" || fail "packing changed nothing in $profile"
 done

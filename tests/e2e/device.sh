@@ -1,0 +1,78 @@
+#!/bin/bash
+# e2e: device: a daemon with a device beside the processor: the same corpus and the same answers, and one that fails is told; its kernels, race check on
+. "$(dirname "$0")/lib.sh"
+
+text "$T/docs/a.txt" 300 1
+text "$T/docs/b.txt" 200 2
+
+# answer FILE: what a daemon makes of the documents, and how it answers.
+answer()
+{
+	run 0 ingest "$T/docs" --as docs
+	run 0 ask docs "which queue holds the reader?" --max-tokens 24
+	cp "$T/out" "$T/$1"
+}
+
+configure "tiers: {device: none}"
+start_daemon
+answer plain
+stop_daemon
+
+# The same store: the identity does not change with the device, so that the corpus is the same one.
+export QUIRE_BACKENDS=$BUILD/tests
+configure "tiers: {host_experts: 120KB, device: \"sim:0\", device_experts: 300KB}"
+start_daemon
+says log "what experts take on this machine is measured"
+run 0 ask docs "which queue holds the reader?" --max-tokens 24
+cmp -s "$T/out" "$T/plain" || fail "the answer differs with a device"
+run 0 status
+says out "device   simulated device: room for "
+[ "$(quire --json status | grep -o '"device":{[^}]*}' | field hits)" -gt 0 ] || fail "nothing was computed on the device"
+stop_daemon
+
+# A store of its own, made with the device from the first token on.
+sed -i "s|store: {path: $T/store}|store: {path: $T/other}|" "$T/quire.yaml"
+start_daemon
+answer device
+cmp -s "$T/device" "$T/plain" || fail "what was ingested with a device is answered from otherwise"
+stop_daemon
+
+# Its first failure ends the question with a sentence that names it, and the daemon, so that another can be started.
+export QUIRE_SIM_FAIL=experts:400
+start_daemon
+for _ in 1 2 3 4 5 6; do
+	quire ask docs "which queue holds the reader?" --max-tokens 24 >"$T/out" 2>"$T/err" || break
+done
+says err "device sim:0: "
+status=0
+wait "$DAEMON" || status=$?
+DAEMON=
+[ $status = 1 ] || fail "the daemon ended with $status when its device failed"
+says log "the daemon ends, so that another can be started: device sim:0: "
+unset QUIRE_SIM_FAIL
+start_daemon
+run 0 ask docs "which queue holds the reader?" --max-tokens 24
+cmp -s "$T/out" "$T/plain" || fail "the answer differs after a failure"
+stop_daemon
+
+# A device that is not there is told where it was asked for, and no matter where nobody did.
+configure "tiers: {device: \"sim:7\"}"
+start_daemon
+says log "sim:7: there is no such device"
+run 1 ask docs "who?"
+says err "sim:7"
+stop_daemon
+mkdir "$T/none"
+export QUIRE_BACKENDS=$T/none
+configure
+start_daemon
+says log "the processor computes everything: "
+stop_daemon
+
+# The kernels themselves: bits, and no two threads in each other's way.
+mkdir "$T/race"
+cp "$BUILD/tests/libquire_simrace.so" "$T/race/libquire_sim.so"
+for where in "$BUILD/tests" "$T/race"; do
+	QUIRE_BACKENDS=$where "$BUILD/tests/device" exact --small sim:0 >"$T/out" 2>"$T/err" || fail "kernels differ, or are at fault"
+	says out " combinations, 0 differ"
+done
