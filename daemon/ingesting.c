@@ -148,6 +148,8 @@ static void end_job(struct ingesting *g, struct job *j, const struct err *err)
 	if (j->in)
 		tell_progress(g, j);
 	m->err = *err;
+	if (err->code && worker_is_broken(g->w)) /* the loop knows, and stops: the job goes on where it was, in another daemon */
+		m->err.code = ERR_CANCELLED;
 	if (!err->code && j->in && g->w->held && !strcmp(g->w->held->corpus, j->m->ingest.request.corpus))
 		worker_drop_held(g->w);
 	if (!err->code && j->in && !g->w->held)

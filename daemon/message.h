@@ -45,7 +45,7 @@ enum message_kind {
 	MESSAGE_UPKEEP,
 	MESSAGE_UPKEEP_PROGRESS,
 	MESSAGE_UPKEPT,   /* the end of an upkeep: a report, or why not */
-	MESSAGE_BROKEN,   /* the device has failed, with err, and cannot be used again: told once, after what it failed in has ended */
+	MESSAGE_BROKEN,   /* the device has failed, with err, and cannot be used again: told once */
 	MESSAGE_STOPPED,  /* the last one */
 };
 

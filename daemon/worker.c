@@ -63,6 +63,21 @@ void worker_tell_numbers(struct worker *w)
 	worker_tell_experts(w);
 }
 
+bool worker_is_broken(struct worker *w)
+{
+	struct accelerator *device = w->opened.engine ? engine_device(w->opened.engine) : NULL;
+	struct message *m;
+	struct err err;
+
+	if (!device || w->broken || !accelerator_check(device, &err))
+		return w->broken;
+	w->broken = true;
+	m = message_new(MESSAGE_BROKEN, 0);
+	m->err = err;
+	worker_tell(w, m);
+	return true;
+}
+
 void worker_drop_held(struct worker *w)
 {
 	session_free(w->session);
@@ -526,20 +541,6 @@ static void take(struct worker *w, struct message *m)
 	}
 }
 
-/* What a device has said once it says for ever: whoever waits has been told, and another process has to be started. */
-static void look_at_device(struct worker *w)
-{
-	struct accelerator *device = w->opened.engine ? engine_device(w->opened.engine) : NULL;
-	struct message *m;
-
-	if (!device || w->broken || !accelerator_check(device, NULL))
-		return;
-	w->broken = true;
-	m = message_new(MESSAGE_BROKEN, 0);
-	(void)accelerator_check(device, &m->err);
-	worker_tell(w, m);
-}
-
 static void work(struct worker *w)
 {
 	for (;;) {
@@ -551,14 +552,14 @@ static void work(struct worker *w)
 			break;
 		if (state == QUEUE_OK) {
 			take(w, m);
-			look_at_device(w);
+			(void)worker_is_broken(w);
 			continue;
 		}
 		if (w->upkeep)
 			step_upkeep(w);
 		if (ingesting_can_step(w->ingesting))
 			ingesting_step(w->ingesting);
-		look_at_device(w);
+		(void)worker_is_broken(w);
 	}
 }
 

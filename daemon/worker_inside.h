@@ -45,6 +45,8 @@ bool worker_is_cancelled(const struct message *m);
 void worker_tell(struct worker *w, struct message *m);
 void worker_tell_numbers(struct worker *w);
 void worker_tell_experts(struct worker *w);
+/* The device has failed. What it has said once it says for ever, so the loop is told, once, and stops. */
+bool worker_is_broken(struct worker *w);
 
 void worker_drop_held(struct worker *w);
 

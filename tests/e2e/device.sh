@@ -2,8 +2,9 @@
 # e2e: device: a daemon with a device beside the processor: the same corpus and the same answers, and one that fails is told; its kernels, race check on
 . "$(dirname "$0")/lib.sh"
 
-text "$T/docs/a.txt" 300 1
-text "$T/docs/b.txt" 200 2
+text "$T/docs/a.txt" 80 1
+text "$T/docs/b.txt" 60 2
+text "$T/more/c.txt" 120 3
 
 # answer FILE: what a daemon makes of the documents, and how it answers.
 answer()
@@ -13,9 +14,22 @@ answer()
 	cp "$T/out" "$T/$1"
 }
 
+# ends_broken: the daemon, by itself, with the status of a failure.
+ends_broken()
+{
+	local status=0
+	wait "$DAEMON" || status=$?
+	DAEMON=
+	[ $status = 1 ] || fail "the daemon ended with $status when its device failed"
+	tail -n 5 "$T/log" | grep -q "the daemon ends, so that another can be started: device sim:0: " || fail "nobody says why"
+}
+
 configure "tiers: {device: none}"
 start_daemon
 answer plain
+run 0 ingest "$T/more" --as more
+run 0 ask more "which queue holds the reader?" --max-tokens 24
+cp "$T/out" "$T/more.plain"
 stop_daemon
 
 # The same store: the identity does not change with the device, so that the corpus is the same one.
@@ -37,6 +51,17 @@ answer device
 cmp -s "$T/device" "$T/plain" || fail "what was ingested with a device is answered from otherwise"
 stop_daemon
 
+# Its failure in an ingest ends the daemon, and the ingest goes on in the next one.
+QUIRE_SIM_FAIL=experts:200 start_daemon
+run 0 ingest "$T/more" --as more --detach
+job=$(grep -o 'j-[0-9]*' "$T/out" | head -n 1)
+ends_broken
+start_daemon
+until_state "$job" done
+run 0 ask more "which queue holds the reader?" --max-tokens 24
+cmp -s "$T/out" "$T/more.plain" || fail "an ingest that a failed device interrupted gives another answer"
+stop_daemon
+
 # Its first failure ends the question with a sentence that names it, and the daemon, so that another can be started.
 export QUIRE_SIM_FAIL=experts:400
 start_daemon
@@ -44,11 +69,7 @@ for _ in 1 2 3 4 5 6; do
 	quire ask docs "which queue holds the reader?" --max-tokens 24 >"$T/out" 2>"$T/err" || break
 done
 says err "device sim:0: "
-status=0
-wait "$DAEMON" || status=$?
-DAEMON=
-[ $status = 1 ] || fail "the daemon ended with $status when its device failed"
-says log "the daemon ends, so that another can be started: device sim:0: "
+ends_broken
 unset QUIRE_SIM_FAIL
 start_daemon
 run 0 ask docs "which queue holds the reader?" --max-tokens 24
