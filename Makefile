@@ -194,6 +194,9 @@ write_if_changed = mkdir -p $(@D) && echo '$(1)' | cmp -s - $@ || echo '$(1)' >$
 # The library of NVIDIA's devices: kernels by nvcc, the rest by the compiler, and CUDA's runtime in it. Without contraction, as in CFLAGS;
 # a kernel that spills registers does not pass. Machine code for each architecture, and PTX for those that come after the last.
 NVCC := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+NVCC_LEAST = 13
+NVCC_MAJOR := $(if $(NVCC),$(shell $(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9]*\).*/\1/p'))
+NVCC_WILL_DO := $(if $(NVCC_MAJOR),$(shell [ $(NVCC_MAJOR) -ge $(NVCC_LEAST) ] && echo yes))
 CUDA_HOME  = $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 CUDA_ARCHS = 80 89 90 100 120
 CUDA_NEWEST = $(lastword $(CUDA_ARCHS))
@@ -221,6 +224,7 @@ $(BUILD)/engine/cuda/%.o: engine/cuda/%.cu $(BUILD)/cuda-flags
 
 $(BUILD)/cuda-flags: FORCE
 	@[ -n '$(NVCC)' ] || { echo "there is no nvcc on PATH or in /usr/local/cuda/bin: NVCC=/where/it/is/bin/nvcc" >&2; exit 1; }
+	@[ -n '$(NVCC_WILL_DO)' ] || { echo "$(NVCC) is of CUDA $(NVCC_MAJOR), and $(NVCC_LEAST) is the least that will do" >&2; exit 1; }
 	@$(call write_if_changed,$(NVCC) $(shell $(NVCC) --version 2>/dev/null | tail -n 1) $(NVCC_FLAGS) $(CC) $(CFLAGS))
 
 # All that tests/device.sh runs, in one folder: the C library apart, which every machine has, and what compilers bring.
@@ -234,8 +238,8 @@ device-kit: cuda $(BUILD)/quire $(BUILD)/tests/device
 	$(Q)tar -czhf $(KIT)/lib.tar.gz --transform 's|.*/||' -P -T $(KIT)/libraries && rm $(KIT)/libraries
 	@echo "$(KIT): $$(du -sm $(KIT) | cut -f 1) MB"
 
-cuda-check: $(if $(NVCC),cuda)
-	@$(RUN) cuda_library $(NVCC)
+cuda-check: $(if $(NVCC_WILL_DO),cuda)
+	@$(RUN) cuda_library $(if $(NVCC_WILL_DO),$(NVCC))
 
 check: $(TESTS)
 	@$(RUN) programs $(TESTS)

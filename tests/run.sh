@@ -6,7 +6,7 @@
 #   run.sh scripts   SCRIPT...     end-to-end scripts that have a "# e2e: purpose" line, as many at a time
 #   run.sh fuzzers   PROGRAM...    each for SECONDS_EACH on tests/fuzz/corpus/NAME; new finds go to build/fuzz
 #   run.sh soak      ANYTHING...   programs or scripts, JSON lines on stdout, all within 75 minutes
-#   run.sh cuda_library [NVCC] what `make CUDA=1` has built, if there was an nvcc: what it exports and what it needs
+#   run.sh cuda_library [NVCC]    what `make CUDA=1` has built, if there was an nvcc: what it exports and what it needs
 #   run.sh everything TEST...      what `make test` is: all parts, and TESTs under TSan
 #
 # A script or fuzzer passes with status 0 and is skipped with 77, its last line being the reason. Whatever hangs is
@@ -163,7 +163,7 @@ cuda_library() {
 	local library=$BUILD/libquire_cuda.so
 	if [ $# = 0 ]; then
 		count 0 0 1
-		echo "skipped: no nvcc"
+		echo "skipped: no nvcc of CUDA 13"
 		finish
 	fi
 	finds_nothing "$library is built" "$([ -e "$library" ] || echo "it is not there")"
