@@ -9,6 +9,7 @@
 #include "config/mem.h"
 #include "daemon/machine.h"
 #include "daemon/placing.h"
+#include "daemon/print.h"
 #include "engine/experts.h"
 #include "engine/experts_device.h"
 #include "engine/model.h"
@@ -64,6 +65,19 @@ static char *device_of(const struct config *c)
 	return NULL;
 }
 
+/* A device that nobody named is left alone where others have taken nearly all of its memory. */
+static bool is_taken(const struct accelerator *device, const struct config *c)
+{
+	enum { LEAST_ROOM = 1 << 30 };
+	char room[PRINT_BYTES];
+
+	if (strcmp(c->tiers.device, "auto") || experts_device_room(device) >= LEAST_ROOM)
+		return false;
+	log_warn("the processor computes everything: device %s has %s to spare", device->name,
+		 print_size(room, experts_device_room(device)));
+	return true;
+}
+
 /* What products and moves cost on the device, and what is left to host memory beside it. */
 static int place_beside(struct opened *o, const struct config *c, struct experts_options *experts, struct cost *cost, struct err *err)
 {
@@ -93,7 +107,7 @@ static int open_weights(struct opened *o, const struct config *c, struct err *er
 	int rc;
 
 	if (placing_make(&experts.bytes, c, o->latents, "", err) ||
-	    (engine_device(o->engine) && place_beside(o, c, &experts, &cost, err)))
+	    (engine_device(o->engine) && !is_taken(engine_device(o->engine), c) && place_beside(o, c, &experts, &cost, err)))
 		return -1;
 	experts.sums_path = sums = xasprintf("%s/expert-sums", c->store.path);
 	if (experts.bytes)
