@@ -127,10 +127,12 @@ $(BUILD)/tests/backends/libquire_%.so: tests/backends/fake.c offload/backend.h $
 	$(Q)$(CC) $(filter-out -MMD -MP,$(CFLAGS)) -DFAKE_KIND='"$*"' $(FAKE_$*) -fPIC $(LDFLAGS) -shared -o $@ $<
 
 # For tests: kernels for GPUs on the processor, as libraries of a kind of device (tests/sim/backend.cc). "race" are those whose
-# accesses are called out, to us: they are linked without a sanitizer's library, and whatever SAN is they have no other.
+# accesses are called out, to us: they are linked without a sanitizer's library, and whatever SAN is they have no other. So they are
+# built once, for all variants, and stand beside each one's tests as links.
+SIM_DIR   = $(ROOT)/sim
 SIM       = $(BUILD)/tests/libquire_sim.so $(BUILD)/tests/libquire_simrace.so
 FAULTY    = $(BUILD)/tests/libquire_faulty.so $(BUILD)/tests/libquire_faultyrace.so
-SIM_PARTS = $(patsubst %.cc,$(BUILD)/%.o,$(wildcard tests/sim/*.cc))
+SIM_PARTS = $(patsubst %.cc,$(SIM_DIR)/%.o,$(wildcard tests/sim/*.cc))
 SIM_KERNELS = $(wildcard engine/cuda/*.cu)
 CXXFLAGS  = -std=c++17 -D_GNU_SOURCE -O2 -g -I. -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -ffp-contract=off \
             -fno-math-errno -fno-strict-aliasing -Wall -Wextra -Werror -Wshadow -Wvla -Wpointer-arith \
@@ -139,29 +141,31 @@ CXXFLAGS  = -std=c++17 -D_GNU_SOURCE -O2 -g -I. -fPIC -fvisibility=hidden -fno-e
 SIM_FLAGS := -Wno-unknown-pragmas -fsanitize=alignment -include tests/sim/cuda_on_host.h \
              $(if $(shell grep -m 1 -w fma /proc/cpuinfo 2>/dev/null),-mfma)
 
-$(BUILD)/tests/libquire_sim.so: $(SIM_PARTS) $(SIM_KERNELS:%.cu=$(BUILD)/%.sim.o)
-$(BUILD)/tests/libquire_simrace.so: $(SIM_PARTS) $(SIM_KERNELS:%.cu=$(BUILD)/%.simrace.o)
-$(BUILD)/tests/libquire_faulty.so: $(SIM_PARTS) $(BUILD)/tests/sim/faulty.sim.o
-$(BUILD)/tests/libquire_faultyrace.so: $(SIM_PARTS) $(BUILD)/tests/sim/faulty.simrace.o
-$(SIM) $(FAULTY): tests/sim/exports.map
+$(SIM_DIR)/libquire_sim.so: $(SIM_PARTS) $(SIM_KERNELS:%.cu=$(SIM_DIR)/%.sim.o)
+$(SIM_DIR)/libquire_simrace.so: $(SIM_PARTS) $(SIM_KERNELS:%.cu=$(SIM_DIR)/%.simrace.o)
+$(SIM_DIR)/libquire_faulty.so: $(SIM_PARTS) $(SIM_DIR)/tests/sim/faulty.sim.o
+$(SIM_DIR)/libquire_faultyrace.so: $(SIM_PARTS) $(SIM_DIR)/tests/sim/faulty.simrace.o
+$(SIM_DIR)/libquire_%.so: tests/sim/exports.map
 	@echo "  ld  $@"
 	$(Q)$(CXX) -shared -Wl,-z,relro,-z,now,--version-script=tests/sim/exports.map -o $@ $(filter %.o,$^)
-$(BUILD)/tests/test_sim: $(SIM) $(FAULTY)
+$(SIM) $(FAULTY): $(BUILD)/tests/%: $(SIM_DIR)/%
+	@mkdir -p $(@D) && ln -sf $(abspath $<) $@
+$(BUILD)/tests/test_sim: | $(SIM) $(FAULTY)
 $(BUILD)/tests/test_experts_device $(BUILD)/tests/test_tune: | $(SIM)
 
-$(BUILD)/%.o: %.cc $(BUILD)/sim_flags
+$(SIM_DIR)/%.o: %.cc $(SIM_DIR)/flags
 	@mkdir -p $(@D)
 	@echo "  c++ $@"
 	$(Q)$(CXX) $(CXXFLAGS) -c -o $@ $<
-$(BUILD)/%.sim.o: %.cu $(BUILD)/sim_flags
+$(SIM_DIR)/%.sim.o: %.cu $(SIM_DIR)/flags
 	@mkdir -p $(@D)
 	@echo "  c++ $@"
 	$(Q)$(CXX) $(CXXFLAGS) $(SIM_FLAGS) -c -o $@ -x c++ $<
-$(BUILD)/%.simrace.o: %.cu $(BUILD)/sim_flags
+$(SIM_DIR)/%.simrace.o: %.cu $(SIM_DIR)/flags
 	@mkdir -p $(@D)
 	@echo "  c++ $@"
 	$(Q)$(CXX) $(CXXFLAGS) $(SIM_FLAGS) -fsanitize=thread -c -o $@ -x c++ $<
-$(BUILD)/sim_flags: FORCE
+$(SIM_DIR)/flags: FORCE
 	@$(call write_if_changed,$(CXX) $(shell $(CXX) --version | head -n 1) $(CXXFLAGS) $(SIM_FLAGS))
 
 # One way to link and one to compile, for all of them.
@@ -293,5 +297,5 @@ clean:
 .PHONY: all cuda cuda-check device-kit check e2e fuzz fuzz-programs test soak bench demo deps test-deps install clean FORCE
 .SECONDARY:
 MAKEFLAGS += --no-print-directory
--include $(SIM_PARTS:.o=.d) $(foreach k,sim simrace,$(patsubst %.cu,$(BUILD)/%.$(k).d,$(SIM_KERNELS) tests/sim/faulty.cu))
+-include $(SIM_PARTS:.o=.d) $(foreach k,sim simrace,$(patsubst %.cu,$(SIM_DIR)/%.$(k).d,$(SIM_KERNELS) tests/sim/faulty.cu))
 -include $(OBJECTS:.o=.d) $(CUDA_OBJECTS:.o=.d) $(BUILD)/daemon/main.d $(SUPPORT:.o=.d) $(addsuffix .d,$(TESTS) $(BENCHES) $(SOAKS) $(FUZZERS))

@@ -14,6 +14,7 @@ QUIRE=$BUILD/quire
 MODEL=$ROOT_DIR/tests/golden/glm52
 
 unset QUIRE_SOCKET XDG_CONFIG_HOME
+export QUIRE_BACKENDS=/nonexistent # the processor computes, whatever this machine has, unless a test says otherwise
 # A daemon that is told to stop goes after two seconds without the thread that is still in a step: no leak to report.
 export TSAN_OPTIONS="${TSAN_OPTIONS:-} report_thread_leaks=0"
 T=$(mktemp -d "${TMPDIR:-/tmp}/quire-e2e.XXXXXX")
