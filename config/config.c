@@ -378,7 +378,7 @@ static int read_scalar(struct config *c, const struct key *k, const struct yaml_
 		return 0;
 	case DEVICE:
 		if (!names_device(text) && read_choice(text, k->choices, err) < 0)
-			return err_set(err, ERR_USAGE, "%s is neither auto nor none nor a kind and a number, as cuda:0", text);
+			return err_set(err, ERR_USAGE, "\"%s\" is neither auto nor none nor a kind and a number, as cuda:0", text);
 		free(*(char **)field(c, k));
 		*(char **)field(c, k) = xstrdup(text);
 		return 0;

@@ -699,8 +699,8 @@ bool experts_device_move(struct experts *x, int32_t layer, int32_t expert, int64
 		if (!s)
 			return false;
 		upload(x, s, host);
+		x->stats.moved++;
 	}
-	x->stats.moved++;
 	s->wanted = true;
 	return true;
 }

@@ -218,6 +218,8 @@ static void a_value_out_of_range_is_refused(void **state)
 		       "q.yaml:2:18: model.latents: \"f32\" is not a value it may have (known: bf16, fp8)");
 	assert_refused("version: 1\ncompute: {isa: sse9}\n", "q.yaml:2:16: compute.isa: \"sse9\" is not a value it may have "
 		       "(known: auto, scalar, avx2, avx512, avx512bf16)");
+	assert_refused("version: 1\ntiers: {device: gpu}\n", "q.yaml:2:17: tiers.device: \"gpu\" is neither auto nor none nor a kind");
+	assert_refused("version: 1\ntiers: {device: \"cuda:x\"}\n", "q.yaml:2:17: tiers.device: \"cuda:x\" is neither auto nor none nor a kind");
 	assert_refused("version: 1\ncompute: {isa: AVX512}\n", "q.yaml:2:16: compute.isa: \"AVX512\" is not a value it may have");
 	assert_refused("version: 1\ncompute: {isa: 512}\n", "q.yaml:2:16: compute.isa: 512 is a number in YAML");
 	assert_refused("version: 1\nmodel: {isa: auto}\n", "q.yaml:2:9: unknown key \"model.isa\"; did you mean \"compute.isa\"?");

@@ -91,6 +91,18 @@ static struct experts_stats stats_of(const struct model *m)
 	return stats;
 }
 
+/* Of any expert: all are alike. */
+static int64_t expert_bytes(const struct model *m)
+{
+	const struct expert_place *place = experts_place(m->experts, m->config.n_layers - 1, 0);
+	int64_t bytes = 0;
+
+	for (int i = 0; i < place->n_parts; i++)
+		bytes += (int64_t)place->parts[i].bytes;
+	assert_true(bytes > 0);
+	return bytes;
+}
+
 /* Everything is moved, or nothing, or now one and now the other. */
 static struct cost all_moves(void)
 {
@@ -176,6 +188,8 @@ static void any_mix_of_device_and_host_slots_gives_the_same_bits(void **state)
 			stats = stats_of(m);
 			assert_true(stats.device_alone <= stats.device_resident && stats.device_resident <= stats.device_slots);
 			assert_true(stats.device_alone + stats.resident <= stats.n_experts);
+			assert_int_equal(stats.device_up_bytes, (stats.moved + stats.raised) * expert_bytes(m));
+			assert_int_equal(stats.device_down_bytes, stats.lowered * expert_bytes(m));
 			n_hits += stats.device_hits;
 			n_moved += stats.moved;
 			n_alone += stats.device_alone;

@@ -43,7 +43,8 @@ template <int DTYPE> __host__ __device__ constexpr int scale_block()
 	return DTYPE == DTYPE_F8_E4M3 ? WEIGHT_BLOCK : DTYPE == DTYPE_INT4 ? INT4_GROUP : 0;
 }
 
-/* N values of a row from element k on; where WHOLE is not, some lie behind its end, and are zero. */
+/* N values of a row from element k on; where WHOLE is not, some lie behind its end, and are zero. Whole blocks of types with scales are for
+ * fetch. */
 template <int DTYPE, int N, bool WHOLE> __device__ __forceinline__ void widen(float v[N], const char *row, int32_t k, int32_t cols)
 {
 	if (!WHOLE) {
@@ -81,28 +82,60 @@ template <int DTYPE, int N, bool WHOLE> __device__ __forceinline__ void widen(fl
 				v[i + j] = DTYPE == DTYPE_BF16 ? bf16_to_f32(h) : f16_to_f32(h);
 			}
 		}
-	} else if (DTYPE == DTYPE_F8_E4M3 && N == 8) {
-		uint2 u = read_once((const uint2 *)(row + k));
-
-		widen_e4m3(v, u.x);
-		widen_e4m3(v + 4, u.y);
-	} else if (DTYPE == DTYPE_F8_E4M3) {
-		widen_e4m3(v, read_once((const uint32_t *)(row + k)));
-	} else if (N == 8) {
-		widen_int4<8>(v, read_once((const uint32_t *)(row + k / 2)));
-	} else {
-		widen_int4<4>(v, *(const uint16_t *)(row + k / 2));
 	}
 }
 
-/* A thread's eight of 32 weights that begin at k, and as many of x, in the order in which its lanes take them: lane i is fed v[2i], then
- * v[2i + 1]. */
+/* Eight weights of a type with scales as they lie in memory, those that a thread takes of 32 from k on, and what becomes of them when they
+ * have come: in the order in which its lanes take them, lane i v[2i], then v[2i + 1]. Whole blocks alone. */
+template <int DTYPE, bool PAIRS> __device__ __forceinline__ void fetch(uint32_t raw[2], const char *row, int32_t k, int t)
+{
+	if constexpr (DTYPE == DTYPE_F8_E4M3 && PAIRS) {
+		uint2 u = read_once((const uint2 *)(row + k + EACH * t));
+
+		raw[0] = u.x;
+		raw[1] = u.y;
+	} else if constexpr (DTYPE == DTYPE_F8_E4M3) {
+		raw[0] = read_once((const uint32_t *)(row + k + LANES_EACH * t));
+		raw[1] = read_once((const uint32_t *)(row + k + BLOCK / 2 + LANES_EACH * t));
+	} else if constexpr (PAIRS) {
+		raw[0] = read_once((const uint32_t *)(row + (k + EACH * t) / 2));
+	} else {
+		raw[0] = ((const uint16_t *)(row + (k + LANES_EACH * t) / 2))[0];
+		raw[1] = ((const uint16_t *)(row + (k + BLOCK / 2 + LANES_EACH * t) / 2))[0];
+	}
+}
+
+template <int DTYPE, bool PAIRS> __device__ __forceinline__ void unpack(float v[EACH], const uint32_t raw[2])
+{
+	float w[EACH];
+
+	if constexpr (DTYPE == DTYPE_F8_E4M3) {
+		widen_e4m3(w, raw[0]);
+		widen_e4m3(w + 4, raw[1]);
+	} else if constexpr (PAIRS) {
+		widen_int4<8>(w, raw[0]);
+	} else {
+		widen_int4<4>(w, raw[0]);
+		widen_int4<4>(w + 4, raw[1]);
+	}
+	for (int i = 0; i < LANES_EACH; i++) {
+		v[2 * i] = PAIRS ? w[2 * i + 1] : w[i];
+		v[2 * i + 1] = PAIRS ? w[2 * i] : w[LANES_EACH + i];
+	}
+}
+
+/* The same of any type, and the eight of x that belong to them. */
 template <int DTYPE, bool PAIRS, bool WHOLE>
 __device__ __forceinline__ void take_weights(float v[EACH], const char *row, int32_t k, int32_t cols, int t)
 {
 	float w[EACH];
 
-	if (PAIRS) {
+	if constexpr (WHOLE && scale_block<DTYPE>() > 0) {
+		uint32_t raw[2];
+
+		fetch<DTYPE, PAIRS>(raw, row, k, t);
+		unpack<DTYPE, PAIRS>(v, raw);
+	} else if (PAIRS) {
 		widen<DTYPE, EACH, WHOLE>(w, row, k + EACH * t, cols);
 		for (int i = 0; i < LANES_EACH; i++) {
 			v[2 * i] = w[2 * i + 1];
@@ -144,58 +177,26 @@ template <bool PAIRS, bool WHOLE> __device__ __forceinline__ void take_inputs(fl
 	}
 }
 
-/* The same weights of a type with scales as they lie in memory, and what becomes of them when they have come. Whole blocks alone. */
-template <int DTYPE, bool PAIRS> __device__ __forceinline__ void fetch(uint32_t raw[2], const char *row, int32_t k, int t)
-{
-	if constexpr (DTYPE == DTYPE_F8_E4M3 && PAIRS) {
-		uint2 u = read_once((const uint2 *)(row + k + EACH * t));
-
-		raw[0] = u.x;
-		raw[1] = u.y;
-	} else if constexpr (DTYPE == DTYPE_F8_E4M3) {
-		raw[0] = read_once((const uint32_t *)(row + k + LANES_EACH * t));
-		raw[1] = read_once((const uint32_t *)(row + k + BLOCK / 2 + LANES_EACH * t));
-	} else if constexpr (PAIRS) {
-		raw[0] = read_once((const uint32_t *)(row + (k + EACH * t) / 2));
-	} else {
-		raw[0] = ((const uint16_t *)(row + (k + LANES_EACH * t) / 2))[0];
-		raw[1] = ((const uint16_t *)(row + (k + BLOCK / 2 + LANES_EACH * t) / 2))[0];
-	}
-}
-
-template <int DTYPE, bool PAIRS> __device__ __forceinline__ void unpack(float v[EACH], const uint32_t raw[2])
-{
-	float w[EACH];
-
-	if constexpr (DTYPE == DTYPE_F8_E4M3) {
-		widen_e4m3(w, raw[0]);
-		widen_e4m3(w + 4, raw[1]);
-	} else if constexpr (PAIRS) {
-		widen_int4<8>(w, raw[0]);
-	} else {
-		widen_int4<4>(w, raw[0]);
-		widen_int4<4>(w + 4, raw[1]);
-	}
-	for (int i = 0; i < LANES_EACH; i++) {
-		v[2 * i] = PAIRS ? w[2 * i + 1] : w[i];
-		v[2 * i + 1] = PAIRS ? w[2 * i] : w[LANES_EACH + i];
-	}
-}
-
-template <int DTYPE> __device__ __forceinline__ float scale_of(const struct backend_weight *w, int32_t r, int32_t k)
-{
-	if (DTYPE == DTYPE_F8_E4M3)
-		return ((const float *)w->scale)[(size_t)((w->first_row + r) / WEIGHT_BLOCK) * ((w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK) +
-						 k / WEIGHT_BLOCK];
-	return bf16_to_f32(((const uint16_t *)w->scale)[(size_t)r * ((w->cols + INT4_GROUP - 1) / INT4_GROUP) + k / INT4_GROUP]);
-}
-
 template <int DTYPE> __device__ __forceinline__ const char *row_of(const struct backend_weight *w, int32_t r)
 {
 	size_t n = (size_t)w->cols;
 
 	return (const char *)w->data + (size_t)r * (DTYPE == DTYPE_F32 ? 4 * n : DTYPE == DTYPE_BF16 || DTYPE == DTYPE_F16 ? 2 * n
 						    : DTYPE == DTYPE_F8_E4M3 ? n : (n + 1) / 2);
+}
+
+/* Where the scales of a row begin. */
+template <int DTYPE> __device__ __forceinline__ const char *scales_of(const struct backend_weight *w, int32_t r)
+{
+	if (DTYPE == DTYPE_F8_E4M3)
+		return (const char *)((const float *)w->scale +
+				      (size_t)((w->first_row + r) / WEIGHT_BLOCK) * ((w->cols + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK));
+	return (const char *)((const uint16_t *)w->scale + (size_t)r * ((w->cols + INT4_GROUP - 1) / INT4_GROUP));
+}
+
+template <int DTYPE> __device__ __forceinline__ float scale_at(const char *scales, int32_t block)
+{
+	return DTYPE == DTYPE_F8_E4M3 ? ((const float *)scales)[block] : bf16_to_f32(((const uint16_t *)scales)[block]);
 }
 
 /* By rows. y[j][i] = row r[j] of w[j] times x[i], in all four threads of the row; w[0] and w[1] are of one shape. U: blocks of 32 that are
@@ -236,7 +237,7 @@ __device__ __forceinline__ void dots(float y[N_ROWS][T], const struct backend_we
 			}
 		}
 		for (int j = 0; j < (SCALED ? N_ROWS : 0); j++) {
-			float scale = scale_of<DTYPE>(w[j], r[j], from);
+			float scale = scale_at<DTYPE>(scales_of<DTYPE>(w[j], r[j]), from / step);
 
 			for (int i = 0; i < T; i++)
 				for (int l = 0; l < LANES_EACH; l++) {
@@ -256,19 +257,6 @@ __device__ __forceinline__ void dots(float y[N_ROWS][T], const struct backend_we
 			}
 			y[j][i] = added<PAIRS>(added<PAIRS>(s[0], s[2]), added<PAIRS>(s[1], s[3]));
 		}
-}
-
-/* Where the scales of a row begin. */
-template <int DTYPE> __device__ __forceinline__ const char *scales_of(const struct backend_weight *w, int32_t r)
-{
-	if (DTYPE == DTYPE_F8_E4M3)
-		return (const char *)((const float *)w->scale + (size_t)((w->first_row + r) / WEIGHT_BLOCK) * (w->cols / WEIGHT_BLOCK));
-	return (const char *)((const uint16_t *)w->scale + (size_t)r * (w->cols / INT4_GROUP));
-}
-
-template <int DTYPE> __device__ __forceinline__ float scale_at(const char *scales, int32_t block)
-{
-	return DTYPE == DTYPE_F8_E4M3 ? ((const float *)scales)[block] : bf16_to_f32(((const uint16_t *)scales)[block]);
 }
 
 /* total = fma(scale, lane, total) for n blocks from `first` on, one thread for each lane of a row. */
@@ -382,7 +370,7 @@ __global__ void __launch_bounds__(THREADS) gate_and_up(const __grid_constant__ s
 	if (first >= e->n)
 		return;
 	inputs_of<PAIRS, T>(x, c.x, c.rows, e->gate.cols, first, e->n, e->first);
-	dots<DTYPE, PAIRS, WHOLE, T, (!WHOLE || T > 2 ? 1 : T == 2 || DTYPE == DTYPE_INT4 ? 2 : 4)>(y, w, row, x, t);
+	dots<DTYPE, PAIRS, WHOLE, T, (!WHOLE || T > (scale_block<DTYPE>() ? 1 : 2) ? 1 : T == 2 || DTYPE == DTYPE_INT4 ? 2 : 4)>(y, w, row, x, t);
 	for (int i = 0; i < T; i++) {
 		size_t at = (size_t)(e->first + first + i) * dim + r;
 
