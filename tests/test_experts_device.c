@@ -386,6 +386,24 @@ static void a_device_without_room_is_refused_with_the_numbers(void **state)
 	unsetenv("QUIRE_SIM_FAIL");
 }
 
+/* The device has the room and was not given it: more is what helps, not less. */
+static void less_than_one_expert_on_the_device_is_refused_with_what_one_takes(void **state)
+{
+	const struct cost cost = nothing_moves();
+	struct engine *e = open_engine(COMPUTE_BF16, "sim:0");
+	struct experts_options opt = room("glm52", e, 1, 6, &cost);
+	struct err err = {0};
+	struct model *m;
+
+	(void)state;
+	opt.device_bytes = 100;
+	assert_int_equal(try_open(&m, "glm52", &opt, &err), -1);
+	assert_int_equal(err.code, ERR_TOO_LARGE);
+	assert_non_null(strstr(err.text, "sim:0: 100 bytes for experts are no room for one, which takes "));
+	assert_non_null(strstr(err.text, "give it more (tiers.device_experts"));
+	engine_close(e);
+}
+
 /* Memory that cannot be pinned is slower, and nothing else. */
 static void memory_that_cannot_be_pinned_does_as_well(void **state)
 {
@@ -456,6 +474,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_question_between_two_tiles_changes_neither, plain, plain),
 		cmocka_unit_test_setup_teardown(what_fails_on_the_device_is_an_error_that_names_it, plain, plain),
 		cmocka_unit_test_setup_teardown(a_device_without_room_is_refused_with_the_numbers, plain, plain),
+		cmocka_unit_test_setup_teardown(less_than_one_expert_on_the_device_is_refused_with_what_one_takes, plain, plain),
 		cmocka_unit_test_setup_teardown(memory_that_cannot_be_pinned_does_as_well, plain, plain),
 		cmocka_unit_test_setup_teardown(what_is_warmed_goes_to_the_device, plain, plain),
 	};
