@@ -3,7 +3,8 @@
 # made: programs, libquire_cuda.so, and the libraries that they need and this machine may lack. Nothing is built here.
 #
 # JSON lines of figures, a line for each check, and last "N passed, N failed, N skipped"; status 1 when something failed. With OUT set to a
-# directory, what was printed is kept there. ONLY="exact speed" runs those checks alone, of: driver boundary exact speed model memcheck racecheck.
+# directory, what was printed is kept there. ONLY="exact speed" runs those checks alone, of: driver boundary exact speed model daemon memcheck
+# racecheck.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 kit=$(realpath "${1:-build/device}") || exit 1
@@ -41,6 +42,9 @@ same_model() {
 		"$kit/quire" model bench "$model" --prompt 512 --decode 64 --repeat 2 $way || return
 	done
 }
+
+# A daemon that computes on the device answers as one that does not, from the same store and from one of its own (tests/e2e/device.sh).
+same_answers() { DEVICE=cuda:0 DEVICE_AT=$kit BUILD=$kit bash tests/e2e/device.sh; }
 
 # check NAME SECONDS COMMAND...: passes with status 0.
 check() {
@@ -85,12 +89,13 @@ sanitize() {
 if command -v nvidia-smi >/dev/null; then nvidia-smi | head -n 20; fi
 export kit
 export lib
-export -f sees_device same_model
+export -f sees_device same_model same_answers
 check driver 60 bash -c sees_device
 check boundary 60 "$kit/device" boundary
 check exact 300 "$kit/device" exact
 check speed 180 "$kit/device" speed
 check model 300 bash -c same_model
+check daemon 120 bash -c same_answers
 sanitize memcheck
 sanitize racecheck
 echo "$passed passed, $failed failed$([ $skipped = 0 ] || echo ", $skipped skipped")"
