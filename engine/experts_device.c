@@ -142,7 +142,7 @@ static int take_device_slots(struct experts *x, struct expert_device *v, int64_t
 	}
 	n = v->slot_bytes ? bytes / (int64_t)v->slot_bytes : 0;
 	n = n < x->stats.n_experts ? n : x->stats.n_experts;
-	if (n < 1 && v->slot_bytes > v->a->info.free_bytes)
+	if (n < 1 && (int64_t)v->slot_bytes > experts_device_room(v->a))
 		return no_room(v, v->slot_bytes, "one expert", err);
 	if (n < 1)
 		return err_set(err, ERR_TOO_LARGE, "device %s: %lld bytes for experts are no room for one, which takes %zu: give it more "

@@ -43,7 +43,8 @@ says log "what experts take on this machine is measured"
 run 0 ask docs "which queue holds the reader?" --max-tokens 24
 cmp -s "$T/out" "$T/plain" || fail "the answer differs with a device"
 run 0 status
-grep -q "^device   .*: room for " "$T/out" || fail "the status names no device"
+says out ": room for "
+[ "$DEVICE" != sim:0 ] || says out "device   simulated device: room for "
 [ "$(quire --json status | grep -o '"device":{[^}]*}' | field hits)" -gt 0 ] || fail "nothing was computed on the device"
 stop_daemon
 
