@@ -211,7 +211,7 @@ static void both_memories_count(void **state)
 	const struct cost cost = nothing_moves();
 	struct engine *e = open_engine(COMPUTE_BF16, "sim:0");
 	struct experts_options opt = room("glm52", e, 0, 1000, &cost);
-	struct model *m = open_model("glm52", &opt);
+	struct model *m;
 	struct golden_case *cases;
 	struct experts_stats stats;
 	struct golden_run run;
@@ -219,6 +219,7 @@ static void both_memories_count(void **state)
 
 	(void)state;
 	opt.no_prediction = true;
+	m = open_model("glm52", &opt);
 	cases = golden_load("glm52", m->config.vocab, &n);
 	for (int i = 0; i < 2; i++) {
 		golden_run(&run, e, m, LATENTS_BF16, &cases[n - 1], 1);
