@@ -197,19 +197,30 @@ struct slot *expert_find_slot(struct experts *x, float worth)
 	return expert_find_slot(x, worth);
 }
 
-/* One more is being read that is waited for; begins: it begins now. */
+/* Pieces of what nobody waits for, that may be under way. */
+void expert_allow_ahead(struct experts *x, int pieces)
+{
+	for (enum io_class c = IO_CLASS_PREFETCH; c <= IO_CLASS_IDLE; c++)
+		io_allow(x->io, c, pieces);
+}
+
+/* One more is being read that is waited for; begins: it begins now. The last ones shall not share the drive. */
 static void await(struct experts *x, bool begins)
 {
 	if (!x->n_awaited++) {
 		x->busy_since = clock_now_ns();
 		x->n_busy = 0;
+		expert_allow_ahead(x, 0);
 	}
 	x->n_busy = x->n_busy == NONE || !begins ? NONE : x->n_busy + 1;
 }
 
 static void no_longer_await(struct experts *x)
 {
-	if (!--x->n_awaited && x->n_busy > 0)
+	if (--x->n_awaited)
+		return;
+	expert_allow_ahead(x, 1);
+	if (x->n_busy > 0)
 		ahead_carried(&x->admission, clock_seconds_since(x->busy_since) / x->n_busy);
 }
 

@@ -108,16 +108,14 @@ void expert_go_ahead(struct experts *x)
 {
 	struct guess_list *lists[GUESS_ROUTERS];
 	int64_t now;
-	int n, pieces;
+	int n;
 
 	if (!x->looks_ahead || x->n_awaited)
 		return;
 	now = clock_now_ns();
 	if (!x->admission.began)
 		ahead_idle(&x->admission, x->pass_ends ? AHEAD_LAST : to_compute(x), now);
-	pieces = ahead_pieces(&x->admission, now);
-	for (enum io_class c = IO_CLASS_PREFETCH; c <= IO_CLASS_IDLE; c++)
-		io_allow(x->io, c, pieces);
+	expert_allow_ahead(x, ahead_pieces(&x->admission, now));
 	n = expert_guesses_all(&x->guesses, lists);
 	for (int i = 0; i < n; i++)
 		read_guesses(x, lists[i], now);

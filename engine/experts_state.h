@@ -116,6 +116,8 @@ struct slot *expert_find_slot(struct experts *x, float worth);
 void expert_begin_reading(struct experts *x, struct slot *s, int32_t layer, int32_t expert, enum io_class class);
 /* What was read ahead is wanted now, or is not going to be. */
 void expert_no_guess(struct experts *x, struct slot *s, bool wanted);
+/* Pieces that may be under way of what nobody waits for. */
+void expert_allow_ahead(struct experts *x, int pieces);
 /* Take back all that is done. */
 void expert_poll(struct experts *x);
 /* The slot is free; what it held is cold, or the device's alone. */

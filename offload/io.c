@@ -626,7 +626,7 @@ void io_cancel(struct io *io, struct io_request *r)
 
 void io_allow(struct io *io, enum io_class class, int n)
 {
-	assert(n > 0);
+	assert(n >= 0);
 	assert_owner(io);
 	io->in_flight_most[class] = n;
 }

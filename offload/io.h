@@ -243,8 +243,8 @@ int io_read_wait(struct io *io, const struct io_file *f, void *buffer, uint64_t 
 /* Ask for a pending request not to be carried out. It comes back like any other, as IO_CANCELLED, at once if none of
  * it is in flight; a read that the disk has begun must end first. One that is done already stays as it is. */
 void io_cancel(struct io *io, struct io_request *r);
-/* No more than n >= 1 pieces of a class in flight from now on, so that little has to end first when such requests are cancelled; as
- * many as there are, unless said. */
+/* No more than n pieces of a class in flight from now on, so that little has to end first when such requests are cancelled; as many as
+ * there are, unless said. 0: whoever waits for one of them waits until that is taken back. */
 void io_allow(struct io *io, enum io_class class, int n);
 /* Let a pending request go before its former peers, such as a prefetch that is waited for now. A lower class than it
  * has changes nothing. */
