@@ -468,7 +468,8 @@ static void the_higher_class_goes_first(void **state)
 	}
 }
 
-/* A request that may have one piece in flight has one, though there is room for four; raised, it has them all. */
+/* A request that may have no piece in flight waits; one that may have one has one, though there is room for four; raised, it has them
+ * all. */
 static void no_more_of_a_class_is_in_flight_than_allowed(void **state)
 {
 	struct fixture *x = *state;
@@ -476,8 +477,12 @@ static void no_more_of_a_class_is_in_flight_than_allowed(void **state)
 
 	new_engine(x, 4);
 	x->fake->hold = 1;
-	io_allow(x->io, IO_CLASS_PREFETCH, 1);
+	io_allow(x->io, IO_CLASS_PREFETCH, 0);
 	io_submit(x->io, (struct io_request *[]){&r}, 1);
+	assert_null(io_poll(x->io));
+	assert_int_equal(x->fake->n_begun, 0);
+	io_allow(x->io, IO_CLASS_PREFETCH, 1);
+	assert_null(io_poll(x->io));
 	assert_int_equal(x->fake->n_begun, 1);
 	io_raise(x->io, &r, IO_CLASS_EXPERT);
 	assert_null(io_poll(x->io));
