@@ -589,7 +589,6 @@ void experts_done(struct experts *x, int32_t layer, int32_t expert, bool spent)
 		expert_device_consider(x, s);
 		return;
 	}
-	expert_forget_waiting(x); /* a sweep waited */
 	expert_device_once(x, layer, expert);
 	/* Slots that are free again by themselves, or taken, leave the pile when it is full. */
 	if (x->n_spent == x->n_slots) {

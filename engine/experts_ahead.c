@@ -90,9 +90,7 @@ static bool swap(struct experts *x, int64_t now)
 
 	if (!ahead_swaps(&x->admission, now) || !policy_missed(x->policy, &layer, &expert, &worth))
 		return false;
-	/* This is asked at each look at the drive: slots are not gone through in vain. */
-	if (policy_victim(x->policy, &went_layer, &went_expert, &least) && least >= worth && x->stats.resident + x->n_reading >= x->n_slots)
-		return false;
+	(void)policy_victim(x->policy, &went_layer, &went_expert, &least);
 	s = expert_find_slot(x, worth);
 	if (!s)
 		return false;
@@ -143,13 +141,6 @@ void expert_end_guesses(struct experts *x, struct guess_list *l, const int32_t *
 	l->n = 0;
 }
 
-/* From now on it is counted for another router. */
-void expert_forget_waiting(struct experts *x)
-{
-	x->waited_before = x->stats.waited_s;
-	x->n_missed = 0;
-}
-
 void experts_spoken(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
 {
 	const struct guess_list *best = expert_guesses_of(&x->guesses, layer);
@@ -158,7 +149,8 @@ void experts_spoken(struct experts *x, int32_t layer, const int32_t *ids, int32_
 	for (int32_t i = 0; best && i < best->n; i++)
 		n_missing += best->missing[i];
 	ahead_waited(&x->admission, x->stats.waited_s - x->waited_before, x->n_missed, policy_swap_gain(x->policy));
-	expert_forget_waiting(x);
+	x->waited_before = x->stats.waited_s;
+	x->n_missed = 0;
 	if (x->looks_ahead)
 		ahead_spoken(&x->admission, n_missing, clock_now_ns());
 	for (int k = 0; k < N_AHEAD_KINDS; k++) {

@@ -149,9 +149,7 @@ void expert_device_forget(struct experts *x);
 int32_t expert_device_slots(const struct experts *x);
 void expert_device_stats(const struct experts *x, struct experts_stats *out);
 
-/* experts_ahead.c: what was waited for so far is not the last router's. */
-void expert_forget_waiting(struct experts *x);
-/* Nothing stays for being guessed. Returns how many that lets go. */
+/* experts_ahead.c: nothing stays for being guessed. Returns how many that lets go. */
 int expert_free_guesses(struct experts *x);
 /* The drive may have nothing to do that is waited for: on with what is guessed then. */
 void expert_go_ahead(struct experts *x);
