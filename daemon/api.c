@@ -776,8 +776,6 @@ static json_t *experts_json(const struct experts_stats *s)
 	json_object_set_new(o, "useful", integer(s->useful));
 	json_object_set_new(o, "wasted", integer(s->ahead - s->useful));
 	json_object_set_new(o, "behind", integer(s->behind));
-	json_object_set_new(o, "swaps", integer(s->swaps));
-	json_object_set_new(o, "swap_gain", json_real(s->swap_gain));
 	json_object_set_new(o, "warmed", integer(s->warmed));
 	json_object_set_new(o, "warmed_used", integer(s->warmed_used));
 	json_object_set_new(o, "reads", integer(s->reads));

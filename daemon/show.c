@@ -403,8 +403,6 @@ static void print_experts(const json_t *x)
 	if (get_integer(x, "ahead"))
 		printf(", %s ahead and %s of those in vain", print_count(a, get_integer(x, "ahead")),
 		       print_count(b, get_integer(x, "wasted")));
-	if (get_integer(x, "swaps"))
-		printf(", %s for what was worth less", print_count(a, get_integer(x, "swaps")));
 	if (get_integer(x, "behind"))
 		printf(", %s in somebody's way", print_count(a, get_integer(x, "behind")));
 	putchar('\n');

@@ -149,6 +149,7 @@ void expert_empty(struct experts *x, struct slot *s)
 	if (s->layer == NONE)
 		return;
 	if (s->state == SLOT_WARM) {
+		policy_hold(x->policy, s->layer, s->expert, false);
 		policy_left(x->policy, s->layer, s->expert);
 		x->stats.resident--;
 	}
@@ -156,10 +157,9 @@ void expert_empty(struct experts *x, struct slot *s)
 	x->slot_of[index_of(x, s->layer, s->expert)] = NONE;
 	if (s->state == SLOT_WARM)
 		expert_device_left(x, s->layer, s->expert);
-	policy_hold(x->policy, s->layer, s->expert, expert_is_on_device(x, s->layer, s->expert));
 	s->state = SLOT_FREE;
 	s->layer = s->expert = NONE;
-	s->wanted = s->ahead = s->later = s->swap = s->guessed = false;
+	s->wanted = s->ahead = s->later = s->guessed = false;
 	s->warmed = 0;
 }
 
@@ -200,7 +200,7 @@ struct slot *expert_find_slot(struct experts *x, float worth)
 /* Pieces of what nobody waits for, that may be under way. */
 void expert_allow_ahead(struct experts *x, int pieces)
 {
-	for (enum io_class c = IO_CLASS_PREFETCH; c <= IO_CLASS_IDLE; c++)
+	for (enum io_class c = IO_CLASS_PREFETCH; c <= IO_CLASS_LATER; c++)
 		io_allow(x->io, c, pieces);
 }
 
@@ -245,10 +245,7 @@ void expert_begin_reading(struct experts *x, struct slot *s, int32_t layer, int3
 		requests[i] = &s->requests[i];
 	}
 	point(x, s, &s->r);
-	policy_hold(x->policy, layer, expert, true);
-	if (s->swap) {
-		x->n_swapping++;
-	} else if (s->ahead) {
+	if (s->ahead) {
 		x->n_guessed++;
 		x->n_later += s->later;
 	} else {
@@ -327,17 +324,16 @@ static int look_at(struct experts *x, struct slot *s, struct err *err)
 		return err_set(err, ERR_FORMAT, "%s: tensor %s holds a NaN or infinity; the file is damaged, fetch it again",
 			       x->direct[place->parts[bad].shard].path, place->parts[bad].tensor->name);
 	expert_sums_note(x->sums, index_of(x, s->layer, s->expert), sum);
-	s->guessed = expert_is_guess(s);
+	s->guessed = s->ahead && !s->warmed;
 	is_warm(x, s);
 	expert_device_came(x, s->layer, s->expert);
 	return 0;
 }
 
-/* One that was read ahead is not on its way any more, or not for that. */
-static void end_ahead(struct experts *x, struct slot *s)
+/* One that was read ahead is not on its way as a guess any more. */
+static void end_guess(struct experts *x, struct slot *s)
 {
-	x->n_swapping -= s->swap;
-	x->n_guessed -= !s->swap;
+	x->n_guessed--;
 	x->n_later -= s->later;
 	s->later = false;
 }
@@ -345,12 +341,11 @@ static void end_ahead(struct experts *x, struct slot *s)
 /* What was read ahead is wanted now, or is not going to be. */
 void expert_no_guess(struct experts *x, struct slot *s, bool wanted)
 {
-	x->stats.useful += wanted && expert_is_guess(s);
+	x->stats.useful += wanted && !s->warmed;
 	s->ahead = false;
 	if (!s->n_pending)
 		return;
-	end_ahead(x, s);
-	s->swap = false;
+	end_guess(x, s);
 	if (wanted) {
 		await(x, false);
 		return;
@@ -377,7 +372,7 @@ static void take_back(struct experts *x, struct io_request *r)
 		return;
 	end_reading(x, s);
 	if (s->ahead) {
-		end_ahead(x, s);
+		end_guess(x, s);
 	} else if (s->cancelled) {
 		ahead_held_up(&x->admission, s->n_left, x->n_awaited ? clock_seconds_since(s->cancelled_at) : 0);
 		x->stats.behind += x->n_awaited && s->n_left;
@@ -389,9 +384,9 @@ static void take_back(struct experts *x, struct io_request *r)
 	warm = s->err.code == ERR_NONE && (!s->cancelled || s->wanted) && !look_at(x, s, &s->err);
 	expert_look_free(s->look);
 	s->look = NULL;
-	if (warm && (s->warmed || s->swap)) {
-		s->ahead = s->swap = false; /* it is there like any other */
-		x->stats.warmed += s->warmed > 0;
+	if (warm && s->warmed) {
+		s->ahead = false; /* it is there like any other */
+		x->stats.warmed++;
 	}
 	if (warm)
 		return;
@@ -468,7 +463,6 @@ void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t 
 			continue;
 		if (s) {
 			x->stats.hits += s->state == SLOT_WARM && !s->ahead;
-			x->n_missed += s->ahead;
 			x->stats.late += s->state == SLOT_READING;
 			if (s->ahead)
 				expert_no_guess(x, s, true);
@@ -484,7 +478,6 @@ void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t 
 		if (!s)
 			return;
 		s->wanted = true;
-		x->n_missed++;
 		expert_begin_reading(x, s, layer, ids[i], IO_CLASS_EXPERT);
 	}
 }
@@ -606,7 +599,7 @@ void experts_forget(struct experts *x)
 	for (int r = 0; r < GUESS_ROUTERS; r++)
 		for (int k = 0; k < N_AHEAD_KINDS; k++)
 			expert_end_guesses(x, &x->guesses.lists[r][k], NULL, 0);
-	x->looks_ahead = x->pass_ends = false;
+	x->looks_ahead = false;
 	ahead_forget(&x->admission);
 	expert_device_forget(x);
 	for (int32_t i = 0; i < x->n_slots; i++)
@@ -717,9 +710,8 @@ void experts_stats(const struct experts *x, struct experts_stats *out)
 	out->sums_shipped = expert_sums_shipped(x->sums);
 	io_stats(x->io, &io);
 	out->backend = io.backend;
-	out->read_bytes = io.of[IO_CLASS_EXPERT].moved + io.of[IO_CLASS_PREFETCH].moved + io.of[IO_CLASS_LATER].moved +
-			  io.of[IO_CLASS_IDLE].moved;
-	out->swap_gain = policy_swap_gain(x->policy);
+	out->read_bytes = io.of[IO_CLASS_EXPERT].moved + io.of[IO_CLASS_PREFETCH].moved +
+			  io.of[IO_CLASS_LATER].moved;
 }
 
 int experts_verify(struct experts *x, void (*report)(void *ctx, int64_t done, int64_t of), void *ctx, struct err *err)

@@ -12,8 +12,7 @@
  * read once more, then it is an error that names layer, expert and file. Numbers never depend on what is in which slot.
  *
  * Which expert goes: one that a sweep has just used, since a sweep comes round to it last; else the one that is worth least
- * (offload/policy.h). What a corpus chose often is read while nobody asks for anything, and where the drive would be idle between two
- * routers, what they may choose, or what has come to be worth more than something that is there. Engine thread.
+ * (offload/policy.h). What a corpus chose often is read while nobody asks for anything. Engine thread.
  */
 #ifndef QUIRE_ENGINE_EXPERTS_H
 #define QUIRE_ENGINE_EXPERTS_H
@@ -105,8 +104,6 @@ void experts_spoken(struct experts *x, int32_t layer, const int32_t *ids, int32_
 /* Should a router that has yet to speak be asked now what it would choose? It costs a product, and pays when that can be read before
  * anything is waited for. waits: the caller is about to wait for experts. */
 bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool waits);
-/* No router is left to be asked in this pass: the drive is free until the next one. */
-void experts_pass_ends(struct experts *x);
 /* What it would choose, best guess first: what is worth it (offload/ahead.h) is read ahead, in moments when nothing that is waited
  * for is being read, the nearest layer first. A nearer kind of guess takes the place of others at the same router. */
 void experts_ahead(struct experts *x, int32_t layer, enum ahead_kind kind, const int32_t *ids, int32_t n);
@@ -129,8 +126,6 @@ struct experts_stats {
 	int64_t resident;
 	int64_t taken, hits, late;        /* hits: resident when wanted; late: on their way then */
 	int64_t ahead, useful;            /* reads begun ahead, and of those wanted next */
-	int64_t swaps;                    /* reads begun of who nobody guesses, but is worth more than one that is there */
-	double swap_gain;                 /* transfers that one saves later, of late: -1 to 1 */
 	int64_t warmed, warmed_used;      /* that came before anybody asked; of those, asked for before they went */
 	int64_t behind;                   /* reads ahead that were given up and still held up what was waited for */
 	int64_t reads, read_bytes;        /* of experts, begun; bytes that came of the files, of reads that were given up too */

@@ -5,7 +5,7 @@
 
 #include "config/clock.h"
 
-/* Guesses at layers further on that are being read, or swaps: one, and one so that the drive has a next one. */
+/* Guesses at layers further on that are being read: one, and one so that the drive has a next one. */
 enum { LATER_MOST = 2 };
 
 /* A guess that is there already stays until its router has spoken, if guesses come true as often as this. */
@@ -81,28 +81,6 @@ static void read_guesses(struct experts *x, struct guess_list *l, int64_t now)
 	}
 }
 
-/* Nothing that is guessed is worth the drive's time: is somebody who has come to be worth more than one that is there? */
-static bool swap(struct experts *x, int64_t now)
-{
-	int32_t layer, expert, went_layer = NONE, went_expert = NONE;
-	float worth, least;
-	struct slot *s;
-
-	if (!ahead_swaps(&x->admission, now) || !policy_missed(x->policy, &layer, &expert, &worth))
-		return false;
-	(void)policy_victim(x->policy, &went_layer, &went_expert, &least);
-	s = expert_find_slot(x, worth);
-	if (!s)
-		return false;
-	if (went_layer != NONE && expert_slot(x, went_layer, went_expert))
-		went_layer = NONE; /* there was room */
-	s->ahead = s->swap = true;
-	x->stats.swaps++;
-	expert_begin_reading(x, s, layer, expert, IO_CLASS_IDLE);
-	policy_swapped(x->policy, layer, expert, went_layer, went_expert);
-	return true;
-}
-
 /* The drive has nothing to do that is waited for: on with what is guessed, nearest layer first. */
 void expert_go_ahead(struct experts *x)
 {
@@ -114,13 +92,13 @@ void expert_go_ahead(struct experts *x)
 		return;
 	now = clock_now_ns();
 	if (!x->admission.began)
-		ahead_idle(&x->admission, x->pass_ends ? AHEAD_LAST : to_compute(x), now);
-	expert_allow_ahead(x, ahead_pieces(&x->admission, now));
+		ahead_idle(&x->admission, to_compute(x), now);
 	n = expert_guesses_all(&x->guesses, lists);
+	if (!n)
+		return;
+	expert_allow_ahead(x, ahead_pieces(&x->admission, now));
 	for (int i = 0; i < n; i++)
 		read_guesses(x, lists[i], now);
-	while (x->n_guessed + x->n_swapping < LATER_MOST && swap(x, now))
-		;
 }
 
 /* A list is done with: its router chose ids, or will not speak. */
@@ -134,7 +112,7 @@ void expert_end_guesses(struct experts *x, struct guess_list *l, const int32_t *
 		s->guessed = false;
 		if (s->wanted)
 			continue;
-		if (expert_is_guess(s) && !expert_is_among(l->ids[i], ids, n))
+		if (s->ahead && !s->warmed && !expert_is_among(l->ids[i], ids, n))
 			expert_no_guess(x, s, false);
 		expert_hold(x, s, false);
 	}
@@ -148,9 +126,6 @@ void experts_spoken(struct experts *x, int32_t layer, const int32_t *ids, int32_
 
 	for (int32_t i = 0; best && i < best->n; i++)
 		n_missing += best->missing[i];
-	ahead_waited(&x->admission, x->stats.waited_s - x->waited_before, x->n_missed, policy_swap_gain(x->policy));
-	x->waited_before = x->stats.waited_s;
-	x->n_missed = 0;
 	if (x->looks_ahead)
 		ahead_spoken(&x->admission, n_missing, clock_now_ns());
 	for (int k = 0; k < N_AHEAD_KINDS; k++) {
@@ -162,24 +137,7 @@ void experts_spoken(struct experts *x, int32_t layer, const int32_t *ids, int32_
 		if (l->layer == layer)
 			expert_end_guesses(x, l, ids, n);
 	}
-	x->looks_ahead = x->pass_ends = false; /* until the next one is asked: what this one chose is wanted first */
-}
-
-/* As each look at the drive does from now on, until a router speaks. */
-static void look_ahead(struct experts *x)
-{
-	if (x->looks_ahead)
-		return;
-	x->looks_ahead = true;
-	expert_go_ahead(x);
-}
-
-void experts_pass_ends(struct experts *x)
-{
-	if (x->no_prediction)
-		return;
-	x->pass_ends = true;
-	look_ahead(x);
+	x->looks_ahead = false; /* until the next one is asked: what this one chose is wanted first */
 }
 
 bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool waits)
@@ -188,7 +146,10 @@ bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool wa
 
 	if (x->no_prediction)
 		return false;
-	look_ahead(x);
+	if (!x->looks_ahead) {
+		x->looks_ahead = true;
+		expert_go_ahead(x); /* as each look at the drive does from now on */
+	}
 	if (l->n && l->layer == layer)
 		return false;
 	if (x->n_awaited)
@@ -207,7 +168,7 @@ static void correct_guesses(struct experts *x, struct guess_list *before, const 
 	for (int32_t i = 0; i < before->n; i++) {
 		struct slot *s = expert_slot(x, l->layer, before->ids[i]);
 
-		if (!s || !expert_is_guess(s) || s->state != SLOT_READING || s->wanted)
+		if (!s || !s->ahead || s->state != SLOT_READING || s->wanted)
 			continue;
 		if (!expert_is_among(before->ids[i], l->ids, l->n)) {
 			expert_no_guess(x, s, false);

@@ -225,10 +225,8 @@ static void device_slot_free(struct experts *x, struct device_slot *s)
 {
 	struct expert_device *v = x->device;
 
-	if (!expert_slot(x, s->layer, s->expert)) {
-		policy_hold(x->policy, s->layer, s->expert, false);
+	if (!expert_slot(x, s->layer, s->expert))
 		v->n_alone--;
-	}
 	v->slot_of[index_of(x, s->layer, s->expert)] = NONE;
 	s->layer = s->expert = NONE;
 	v->n_there--;

@@ -32,7 +32,6 @@ struct slot {
 	bool wanted;                 /* by the pass under way: it stays */
 	bool ahead;                  /* read ahead, and not wanted yet */
 	bool later;                  /* and that for a layer further on than the next */
-	bool swap;                   /* read ahead though nobody guesses it, since it is worth more than who went for it */
 	int32_t warmed;              /* read since tokens of a corpus chose it often, and not wanted yet: 1 + its place there; else 0 */
 	bool guessed;                /* there, and its router is thought to choose it: it stays while there is room for what is wanted */
 	int lent;                    /* copies to the device that are under way */
@@ -63,12 +62,8 @@ struct experts {
 	struct ahead admission;
 	struct expert_guesses guesses;
 	bool looks_ahead;            /* a router is going to speak, and nothing that was not said to be wanted is before that */
-	bool pass_ends;              /* that is in another pass */
 	int32_t n_awaited, n_guessed; /* experts that are being read since they are wanted; since they may be */
 	int32_t n_later;             /* of these, for layers further on */
-	int32_t n_swapping;          /* being read, not among them */
-	int32_t n_missed;            /* that the last router chose and that were not there, or since they were read ahead */
-	double waited_before;        /* stats.waited_s when it spoke */
 	int64_t busy_since;          /* n_awaited was 0 until then */
 	int32_t n_busy;              /* experts whose reads began since; NONE: one had begun before, so that no time of one is known */
 	bool no_prediction;
@@ -95,12 +90,6 @@ static inline bool expert_is_among(int32_t id, const int32_t *ids, int32_t n)
 		if (ids[i] == id)
 			return true;
 	return false;
-}
-
-/* Some router may choose it, which is why it is read. */
-static inline bool expert_is_guess(const struct slot *s)
-{
-	return s->ahead && !s->warmed && !s->swap;
 }
 
 /* Its bytes are here, and nobody needs them to stay. */

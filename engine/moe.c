@@ -49,9 +49,8 @@ void look_ahead(struct pass *p, int32_t layer, bool whole, bool waits,
 {
 	const struct model_config *c = p->c;
 	const float *h = NULL;
-	int kind = AHEAD_NEXT;
 
-	for (; layer < c->n_layers && kind < N_AHEAD_KINDS; layer++) {
+	for (int kind = AHEAD_NEXT; layer < c->n_layers && kind < N_AHEAD_KINDS; layer++) {
 		enum ahead_kind k = kind == AHEAD_NEXT && whole ? AHEAD_WHOLE : (enum ahead_kind)kind;
 
 		whole = false;
@@ -63,8 +62,6 @@ void look_ahead(struct pass *p, int32_t layer, bool whole, bool waits,
 		}
 		kind++;
 	}
-	if (kind == AHEAD_NEXT)
-		experts_pass_ends(p->m->experts);
 }
 
 /* A few tokens' choice, to the tier of experts: read what is not there, and learn. None of it changes a number. */

@@ -2,16 +2,11 @@
 
 #define FADE    .995 /* of a count with each new one: some hundred are remembered */
 #define AVERAGE .85  /* of an average with each new number */
-#define SLOWLY  .98  /* the same of what differs much from layer to layer */
 #define SURE    .8   /* of what the last window could save as well, counted as saved: it may have several to read */
-#define LATER   .4   /* of what a swap saves, counted against a guess: what was guessed wrongly is often right soon, as if swapped */
-#define LONGEST 4    /* transfers: a window between passes is not counted as longer, since somebody may have had to think */
 #define FORGIVE .99  /* of delays, with each window: a disk that was slow is tried again */
 
 /* Beside those of AHEAD_NEXT, as they are in the pocket model. */
 static const double first_chances[N_AHEAD_KINDS] = {1.05, 1, .7, .5};
-
-enum { LAST_STAGE = AHEAD_STAGES - 1 };
 
 /* Routers that speak before that of a guess. */
 static int routers_before(enum ahead_kind kind)
@@ -46,32 +41,18 @@ void ahead_idle(struct ahead *a, int n_to_compute, int64_t now)
 		return;
 	a->began = now;
 	a->behind_s *= FORGIVE;
-	a->stage = n_to_compute == AHEAD_LAST ? LAST_STAGE : n_to_compute < LAST_STAGE ? n_to_compute : LAST_STAGE - 1;
+	a->stage = n_to_compute < AHEAD_STAGES ? n_to_compute : AHEAD_STAGES - 1;
 }
 
 void ahead_spoken(struct ahead *a, int n_missing, int64_t now)
 {
 	double window = a->began ? (double)(now - a->began) / 1e9 : 0;
-	bool last = a->began && a->stage == LAST_STAGE;
 
-	if (last && window > LONGEST * a->transfer_s)
-		window = LONGEST * a->transfer_s;
 	if (a->began)
 		average(&a->window_s[a->stage], window);
-	if (!last)
-		a->idle_s = AVERAGE * a->idle_s + (1 - AVERAGE) * window;
+	a->idle_s = AVERAGE * a->idle_s + (1 - AVERAGE) * window;
 	a->n_missing = AVERAGE * a->n_missing + (1 - AVERAGE) * n_missing;
 	a->began = 0;
-}
-
-void ahead_waited(struct ahead *a, double seconds, int n, double swap_gain)
-{
-	double waited;
-
-	a->waited_s = SLOWLY * a->waited_s + (1 - SLOWLY) * seconds;
-	a->n_awaited = SLOWLY * a->n_awaited + (1 - SLOWLY) * n;
-	waited = a->n_awaited * a->transfer_s > 0 ? a->waited_s / (a->n_awaited * a->transfer_s) : 1;
-	a->swap_gain = swap_gain * (waited < 1 ? waited : 1);
 }
 
 void ahead_forget(struct ahead *a)
@@ -122,34 +103,19 @@ static double saved_later(const struct ahead *a)
 	return share < a->transfer_s ? share : a->transfer_s;
 }
 
-/* Of a piece that is longer than the window: what those that are waited for lose if it was for nothing. */
-static double lost(const struct ahead *a, double before, int64_t now)
-{
-	double spilled = a->piece_share * a->transfer_s - (window_left(a, now) - before);
-
-	return spilled > a->behind_s ? spilled : a->behind_s;
-}
-
-bool ahead_swaps(const struct ahead *a, int64_t now)
-{
-	double left = window_left(a, now);
-
-	return a->transfer_s > 0 && a->swap_gain * (left < a->transfer_s ? left : a->transfer_s) > lost(a, 0, now);
-}
-
 float ahead_bid(const struct ahead *a, enum ahead_kind kind, int32_t rank, int n_before, int64_t now)
 {
 	double before = n_before * a->transfer_s, left = ahead_left(a, kind, now) - before, p = ahead_chance(a, kind, rank);
-	double saved, gain;
+	double saved, spilled, gain;
 
 	if (!(left > 0 && a->transfer_s > 0))
 		return 0;
 	saved = left < a->transfer_s ? left : a->transfer_s;
 	if (routers_before(kind))
 		saved -= SURE * saved_later(a);
-	gain = p * saved - (1 - p) * lost(a, before, now);
-	if (a->swap_gain > 0)
-		gain -= LATER * a->swap_gain * saved;
+	spilled = a->piece_share * a->transfer_s - (window_left(a, now) - before); /* of a piece that is longer than the window */
+	spilled = spilled > 0 ? spilled : 0;
+	gain = p * saved - (1 - p) * (spilled > a->behind_s ? spilled : a->behind_s);
 	if (gain <= 0)
 		return 0;
 	gain /= (1 - p) * a->transfer_s + 1e-12;

@@ -5,10 +5,6 @@
  * pushed out for it may have to come back. A guess at a layer further on is wrong more often, and has the windows of those before it
  * too: where an expert takes longer than a layer, it is what makes it come in time.
  *
- * What nobody guesses can be read in such a window as well: a swap (offload/policy.h), which saves a transfer some tokens later, as far as
- * that one would have been waited for. Guesses and swaps are after the same idle seconds, so that a guess must promise more than a swap
- * does.
- *
  * How often guesses come true is counted by their kind and rank, over those that were not there (of those a cache knows nothing, and
  * they are wrong more often than others); how long windows, transfers and such delays are is averaged. All of it is learned
  * while it runs, whether anything is read ahead or not, so that reading ahead comes back when it pays again.
@@ -21,7 +17,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { AHEAD_RANKS = 64, AHEAD_STAGES = 11, AHEAD_LAST = -1 };
+enum { AHEAD_RANKS = 64, AHEAD_STAGES = 10 };
 
 /* What is guessed and what of. */
 enum ahead_kind {
@@ -34,14 +30,12 @@ enum ahead_kind {
 
 struct ahead {
 	double guessed[N_AHEAD_KINDS][AHEAD_RANKS], needed[N_AHEAD_KINDS][AHEAD_RANKS]; /* the older, the less they count */
-	double window_s[AHEAD_STAGES]; /* by how many experts are still to be computed when it begins, then AHEAD_LAST; 0: none was seen */
+	double window_s[AHEAD_STAGES]; /* by how many experts are still to be computed when it begins; 0: none was seen */
 	double idle_s;                 /* a window, or 0 where there was none, for each router that spoke */
 	double n_missing;              /* of the guesses at it */
 	double transfer_s;             /* of one expert; 0: none was seen */
 	double piece_share;            /* of an expert, that is read at once and cannot be taken back */
 	double behind_s;               /* that a read given up holds up those that are waited for */
-	double waited_s, n_awaited;    /* for what was not there when its router chose it, of a layer: it and how many there were */
-	double swap_gain;              /* seconds that a second of a swap saves */
 	int64_t began;                 /* of the window under way; 0: none */
 	int stage;
 };
@@ -50,14 +44,11 @@ void ahead_init(struct ahead *a, int32_t n_chosen, double piece_share);
 
 /* An expert of those that are waited for took so long. */
 void ahead_carried(struct ahead *a, double seconds);
-/* The link has nothing to do that is waited for, n_to_compute experts are there to be computed, or AHEAD_LAST: no router is left in this
- * pass, and nobody knows when the next begins. Only the first call of a window counts. */
+/* The link has nothing to do that is waited for, n_to_compute experts are there to be computed; only the first call of a window
+ * counts. */
 void ahead_idle(struct ahead *a, int n_to_compute, int64_t now);
 /* The router has spoken: the window is over. So many of the last guesses at it were not there when they were made. */
 void ahead_spoken(struct ahead *a, int n_missing, int64_t now);
-/* After it, this was waited for n experts that it chose and that were not there, or were since they were read ahead; and what a swap gains
- * now (policy_swap_gain). */
-void ahead_waited(struct ahead *a, double seconds, int n, double swap_gain);
 /* It will not speak. */
 void ahead_forget(struct ahead *a);
 /* What came of guess `rank`, 0 the best, that was not there when it was made. */
@@ -73,8 +64,6 @@ double ahead_left(const struct ahead *a, enum ahead_kind kind, int64_t now);
 /* The most that what guess `rank` pushes out may be worth (offload/policy.h), with n_before experts to be read ahead before
  * it; 0: it is not worth beginning, though a slot be free. */
 float ahead_bid(const struct ahead *a, enum ahead_kind kind, int32_t rank, int n_before, int64_t now);
-/* Is a swap worth beginning? */
-bool ahead_swaps(const struct ahead *a, int64_t now);
 /* Pieces that can be read until the next router is likely to speak, 1 at least. */
 int ahead_pieces(const struct ahead *a, int64_t now);
 

@@ -17,24 +17,12 @@ static const float first_weights[N_SCALES] = {.3f, .6f, .4f, .2f, .1f};
 #define LATER  .6f /* what being chosen one token later counts */
 #define WAIT   .6f /* what worth counts in a layer that is asked a whole token later */
 
-/* Of swaps: some hundred are remembered, for some hundred tokens, so that what has not paid is tried again. */
-#define FADE       .995
-#define TOKENS     200
-#define FIRST_GAIN .25 /* before anything is known, as if seen in so many: */
-#define FIRST      4
-
-enum { NOBODY = -1, NO_PARTNER = -2 };
-
 struct policy {
 	int32_t n_layers, n_experts, n_chosen;
 	float *average;           /* [n_layers, n_experts, N_SCALES] */
 	float *worth;             /* [n_layers, n_experts] */
 	bool *resident, *held;    /* [n_layers, n_experts] */
 	int32_t *least;           /* [n_layers] the resident expert not held that is worth least; -1: none */
-	int32_t *most;            /* [n_layers] the one that is neither, and worth most; -1: none */
-	int64_t *went, *came;     /* [n_layers, n_experts] of a swap that is not judged: by who came, who went for it (NOBODY), and by
-	                             who went, who came; else NO_PARTNER */
-	double n_swaps, gained;   /* judged; right ones less wrong ones */
 	float weights[N_WEIGHTS];
 	double slopes[N_WEIGHTS]; /* squared, added up */
 	int64_t steps;
@@ -58,9 +46,6 @@ struct policy *policy_new(int32_t n_layers, int32_t n_experts, int32_t n_chosen)
 	p->resident = xcalloc(n, sizeof *p->resident);
 	p->held = xcalloc(n, sizeof *p->held);
 	p->least = xmalloc((size_t)n_layers, sizeof *p->least);
-	p->most = xmalloc((size_t)n_layers, sizeof *p->most);
-	p->went = xmalloc(n, sizeof *p->went);
-	p->came = xmalloc(n, sizeof *p->came);
 	p->z = xmalloc((size_t)n_experts, sizeof *p->z);
 	p->soon = xmalloc((size_t)n_layers, sizeof *p->soon);
 	for (int32_t i = 0; i < n_layers; i++)
@@ -68,12 +53,10 @@ struct policy *policy_new(int32_t n_layers, int32_t n_experts, int32_t n_chosen)
 	p->chosen = xmalloc((size_t)n_experts, sizeof *p->chosen);
 	memcpy(p->weights, first_weights, sizeof first_weights);
 	p->weights[N_SCALES] = share < 1 ? logf(share / (1 - share)) - 1 : 8;
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < n; i++)
 		p->worth[i] = share;
-		p->went[i] = p->came[i] = NO_PARTNER;
-	}
 	for (int32_t i = 0; i < n_layers; i++)
-		p->least[i] = p->most[i] = -1; /* nothing is worth more than another before a router has spoken */
+		p->least[i] = -1;
 	return p;
 }
 
@@ -86,9 +69,6 @@ void policy_free(struct policy *p)
 	free(p->resident);
 	free(p->held);
 	free(p->least);
-	free(p->most);
-	free(p->went);
-	free(p->came);
 	free(p->z);
 	free(p->chosen);
 	free(p->soon);
@@ -100,64 +80,18 @@ static size_t at(const struct policy *p, int32_t layer, int32_t expert)
 	return (size_t)layer * (size_t)p->n_experts + (size_t)expert;
 }
 
-/* Who is worth least of those that are there, and most of those that are not. */
-static void find_ends(struct policy *p, int32_t layer)
+static void find_least(struct policy *p, int32_t layer)
 {
-	size_t first = at(p, layer, 0);
-	const float *worth = p->worth + first;
-	int32_t least = -1, most = -1;
+	int32_t least = -1;
 
 	for (int32_t e = 0; e < p->n_experts; e++) {
-		if (p->held[first + (size_t)e])
-			continue;
-		if (!p->resident[first + (size_t)e])
-			most = most < 0 || worth[e] > worth[most] ? e : most;
-		else
-			least = least < 0 || worth[e] < worth[least] ? e : least;
+		size_t i = at(p, layer, e);
+
+		if (p->resident[i] && !p->held[i] && (least < 0 || p->worth[i] < p->worth[at(p, layer, least)]))
+			least = e;
 	}
 	p->least[layer] = least;
-	p->most[layer] = most;
 }
-
-/* ---- swaps -------------------------------------------------------------------------------------------------------- */
-
-static void judge(struct policy *p, int64_t came, double gain)
-{
-	if (p->went[came] >= 0)
-		p->came[p->went[came]] = NO_PARTNER;
-	p->went[came] = NO_PARTNER;
-	p->n_swaps = FADE * p->n_swaps + 1;
-	p->gained = FADE * p->gained + gain;
-}
-
-/* What is known of an expert's swap, by who it is in it. */
-static void judge_chosen(struct policy *p, int64_t expert)
-{
-	if (p->came[expert] >= 0)
-		judge(p, p->came[expert], -1);
-	if (p->went[expert] != NO_PARTNER)
-		judge(p, expert, 1);
-}
-
-void policy_swapped(struct policy *p, int32_t layer, int32_t expert, int32_t went_layer, int32_t went_expert)
-{
-	int64_t came = (int64_t)at(p, layer, expert), went = went_layer < 0 ? NOBODY : (int64_t)at(p, went_layer, went_expert);
-
-	if (p->went[came] != NO_PARTNER)
-		judge(p, came, 0);
-	if (went >= 0 && p->came[went] >= 0)
-		judge(p, p->came[went], 0);
-	p->went[came] = went;
-	if (went >= 0)
-		p->came[went] = came;
-}
-
-double policy_swap_gain(const struct policy *p)
-{
-	return (p->gained + FIRST * FIRST_GAIN) / (p->n_swaps + FIRST);
-}
-
-/* ---- what is learned --------------------------------------------------------------------------------------------- */
 
 static float chance(const struct policy *p, const float *average)
 {
@@ -205,7 +139,7 @@ void policy_expect(struct policy *p, int32_t layer, const double *share)
 			average[s] = p->z[e];
 		p->worth[at(p, layer, e)] = chance(p, average);
 	}
-	find_ends(p, layer);
+	find_least(p, layer);
 }
 
 void policy_observe(struct policy *p, int32_t layer, const struct trace_entry *entries, int32_t n_listed)
@@ -218,12 +152,8 @@ void policy_observe(struct policy *p, int32_t layer, const struct trace_entry *e
 
 	take_scores(p, entries, n_listed);
 	memset(p->chosen, 0, (size_t)p->n_experts);
-	for (int32_t i = 0; i < p->n_chosen; i++) {
+	for (int32_t i = 0; i < p->n_chosen; i++)
 		p->chosen[entries[i].expert] = true;
-		judge_chosen(p, (int64_t)first + entries[i].expert);
-	}
-	p->n_swaps *= 1 - 1.0 / (TOKENS * p->n_layers);
-	p->gained *= 1 - 1.0 / (TOKENS * p->n_layers);
 	for (int32_t e = 0; e < p->n_experts; e++) {
 		float *average = p->average + (first + (size_t)e) * N_SCALES, before[N_SCALES], was = p->worth[first + (size_t)e], miss;
 
@@ -240,7 +170,7 @@ void policy_observe(struct policy *p, int32_t layer, const struct trace_entry *e
 		p->slopes[s] += (double)(slope[s] * slope[s]);
 		p->weights[s] += STEP * slope[s] / (float)sqrt(1 + p->slopes[s]);
 	}
-	find_ends(p, layer);
+	find_least(p, layer);
 }
 
 float policy_worth(const struct policy *p, int32_t layer, int32_t expert)
@@ -251,21 +181,19 @@ float policy_worth(const struct policy *p, int32_t layer, int32_t expert)
 void policy_arrived(struct policy *p, int32_t layer, int32_t expert)
 {
 	p->resident[at(p, layer, expert)] = true;
-	find_ends(p, layer);
+	find_least(p, layer);
 }
 
 void policy_left(struct policy *p, int32_t layer, int32_t expert)
 {
 	p->resident[at(p, layer, expert)] = false;
-	if (p->went[at(p, layer, expert)] != NO_PARTNER)
-		judge(p, (int64_t)at(p, layer, expert), 0);
-	find_ends(p, layer);
+	find_least(p, layer);
 }
 
 void policy_hold(struct policy *p, int32_t layer, int32_t expert, bool held)
 {
 	p->held[at(p, layer, expert)] = held;
-	find_ends(p, layer);
+	find_least(p, layer);
 }
 
 bool policy_resident(const struct policy *p, int32_t layer, int32_t expert)
@@ -273,42 +201,23 @@ bool policy_resident(const struct policy *p, int32_t layer, int32_t expert)
 	return p->resident[at(p, layer, expert)];
 }
 
-/* What it counts that a layer is not asked at once. */
-static float soon(const struct policy *p, int32_t layer)
-{
-	return p->soon[(layer - p->layer - 1 + 2 * p->n_layers) % p->n_layers];
-}
-
 bool policy_victim(const struct policy *p, int32_t *layer, int32_t *expert, float *worth)
 {
+	float least = 0;
 	bool found = false;
 
 	for (int32_t l = 0; l < p->n_layers; l++) {
-		float w = p->least[l] < 0 ? 0 : p->worth[at(p, l, p->least[l])] * soon(p, l);
+		float w;
 
-		if (p->least[l] < 0 || (found && w >= *worth))
+		if (p->least[l] < 0)
 			continue;
-		found = true;
-		*worth = w;
-		*layer = l;
-		*expert = p->least[l];
-	}
-	return found;
-}
-
-bool policy_missed(const struct policy *p, int32_t *layer, int32_t *expert, float *worth)
-{
-	bool found = false;
-
-	for (int32_t l = 0; l < p->n_layers; l++) {
-		float w = p->most[l] < 0 ? 0 : p->worth[at(p, l, p->most[l])] * soon(p, l);
-
-		if (p->most[l] < 0 || (found && w <= *worth))
-			continue;
-		found = true;
-		*worth = w;
-		*layer = l;
-		*expert = p->most[l];
+		w = p->worth[at(p, l, p->least[l])] * p->soon[(l - p->layer - 1 + 2 * p->n_layers) % p->n_layers];
+		if (!found || w < least) {
+			found = true;
+			*worth = least = w;
+			*layer = l;
+			*expert = p->least[l];
+		}
 	}
 	return found;
 }

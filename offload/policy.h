@@ -9,10 +9,6 @@
  * count too: that is what a list of the recently used does not know. What is needed again later in the order of layers counts
  * less than what is needed at once.
  *
- * That worth also finds who should be there and is not: an expert whose scores have risen, and which no router has chosen since. Where the
- * link is idle it may come in place of one that is worth less: a swap. What a swap is good for is counted: it was right if the one that
- * came is chosen before the one that went, wrong if the other is, and for nothing if it goes again before either.
- *
  * Pure: the same calls give the same answers; nothing here knows time or disks. One thread.
  */
 #ifndef QUIRE_OFFLOAD_POLICY_H
@@ -39,8 +35,7 @@ void policy_expect(struct policy *p, int32_t layer, const double *share);
 /* 0 to 1. */
 float policy_worth(const struct policy *p, int32_t layer, int32_t expert);
 
-/* Residency, as the tier has it. An expert that is held may not go (its layer is under way, or bytes move), nor come by a swap (it is on
- * its way, or in a tier that is faster yet). */
+/* Residency, as the tier has it. An expert that is held may not go (its layer is under way, or bytes move). */
 void policy_arrived(struct policy *p, int32_t layer, int32_t expert);
 void policy_left(struct policy *p, int32_t layer, int32_t expert);
 void policy_hold(struct policy *p, int32_t layer, int32_t expert, bool held);
@@ -49,12 +44,5 @@ bool policy_resident(const struct policy *p, int32_t layer, int32_t expert);
 /* The resident expert that is worth least, by its worth and when its layer is asked next, which is what *worth says; false:
  * all are held, or none is there. */
 bool policy_victim(const struct policy *p, int32_t *layer, int32_t *expert, float *worth);
-
-/* The expert that is not resident and is worth most, likewise; false: there is none. */
-bool policy_missed(const struct policy *p, int32_t *layer, int32_t *expert, float *worth);
-/* It is on its way, as a swap for one that has left; went_layer -1: there was room. */
-void policy_swapped(struct policy *p, int32_t layer, int32_t expert, int32_t went_layer, int32_t went_expert);
-/* Transfers that a swap saves later, on average: -1 to 1. */
-double policy_swap_gain(const struct policy *p);
 
 #endif

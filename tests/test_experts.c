@@ -577,10 +577,7 @@ static void what_is_given_up_on_a_slow_disk_leaves_its_slot(void **state)
 		for (int32_t i = 0; i < c->n_experts && taken < stats.n_slots; i++, taken++)
 			if (experts_take(m->experts, l, i, &err))
 				fail_msg("%s", err.text);
-	for (int i = 0; i < 500 && (experts_stats(m->experts, &stats), stats.resident < stats.n_slots); i++) { /* a swap is on its way */
-		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
-		experts_go_on(m->experts);
-	}
+	experts_stats(m->experts, &stats);
 	assert_int_equal(stats.resident, stats.n_slots);
 	model_close(m);
 }
@@ -630,45 +627,6 @@ static void a_nearer_look_takes_the_place_of_what_was_guessed_before(void **stat
 	}
 	assert_true(given_up && in_its_place);
 	model_close(m);
-}
-
-/* k experts score well and are never chosen: with prediction they come while the drive has nothing else to do, and without they do not. */
-static void who_is_missed_comes_while_the_drive_is_idle(void **state)
-{
-	(void)state;
-	skip_when_sanitized();
-	for (int predicts = 0; predicts < 2; predicts++) {
-		struct slow_io disk = slow_disk();
-		struct experts_options opt = {.bytes = slots("glm52", 6), .no_prediction = !predicts, .backend = &slow_io_backend,
-					      .backend_state = &disk};
-		struct model *m = open_model("glm52", &opt);
-		const struct model_config *c = &m->config;
-		int32_t layer = first_with_experts(c), k = c->experts_per_token, missed[16], chosen[16];
-		struct experts_stats stats = {0}, before;
-		float scores[64] = {0};
-
-		assert_true(k <= 16 && c->n_experts <= 64 && 2 * k <= c->n_experts);
-		for (int32_t i = 0; i < k; i++)
-			scores[missed[i] = c->n_experts - 1 - i] = 1;
-		for (int n = 0; n < 100; n++) {
-			for (int32_t i = 0; i < k; i++)
-				chosen[i] = (n * k + i) % (c->n_experts - k);
-			experts_observe(m->experts, layer, scores, chosen);
-			experts_spoken(m->experts, layer, chosen, k);
-			use(m->experts, layer, chosen, k);
-			experts_pass_ends(m->experts);
-			nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
-			experts_go_on(m->experts);
-		}
-		experts_stats(m->experts, &before);
-		assert_int_equal(before.swaps > 0, predicts);
-		assert_true(!before.ahead && !before.useful);
-		experts_want(m->experts, layer, missed, k);
-		experts_stats(m->experts, &stats);
-		assert_int_equal(stats.hits + stats.late > before.hits + before.late, predicts);
-		use(m->experts, layer, missed, k);
-		model_close(m);
-	}
 }
 
 /* ---- computing while they come ------------------------------------------------------------------------------------ */
@@ -838,7 +796,6 @@ int main(void)
 		cmocka_unit_test(sums_are_kept_and_told_apart),
 		cmocka_unit_test(a_slow_disk_that_stalls_changes_no_bit_and_is_not_read_ahead_of_in_vain),
 		cmocka_unit_test(what_is_given_up_on_a_slow_disk_leaves_its_slot),
-		cmocka_unit_test(who_is_missed_comes_while_the_drive_is_idle),
 		cmocka_unit_test(a_nearer_look_takes_the_place_of_what_was_guessed_before),
 		cmocka_unit_test(what_has_come_is_computed_while_the_rest_is_read_and_counts_when_it_is_right),
 		cmocka_unit_test(too_little_room_says_how_much_is_needed),

@@ -135,29 +135,6 @@ static void prediction_is_not_slower_on_a_disk_that_is_slow_and_stalls(void **st
 	trace_free(t);
 }
 
-/* Where misses are few and a transfer takes several layers, guesses come too late; who comes into its own can come before it is chosen.
- * Where nothing tells who that is, nearly nothing is swapped. */
-static void swaps_bring_what_guesses_cannot_and_end_where_they_bring_nothing(void **state)
-{
-	struct trace *topic = trace_make(&trace_presets[2], 6, 256, 8, 400, 5), *uniform = trace_make(&trace_presets[3], 6, 256, 8, 400, 5);
-	struct tier_options opt = {.rule = TIER_POLICY, .share = .5, .compute_s = 1, .recall = {.74, .50, .39}};
-	double steps = 6 * (400 - 400 / 6), without;
-	struct tier_result with;
-
-	(void)state;
-	opt.transfer_s = steps / (double)run(topic, opt).transfers; /* as much to transfer as to compute */
-	without = run(topic, opt).seconds;
-	opt.prefetch = true;
-	with = run(topic, opt);
-	assert_true(with.swaps > with.transfers / 4);
-	assert_true(with.seconds < without / 1.25);
-	opt.transfer_s = .25;
-	with = run(uniform, opt);
-	assert_true(with.swaps < with.transfers / 50);
-	trace_free(topic);
-	trace_free(uniform);
-}
-
 /* A trace without any future: worth learns the past, and says so. */
 static void what_is_always_chosen_is_worth_most(void **state)
 {
@@ -185,79 +162,6 @@ static void what_is_always_chosen_is_worth_most(void **state)
 	policy_left(p, 0, 5);
 	assert_false(policy_victim(p, &layer, &expert, &worth));
 	assert_true(policy_resident(p, 1, 12) && !policy_resident(p, 0, 5));
-	policy_free(p);
-}
-
-static void who_is_missed_most_is_not_there_nor_held(void **state)
-{
-	struct policy *p = policy_new(2, 16, 2);
-	struct trace_entry step[16];
-	int32_t layer, expert;
-	float worth;
-
-	(void)state;
-	for (int i = 0; i < 16; i++)
-		step[i] = (struct trace_entry){(i + 5) % 16, (float)-i};
-	assert_false(policy_missed(p, &layer, &expert, &worth)); /* no router has spoken */
-	for (int token = 0; token < 100; token++)
-		for (int l = 0; l < 2; l++)
-			policy_observe(p, l, step, 16);
-	assert_true(policy_missed(p, &layer, &expert, &worth));
-	assert_true(layer == 0 && expert == 5 && worth > .6f); /* the layer that is asked next counts more */
-	policy_hold(p, 0, 5, true);
-	assert_true(policy_missed(p, &layer, &expert, &worth));
-	assert_true(layer == 0 && expert == 6);
-	policy_arrived(p, 0, 6);
-	assert_true(policy_missed(p, &layer, &expert, &worth));
-	assert_true(layer == 1 && expert == 5);
-	policy_hold(p, 0, 5, false);
-	policy_left(p, 0, 6);
-	assert_true(policy_missed(p, &layer, &expert, &worth));
-	assert_true(layer == 0 && expert == 5);
-	policy_free(p);
-}
-
-/* Swaps of 2 for 3, after each of which a router chooses `first`. */
-static double gain_after(struct policy *p, int n, int32_t first)
-{
-	struct trace_entry step[16];
-
-	for (int i = 0; i < 16; i++)
-		step[i] = (struct trace_entry){(first + 5 * i) % 16, (float)-i}; /* 2 and 3 are not both among two */
-	for (int i = 0; i < n; i++) {
-		policy_swapped(p, 0, 2, 0, 3);
-		policy_observe(p, 0, step, 16);
-	}
-	return policy_swap_gain(p);
-}
-
-static void a_swap_is_right_if_who_came_is_chosen_before_who_went(void **state)
-{
-	struct policy *p = policy_new(1, 16, 2);
-	double first = policy_swap_gain(p);
-	struct trace_entry others[16];
-
-	(void)state;
-	assert_true(gain_after(p, 50, 2) > .9);
-	assert_true(gain_after(p, 400, 3) < -.6);
-	for (int i = 0; i < 2000; i++) { /* it goes before either is chosen: for nothing */
-		policy_swapped(p, 0, 2, 0, 3);
-		policy_arrived(p, 0, 2);
-		policy_left(p, 0, 2);
-	}
-	assert_true(fabs(policy_swap_gain(p)) < .05);
-	for (int i = 0; i < 2000; i++) { /* another swap takes the place of one that nothing came of */
-		policy_swapped(p, 0, 2, -1, 0);
-		policy_swapped(p, 0, 4, 0, 3);
-		policy_swapped(p, 0, 5, 0, 3);
-	}
-	assert_true(fabs(policy_swap_gain(p)) < .05);
-	/* What was learned is forgotten where nothing is swapped. */
-	for (int i = 0; i < 16; i++)
-		others[i] = (struct trace_entry){(i + 8) % 16, (float)-i};
-	for (int i = 0; i < 3000; i++)
-		policy_observe(p, 0, others, 16);
-	assert_float_equal(policy_swap_gain(p), first, .02);
 	policy_free(p);
 }
 
@@ -402,52 +306,6 @@ static void a_guess_further_on_has_the_windows_before_it_too(void **state)
 	assert_true(ahead_bid(&a, AHEAD_SECOND, 0, 0, SECOND) < .01 && ahead_bid(&a, AHEAD_THIRD, 0, 0, SECOND) > .1);
 }
 
-/* A swap is worth beginning where a transfer would have been waited for; and then a guess must be worth more. */
-static void guesses_and_swaps_are_after_the_same_idle_seconds(void **state)
-{
-	struct ahead a = taught(.1);
-	double alone = ahead_bid(&a, AHEAD_NEXT, 7, 0, SECOND);
-
-	(void)state;
-	assert_false(ahead_swaps(&a, SECOND)); /* nothing is known of any */
-	for (int i = 0; i < 1000; i++)
-		ahead_waited(&a, .5, 1, 1);
-	assert_true(ahead_swaps(&a, SECOND));
-	assert_true(alone > 0 && ahead_bid(&a, AHEAD_NEXT, 7, 0, SECOND) == 0 && ahead_bid(&a, AHEAD_NEXT, 0, 0, SECOND) > 0);
-	assert_false(ahead_swaps(&a, 2 * SECOND)); /* the window is over */
-	for (int i = 0; i < 1000; i++)
-		ahead_waited(&a, .05, 1, 1); /* nine tenths of transfers are hidden already */
-	assert_true(ahead_swaps(&a, SECOND));
-	assert_true(ahead_bid(&a, AHEAD_NEXT, 7, 0, SECOND) > 0 && ahead_bid(&a, AHEAD_NEXT, 7, 0, SECOND) < alone);
-	for (int i = 0; i < 40; i++)
-		ahead_held_up(&a, 2, .1); /* pieces of .05 s: more is lost than saved */
-	assert_false(ahead_swaps(&a, SECOND));
-	a = taught(.1);
-	for (int i = 0; i < 1000; i++)
-		ahead_waited(&a, .5, 1, -.5);
-	assert_false(ahead_swaps(&a, SECOND));
-	assert_float_equal(ahead_bid(&a, AHEAD_NEXT, 7, 0, SECOND), alone, 1e-6);
-}
-
-/* Somebody may have thought for an hour: such a window counts as a few transfers, and says nothing of those between routers. */
-static void a_window_between_passes_is_one_of_its_own(void **state)
-{
-	struct ahead a = taught(.1);
-
-	(void)state;
-	ahead_spoken(&a, 0, 2 * SECOND);
-	for (int i = 1; i < 100; i++) {
-		ahead_idle(&a, AHEAD_LAST, 10000 * i * SECOND);
-		ahead_spoken(&a, 0, 10000 * i * SECOND + 3600 * SECOND);
-	}
-	ahead_idle(&a, AHEAD_LAST, SECOND);
-	assert_float_equal(ahead_left(&a, AHEAD_NEXT, SECOND), 2, .01); /* four transfers of .5 s */
-	assert_float_equal(ahead_left(&a, AHEAD_SECOND, SECOND), 3, .01);
-	ahead_forget(&a);
-	ahead_idle(&a, 0, SECOND);
-	assert_float_equal(ahead_left(&a, AHEAD_NEXT, SECOND), 1, .01);
-}
-
 static void equal_scores_do_no_harm(void **state)
 {
 	struct policy *p = policy_new(1, 8, 2);
@@ -554,18 +412,13 @@ int main(void)
 		cmocka_unit_test(a_plan_counts_on_the_hits_of_the_policy),
 		cmocka_unit_test(prediction_is_never_slower_and_much_faster_where_it_can_be),
 		cmocka_unit_test(prediction_is_not_slower_on_a_disk_that_is_slow_and_stalls),
-		cmocka_unit_test(swaps_bring_what_guesses_cannot_and_end_where_they_bring_nothing),
 		cmocka_unit_test(what_is_always_chosen_is_worth_most),
-		cmocka_unit_test(who_is_missed_most_is_not_there_nor_held),
-		cmocka_unit_test(a_swap_is_right_if_who_came_is_chosen_before_who_went),
 		cmocka_unit_test(what_was_chosen_elsewhere_is_worth_most_until_routers_say_otherwise),
 		cmocka_unit_test(a_guess_is_worth_what_became_of_its_rank),
 		cmocka_unit_test(nothing_begins_that_the_window_has_no_time_for),
 		cmocka_unit_test(what_held_others_up_is_feared_for_a_while),
 		cmocka_unit_test(a_slow_disk_is_read_ahead_of_by_who_is_sure),
 		cmocka_unit_test(a_guess_further_on_has_the_windows_before_it_too),
-		cmocka_unit_test(guesses_and_swaps_are_after_the_same_idle_seconds),
-		cmocka_unit_test(a_window_between_passes_is_one_of_its_own),
 		cmocka_unit_test(equal_scores_do_no_harm),
 		cmocka_unit_test(a_trace_comes_back_as_it_was_written),
 		cmocka_unit_test(steps_come_in_any_order_and_are_listed_from_the_best_down),

@@ -287,7 +287,6 @@ static void since(struct experts_stats *s, const struct experts_stats *before)
 	s->ahead -= before->ahead;
 	s->useful -= before->useful;
 	s->behind -= before->behind;
-	s->swaps -= before->swaps;
 	s->reads -= before->reads;
 	s->read_bytes -= before->read_bytes;
 	s->waited_s -= before->waited_s;
@@ -385,11 +384,10 @@ static void print_side(const struct bench *b, const struct run *r, const struct 
 	}
 	measure_print(stdout, "offload.tokens_per_s", TOKENS / d->seconds, "tokens/s", TOKENS / longest,
 		      CELL ",\"ahead\":\"%s\",\"slots\":%lld,\"expert_bytes\":%.0f,\"disk_gb_per_s\":%.3f,\"memory_gb_per_s\":%.2f,"
-		      "\"hits\":%.3f,\"late\":%.3f,\"read_ahead\":%lld,\"useful\":%lld,\"behind\":%lld,\"swaps\":%lld,"
-		      "\"swap_gain\":%.2f,\"waited\":%.3f", r->share, binds, ahead, (long long)r->n_slots, expert_bytes, r->disk / 1e9,
-		      r->memory / 1e9, (double)d->stats.hits / (double)d->stats.taken, (double)d->stats.late / (double)d->stats.taken,
+		      "\"hits\":%.3f,\"late\":%.3f,\"read_ahead\":%lld,\"useful\":%lld,\"behind\":%lld,\"waited\":%.3f", r->share, binds,
+		      ahead, (long long)r->n_slots, expert_bytes, r->disk / 1e9, r->memory / 1e9,
+		      (double)d->stats.hits / (double)d->stats.taken, (double)d->stats.late / (double)d->stats.taken,
 		      (long long)d->stats.ahead, (long long)d->stats.useful, (long long)d->stats.behind,
-		      (long long)d->stats.swaps, d->stats.swap_gain,
 		      d->stats.waited_s / d->seconds);
 	measure_print(stdout, "offload.pipe_eff", pipe, "ratio", 1, CELL ",\"ahead\":\"%s\",\"disk_s\":%.3f,\"memory_s\":%.3f,"
 		      "\"seconds\":%.3f", r->share, binds, ahead, disk_s, memory_s, d->seconds);

@@ -5,9 +5,9 @@
  *   policy.hit                a token's experts that are resident when its router asks, nothing moved for it
  *   policy.hit_over_lru, policy.hit_over_belady
  *                             over a list of the recently used (null where that has none), and over the choice that knows the future
- *   policy.speed_over_demand  tokens per second with prediction of three layers, and swaps, over those without, the least of five
- *                             balances of transfer and compute; "balanced" where both take as long, and beside it what it
- *                             would be if all that is predicted came true
+ *   policy.speed_over_demand  tokens per second with prediction of three layers over those without, the least of five balances of
+ *                             transfer and compute; "balanced" where both take as long, and beside it what it would be if
+ *                             all that is predicted came true: no prediction so far ahead gives more
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -40,13 +40,10 @@ struct tier {
 	struct ahead admission;
 	struct guesses guesses[TIER_DEPTHS][TIER_DEPTHS]; /* by how far ahead, and by the step that is guessed */
 	struct flight flights[TIER_DEPTHS]; /* by the step that they are for */
-	struct flight swap;
 	struct flight *flying;              /* who had the link last */
 	int64_t n_started;   /* transfers */
 	int64_t step;        /* under way */
 	double now, link_free;
-	double waited;       /* for the n_awaited experts that the last router chose and that were not there, or since they came ahead */
-	int n_awaited;
 };
 
 static size_t place(const struct tier *s, int32_t layer, int32_t expert)
@@ -135,20 +132,6 @@ static struct flight *flight_of(struct tier *s, int64_t step)
 	return &s->flights[step % TIER_DEPTHS];
 }
 
-static bool flies(const struct flight *f, int32_t layer, int32_t expert)
-{
-	return f->left > 0 && f->layer == layer && f->expert == expert;
-}
-
-static void begin_flight(struct tier *s, struct flight *f, int32_t layer, int32_t expert)
-{
-	s->n_resident++; /* its slot is taken from now on */
-	*f = (struct flight){.layer = layer, .expert = expert, .left = transfer(s)};
-	f->piece = f->left / (s->opt->n_pieces ? s->opt->n_pieces : PIECES);
-	s->r->transfers++;
-	hold(s, layer, expert, true);
-}
-
 /* The next guess of a layer that is worth fetching, at the time when the link is free; false: there is none now. */
 static bool take_off(struct tier *s, int depth, struct flight *f)
 {
@@ -161,31 +144,18 @@ static bool take_off(struct tier *s, int depth, struct flight *f)
 		if (!(bid > 0))
 			return false;
 		g->next++;
-		if (s->resident[place(s, g->layer, e)] || flies(&s->swap, g->layer, e) || !make_room(s, bid))
+		if (s->resident[place(s, g->layer, e)] || !make_room(s, bid))
 			continue;
-		begin_flight(s, f, g->layer, e);
+		s->n_resident++; /* its slot is taken from now on */
+		*f = (struct flight){.layer = g->layer, .expert = e, .left = transfer(s)};
+		f->piece = f->left / (s->opt->n_pieces ? s->opt->n_pieces : PIECES);
+		s->r->transfers++;
 		return true;
 	}
 	return false;
 }
 
-static bool swap(struct tier *s)
-{
-	int32_t layer, expert, went_layer = -1, went_expert = 0;
-	bool full = s->n_resident >= s->capacity;
-	float worth, least;
-
-	if (!ahead_swaps(&s->admission, ns(s->link_free)) || !policy_missed(s->policy, &layer, &expert, &worth))
-		return false;
-	if (full && (!policy_victim(s->policy, &went_layer, &went_expert, &least) || !make_room(s, worth)))
-		return false;
-	begin_flight(s, &s->swap, layer, expert);
-	policy_swapped(s->policy, layer, expert, went_layer, went_expert);
-	s->r->swaps++;
-	return true;
-}
-
-/* Who has the link next: the nearest guess, or a swap. NULL: nobody wants it. */
+/* Who has the link next: the nearest. NULL: nobody wants it. */
 static struct flight *next_flight(struct tier *s)
 {
 	for (int depth = 0; depth < TIER_DEPTHS; depth++) {
@@ -194,7 +164,7 @@ static struct flight *next_flight(struct tier *s)
 		if (f->left > 0 || take_off(s, depth, f))
 			return f;
 	}
-	return s->swap.left > 0 || swap(s) ? &s->swap : NULL;
+	return NULL;
 }
 
 static void land(struct tier *s, struct flight *f)
@@ -202,9 +172,7 @@ static void land(struct tier *s, struct flight *f)
 	f->left = 0;
 	s->n_resident--;
 	arrive(s, f->layer, f->expert);
-	hold(s, f->layer, f->expert, f != &s->swap);
-	if (f == &s->swap)
-		return;
+	hold(s, f->layer, f->expert, true);
 	s->ahead[place(s, f->layer, f->expert)] = true;
 }
 
@@ -263,23 +231,6 @@ static void stop_keeping(struct tier *s)
 		}
 }
 
-static void give_up(struct tier *s, struct flight *f)
-{
-	f->left = 0;
-	s->n_resident--;
-	hold(s, f->layer, f->expert, false);
-	s->r->wasted++;
-}
-
-/* It is waited for. */
-static void finish(struct tier *s, struct flight *f)
-{
-	if (f != s->flying)
-		end_piece(s);
-	carry(s, f, f->left);
-	s->now = s->link_free;
-}
-
 /* The router has spoken: what is on its way and not wanted stops at its next piece. What is on its way for others waits. */
 static void settle(struct tier *s, int32_t layer, const struct trace_entry *chosen)
 {
@@ -289,7 +240,6 @@ static void settle(struct tier *s, int32_t layer, const struct trace_entry *chos
 
 	for (int i = 0; i < guesses_of(s, 0, s->step)->n; i++)
 		n_missing += guesses_of(s, 0, s->step)->missing[i];
-	ahead_waited(&s->admission, s->waited, s->n_awaited, policy_swap_gain(s->policy));
 	ahead_spoken(&s->admission, n_missing, ns(s->now));
 	for (int depth = 0; depth < TIER_DEPTHS; depth++) {
 		struct guesses *g = guesses_of(s, depth, s->step);
@@ -304,16 +254,20 @@ static void settle(struct tier *s, int32_t layer, const struct trace_entry *chos
 	if (s->link_free < s->now)
 		s->link_free = s->now;
 	if (f->left > 0 && is_chosen(s, chosen, f->expert)) {
-		finish(s, f);
+		if (f != s->flying)
+			end_piece(s);
+		carry(s, f, f->left);
+		s->now = s->link_free;
 	} else if (f->left > 0) {
 		ahead_held_up(&s->admission, f == s->flying, f == s->flying && waits ? end_piece(s) : 0);
-		if (f->left > 0)
-			give_up(s, f); /* else that was all of it */
+		if (f->left <= 0)
+			return; /* that was all of it */
+		f->left = 0;
+		s->n_resident--;
+		s->r->wasted++;
 	} else if (waits) {
 		end_piece(s);
 	}
-	if (s->swap.left > 0 && s->swap.layer == layer && is_chosen(s, chosen, s->swap.expert))
-		finish(s, &s->swap);
 }
 
 double tier_luck(uint64_t seed, int64_t step, int32_t rank)
@@ -360,7 +314,6 @@ static void use(struct tier *s, int32_t layer, int32_t expert)
 	s->r->asked++;
 	s->r->hits += s->resident[i] && !s->ahead[i];
 	s->r->prefetched += s->resident[i] && s->ahead[i];
-	s->n_awaited += !s->resident[i] || s->ahead[i];
 	s->ahead[i] = false;
 	if (s->resident[i])
 		return;
@@ -381,13 +334,11 @@ static void one_step(struct tier *s, int64_t token, int32_t layer, bool counts)
 	const struct trace_entry *chosen = trace_step(t, token, layer);
 	int64_t step = token * t->n_layers + layer, last = t->n_tokens * t->n_layers - 1;
 	struct tier_result before = *s->r;
-	double spoke;
 
 	s->now += s->opt->compute_s / 2;
 	if (s->opt->prefetch)
 		fetch_ahead(s, s->now);
 	s->step = step;
-	spoke = s->now;
 	stop_keeping(s);
 	if (s->opt->prefetch)
 		settle(s, layer, chosen);
@@ -404,12 +355,10 @@ static void one_step(struct tier *s, int64_t token, int32_t layer, bool counts)
 	for (int depth = 0; depth < TIER_DEPTHS && step + 1 + depth <= last; depth++)
 		if (s->opt->recall[depth] > 0)
 			look_ahead(s, depth, step + 1 + depth);
-	s->n_awaited = 0;
 	for (int32_t k = 0; k < t->n_chosen; k++)
 		use(s, layer, chosen[k].expert);
 	if (s->link_free > s->now)
 		s->now = s->link_free;
-	s->waited = s->now - spoke;
 	/* What was fetched ahead for this layer in vain is a tenant like others now. */
 	for (int32_t e = 0; e < t->n_experts && s->opt->prefetch; e++)
 		if (s->ahead[place(s, layer, e)]) {
@@ -460,7 +409,6 @@ static void check_slots(const struct tier *s)
 		n += s->resident[i];
 	for (int i = 0; i < TIER_DEPTHS; i++)
 		n += s->flights[i].left > 0;
-	n += s->swap.left > 0;
 	if (n != s->n_resident || n > s->capacity)
 		abort();
 }

@@ -4,7 +4,7 @@
  *
  * A layer of a token is attention, then the router, then the experts when all of them are there. A transfer takes its
  * time on the link, one after another; what is fetched ahead for the layers that come goes when nothing that is waited for
- * does, and gives way at its next piece. Where nothing is worth that, experts are swapped (offload/policy.h), one at a time.
+ * does, and gives way at its next piece.
  */
 #ifndef QUIRE_TESTS_SUPPORT_TIER_SIM_H
 #define QUIRE_TESTS_SUPPORT_TIER_SIM_H
@@ -33,7 +33,7 @@ double tier_luck(uint64_t seed, int64_t step, int32_t rank);
 struct tier_options {
 	enum tier_rule rule;
 	double share;           /* of all experts, resident */
-	bool prefetch;          /* TIER_POLICY: fetch ahead what is predicted for later layers, and swap, as offload/ahead.h admits it */
+	bool prefetch;          /* TIER_POLICY: fetch ahead what is predicted for later layers, as offload/ahead.h admits it */
 	double recall[TIER_DEPTHS]; /* share of the prediction that comes true, of the next layer, the one after it ...; 0: none is made */
 	double transfer_s, compute_s; /* of one expert; of a layer, half of it before its router. 0: only counted */
 	int n_pieces;           /* of a transfer: what is given up ends with the piece under way; 0: 10 */
@@ -46,7 +46,6 @@ struct tier_result {
 	int64_t asked, hits;    /* experts asked for; resident with no transfer made for the token */
 	int64_t prefetched;     /* of those that are no hits: there in time because they were fetched ahead */
 	int64_t transfers, wasted; /* all; fetched ahead and not asked for next */
-	int64_t swaps;             /* of the transfers */
 	double seconds;
 };
 
