@@ -197,7 +197,6 @@ struct slot *expert_find_slot(struct experts *x, float worth)
 	return expert_find_slot(x, worth);
 }
 
-/* Pieces of what nobody waits for, that may be under way. */
 void expert_allow_ahead(struct experts *x, int pieces)
 {
 	for (enum io_class c = IO_CLASS_PREFETCH; c <= IO_CLASS_LATER; c++)
