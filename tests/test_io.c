@@ -3,6 +3,7 @@
  * alone. What only a fake disk can do wrong is in test_io_faults.c.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -690,6 +692,32 @@ static void a_registered_buffer_gets_the_same_bytes(void **state)
 	free(memory);
 }
 
+/* In small pages it would be, which the allocation before it touched one by one. */
+static void a_large_buffer_has_no_pages_of_an_allocation_before_it(void **state)
+{
+	enum { BUFFER = 4 << 20, PAGES = BUFFER / 4096 };
+	unsigned char there[PAGES];
+	char *before, *behind, *buffer;
+	struct err err;
+	int n_there = 0;
+
+	(void)state;
+	mallopt(M_MMAP_THRESHOLD, 4 * BUFFER);
+	before = xmalloc(3 * BUFFER, 1);
+	behind = xmalloc(64, 1); /* so that the heap does not end there, and give it back */
+	memset(before, 1, 3 * BUFFER);
+	free(before);
+	buffer = io_buffer_new(BUFFER, "a test's buffer", &err);
+	mallopt(M_MMAP_THRESHOLD, 128 << 10);
+	assert_non_null(buffer);
+	assert_int_equal(mincore(buffer, BUFFER, there), 0);
+	for (int i = 0; i < PAGES; i++)
+		n_there += there[i] & 1;
+	assert_int_equal(n_there, 0);
+	free(buffer);
+	free(behind);
+}
+
 static enum kind kinds[] = {RING, PREAD, FAKE};
 
 #define ON_EACH(fn)                                                                                          \
@@ -719,6 +747,7 @@ int main(void)
 		ON_EACH(waiting_ends_when_nothing_is_pending_or_the_time_is_over),
 		ON_EACH(a_registered_file_is_never_taken_for_another),
 		ON_EACH(a_registered_buffer_gets_the_same_bytes),
+		cmocka_unit_test(a_large_buffer_has_no_pages_of_an_allocation_before_it),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
