@@ -6,7 +6,8 @@
  * Shares are of all experts that there is memory for; .05 .10 .25 .50 1 unless said.
  *
  *   offload.tokens_per_s    limit: 1 / the longer of what the disk and what memory takes for the bytes that were moved
- *   offload.pipe_eff        of that time, over the time it took: 1 is a disk, or memory, that is never waited with
+ *   offload.pipe_eff        of that time, over the time it took: 1 is a disk, or memory, that is never waited with. The median
+ *                           of blocks of tokens, each by what was measured right before and after it
  *   offload.policy_eff      bytes of the experts that a cache which knows the future would read, over those read. Beside it what a
  *                           list of the recently used would reach ("lru"), and its product with pipe_eff ("lru_fraction")
  *   offload.fraction_of_limit   their product: of what is possible on this machine with this memory
@@ -25,8 +26,9 @@
  * GLM-5.2's 75 are: --layers 4 --expert-dim 1024 has as many bytes and more to predict. Everything else is the engine that users
  * have.
  *
- * Disk: reads of the experts' size on a bare io_uring, from other experts each time; memory: reading with all threads. Three
- * times before and three times after each share, in turns; medians.
+ * Disk: reads of the experts' size on a bare io_uring, from other experts each time; memory: reading with all threads. Between all
+ * blocks, since a disk that others use too is half as fast in one second as in the next. What a plan is told: medians of three times
+ * before and three after each share.
  */
 #include <math.h>
 #include <stdio.h>
@@ -48,8 +50,8 @@
 #include "tests/support/temp_dir.h"
 #include "tests/support/tier_sim.h"
 
-enum { LAYERS_MOST = 16, DENSE = 1, EXPERTS = 256, CHOSEN = 8, WARM = 80, TOKENS = 120, BLOCKS = 12, CONTEXT = 64, RAW_EXPERTS = 24,
-       PROBE_BYTES = 256 << 20, RAW_DEPTH = 16, PROBES = 3, SHARDS_MOST = 16 };
+enum { LAYERS_MOST = 16, DENSE = 1, EXPERTS = 256, CHOSEN = 8, WARM = 80, TOKENS = 120, BLOCKS = 12, CONTEXT = 64, RAW_BYTES = 300 << 20,
+       PROBE_BYTES = 256 << 20, RAW_DEPTH = 8, PROBES = 3, SHARDS_MOST = 16 };
 
 /* Of what is asked the second time, when the layer before is whole; as measured on GLM-5.2. The others: tier_recall. */
 static const double recall_whole = .81;
@@ -64,7 +66,6 @@ struct bench {
 	char *dir;
 	struct io_file shards[SHARDS_MOST];
 	int n_shards;
-	double disk[2 * PROBES], memory[2 * PROBES]; /* bytes per second */
 	double told_disk[2 * PROBES], told_read[2 * PROBES], told_flops[2 * PROBES]; /* what a plan is told */
 	int n_probes;
 	uint64_t seed;
@@ -185,14 +186,18 @@ static void open_shards(struct bench *b)
 
 /* ---- what the machine can do ------------------------------------------------------------------------------------- */
 
+struct rates {
+	double disk, memory; /* bytes per second */
+};
+
 static double raw_rate(struct bench *b, uint32_t expert_bytes)
 {
-	uint32_t pieces = (expert_bytes + (1 << 20) - 1) >> 20;
-	size_t n = 0, room = (size_t)RAW_EXPERTS * pieces;
-	struct raw_read *reads = xcalloc(room, sizeof *reads);
+	uint32_t pieces = (expert_bytes + RAW_READ_MOST - 1) / RAW_READ_MOST, n_experts = RAW_BYTES / RAW_READ_MOST / pieces + 1;
+	size_t n = 0;
+	struct raw_read *reads = xcalloc((size_t)n_experts * pieces, sizeof *reads);
 	double seconds;
 
-	for (int i = 0; i < RAW_EXPERTS; i++) {
+	for (uint32_t i = 0; i < n_experts; i++) {
 		const struct io_file *f;
 		uint64_t at;
 
@@ -200,27 +205,30 @@ static double raw_rate(struct bench *b, uint32_t expert_bytes)
 		f = &b->shards[(b->seed >> 33) % (uint64_t)b->n_shards];
 		if (f->bytes < 2 * (uint64_t)expert_bytes)
 			f = &b->shards[0];
-		at = (b->seed >> 13) % (f->bytes - expert_bytes - (2 << 20)) / 4096 * 4096;
+		at = (b->seed >> 13) % (f->bytes - pieces * RAW_READ_MOST) / 4096 * 4096;
 		for (uint32_t k = 0; k < pieces; k++)
-			reads[n++] = (struct raw_read){f->direct_fd, at + ((uint64_t)k << 20), 1 << 20};
+			reads[n++] = (struct raw_read){f->direct_fd, at + (uint64_t)k * RAW_READ_MOST, RAW_READ_MOST};
 	}
 	seconds = raw_reads(reads, n, RAW_DEPTH);
 	free(reads);
-	return (double)n * (1 << 20) / seconds;
+	return (double)n * RAW_READ_MOST / seconds;
 }
 
-static void probe(struct bench *b, uint32_t expert_bytes)
+static void probe_for_plan(struct bench *b)
 {
 	struct err err;
 
 	for (int i = 0; i < PROBES; i++, b->n_probes++) {
-		b->disk[b->n_probes] = raw_rate(b, expert_bytes);
-		b->memory[b->n_probes] = probe_read(b->pool, b->probe, PROBE_BYTES);
 		if (rates_disk(b->dir, &b->told_disk[b->n_probes], &err) ||
 		    rates_read(b->e, DTYPE_F8_E4M3, &b->told_read[b->n_probes], &err) ||
 		    rates_compute(b->e, &b->told_flops[b->n_probes], &err))
 			measure_fail(&err);
 	}
+}
+
+static struct rates probe(struct bench *b, double expert_bytes)
+{
+	return (struct rates){raw_rate(b, (uint32_t)expert_bytes), probe_read(b->pool, b->probe, PROBE_BYTES)};
 }
 
 /* ---- a run ------------------------------------------------------------------------------------------------------- */
@@ -229,19 +237,23 @@ static void probe(struct bench *b, uint32_t expert_bytes)
  * there is nothing to read, and one. */
 enum { AHEAD, NONE, N_SIDES };
 
+struct block {
+	double seconds, disk_s, memory_s; /* that it took; that its bytes take by what was measured around it */
+};
+
 struct side {
 	struct model *m;
 	struct session *s;
 	struct experts_stats stats;   /* of what was timed */
-	double blocks[BLOCKS], seconds;
+	struct block blocks[BLOCKS], all;
 };
 
 struct run {
 	double share;
 	struct side sides[N_SIDES];
 	int n_sides;
-	double disk, memory;    /* bytes per second, of the probes around it */
 	double common_bytes;    /* of a token, without routed experts */
+	double expert_bytes;
 	int64_t n_slots, slot_bytes;
 	struct plan_machine told;     /* but for its memory */
 };
@@ -304,14 +316,51 @@ static void open_side(struct bench *b, struct side *d, double share, bool predic
 		measure_fail(&err);
 }
 
+/* A block of tokens that come behind `first`. */
+static void run_block(struct side *d, struct block *k, float *logits, int64_t first)
+{
+	double began = measure_now();
+
+	decode(d, logits, first, TOKENS / BLOCKS);
+	k->seconds = measure_now() - began;
+}
+
+/* What its bytes take, by the means of what was measured before and after it. */
+static void set_limits(const struct run *r, struct block *k, const struct experts_stats *s, struct rates before, struct rates after)
+{
+	k->disk_s = 2 * (double)s->read_bytes / (before.disk + after.disk);
+	k->memory_s = 2 * (TOKENS / BLOCKS * r->common_bytes + (double)s->taken * r->expert_bytes) / (before.memory + after.memory);
+}
+
+static void run_blocks(struct bench *b, struct run *r, float *logits)
+{
+	struct rates before = probe(b, r->expert_bytes), after;
+
+	for (int k = 0; k < BLOCKS; k++)
+		for (int i = 0; i < r->n_sides; i++, before = after) {
+			struct side *d = &r->sides[(i + k) % r->n_sides]; /* who goes first changes */
+			struct block *block = &d->blocks[k];
+			struct experts_stats was, is;
+
+			experts_stats(d->m->experts, &was);
+			run_block(d, block, logits, WARM + k * (TOKENS / BLOCKS));
+			experts_stats(d->m->experts, &is);
+			since(&is, &was);
+			after = probe(b, r->expert_bytes);
+			set_limits(r, block, &is, before, after);
+			d->all.seconds += block->seconds;
+			d->all.disk_s += block->disk_s;
+			d->all.memory_s += block->memory_s;
+		}
+}
+
 static void run(struct bench *b, struct run *r)
 {
-	uint32_t expert_bytes = (uint32_t)(3 * b->synth.hidden * b->synth.expert_dim);
 	float *logits = xcalloc((size_t)b->synth.vocab, sizeof *logits);
 	const struct model *m;
 
 	b->n_probes = 0;
-	probe(b, expert_bytes);
+	probe_for_plan(b);
 	r->n_sides = r->share < 1 ? N_SIDES : 1;
 	route.trace = b->trace;
 	for (int i = 0; i < r->n_sides; i++) {
@@ -323,23 +372,14 @@ static void run(struct bench *b, struct run *r)
 		decode(d, logits, 0, WARM);
 		experts_stats(d->m->experts, &d->stats);
 	}
-	for (int k = 0; k < BLOCKS; k++)
-		for (int i = 0; i < r->n_sides; i++) {
-			struct side *d = &r->sides[(i + k) % r->n_sides]; /* who goes first changes */
-			double began = measure_now();
-
-			decode(d, logits, WARM + k * (TOKENS / BLOCKS), TOKENS / BLOCKS);
-			d->blocks[k] = measure_now() - began;
-			d->seconds += d->blocks[k];
-		}
-	probe(b, expert_bytes);
 	m = r->sides[AHEAD].m;
 	r->n_slots = experts_slots(m->experts);
 	/* A row of the embedding is read, not all. */
 	r->common_bytes = (double)m->loaded_bytes - 2.0 * m->config.vocab * m->config.hidden;
+	r->expert_bytes = 3.0 * b->synth.hidden * b->synth.expert_dim;
 	r->slot_bytes = r->sides[AHEAD].stats.slot_bytes;
-	r->disk = measure_median(b->disk, b->n_probes);
-	r->memory = measure_median(b->memory, b->n_probes);
+	run_blocks(b, r, logits);
+	probe_for_plan(b);
 	r->told = (struct plan_machine){
 		.disk_bytes = INT64_MAX,
 		.disk_read = measure_median(b->told_disk, b->n_probes),
@@ -369,32 +409,38 @@ static int64_t transfers(const struct bench *b, enum tier_rule rule, int64_t n_s
 
 #define CELL "\"share\":%.2f,\"binds\":\"%s\""
 
+static double limit_s(const struct block *k)
+{
+	return fmax(k->disk_s, k->memory_s);
+}
+
 static void print_side(const struct bench *b, const struct run *r, const struct side *d)
 {
 	int64_t fewest = transfers(b, TIER_BELADY, r->n_slots), recent = transfers(b, TIER_LRU, r->n_slots);
-	double expert_bytes = 3.0 * b->synth.hidden * b->synth.expert_dim;
-	double disk_s = (double)d->stats.read_bytes / r->disk;
-	double memory_s = (TOKENS * r->common_bytes + (double)d->stats.taken * expert_bytes) / r->memory;
-	double longest = fmax(disk_s, memory_s), pipe = longest / d->seconds, policy = 1, lru = 1;
-	const char *binds = disk_s > memory_s ? "disk" : "host memory", *ahead = d == &r->sides[AHEAD] ? "on" : "off";
+	double pipes[BLOCKS], pipe, policy = 1, lru = 1, disk_bytes = (double)d->stats.read_bytes;
+	double memory_bytes = TOKENS * r->common_bytes + (double)d->stats.taken * r->expert_bytes;
+	const char *binds = d->all.disk_s > d->all.memory_s ? "disk" : "host memory", *ahead = d == &r->sides[AHEAD] ? "on" : "off";
 
+	for (int k = 0; k < BLOCKS; k++)
+		pipes[k] = limit_s(&d->blocks[k]) / d->blocks[k].seconds;
+	pipe = measure_median(pipes, BLOCKS);
 	if (r->share < 1) {
-		policy = (double)(fewest * r->slot_bytes) / (double)d->stats.read_bytes;
+		policy = (double)(fewest * r->slot_bytes) / disk_bytes;
 		lru = (double)fewest / (double)recent;
 	}
-	measure_print(stdout, "offload.tokens_per_s", TOKENS / d->seconds, "tokens/s", TOKENS / longest,
+	measure_print(stdout, "offload.tokens_per_s", TOKENS / d->all.seconds, "tokens/s", TOKENS / limit_s(&d->all),
 		      CELL ",\"ahead\":\"%s\",\"slots\":%lld,\"expert_bytes\":%.0f,\"disk_gb_per_s\":%.3f,\"memory_gb_per_s\":%.2f,"
 		      "\"hits\":%.3f,\"late\":%.3f,\"read_ahead\":%lld,\"useful\":%lld,\"behind\":%lld,\"waited\":%.3f", r->share, binds,
-		      ahead, (long long)r->n_slots, expert_bytes, r->disk / 1e9, r->memory / 1e9,
-		      (double)d->stats.hits / (double)d->stats.taken, (double)d->stats.late / (double)d->stats.taken,
-		      (long long)d->stats.ahead, (long long)d->stats.useful, (long long)d->stats.behind,
-		      d->stats.waited_s / d->seconds);
-	measure_print(stdout, "offload.pipe_eff", pipe, "ratio", 1, CELL ",\"ahead\":\"%s\",\"disk_s\":%.3f,\"memory_s\":%.3f,"
-		      "\"seconds\":%.3f", r->share, binds, ahead, disk_s, memory_s, d->seconds);
+		      ahead, (long long)r->n_slots, r->expert_bytes, disk_bytes ? disk_bytes / d->all.disk_s / 1e9 : 0,
+		      memory_bytes / d->all.memory_s / 1e9, (double)d->stats.hits / (double)d->stats.taken,
+		      (double)d->stats.late / (double)d->stats.taken, (long long)d->stats.ahead, (long long)d->stats.useful,
+		      (long long)d->stats.behind, d->stats.waited_s / d->all.seconds);
+	measure_print(stdout, "offload.pipe_eff", pipe, "ratio", 1, CELL ",\"ahead\":\"%s\",\"of_totals\":%.3f,\"least\":%.3f,"
+		      "\"most\":%.3f,\"disk_s\":%.3f,\"memory_s\":%.3f,\"seconds\":%.3f", r->share, binds, ahead,
+		      limit_s(&d->all) / d->all.seconds, pipes[0], pipes[BLOCKS - 1], d->all.disk_s, d->all.memory_s, d->all.seconds);
 	measure_print(stdout, "offload.policy_eff", policy, "ratio", 1, CELL ",\"ahead\":\"%s\",\"reads\":%lld,\"read_gb\":%.2f,"
 		      "\"belady\":%lld,\"lru_reads\":%lld,\"lru\":%.3f", r->share, binds, ahead, (long long)d->stats.reads,
-		      (double)d->stats.read_bytes / 1e9, (long long)(r->share < 1 ? fewest : 0),
-		      (long long)(r->share < 1 ? recent : 0), lru);
+		      disk_bytes / 1e9, (long long)(r->share < 1 ? fewest : 0), (long long)(r->share < 1 ? recent : 0), lru);
 	measure_print(stdout, "offload.fraction_of_limit", pipe * policy, "ratio", 1, CELL ",\"ahead\":\"%s\",\"lru_fraction\":%.3f",
 		      r->share, binds, ahead, pipe * lru);
 }
@@ -409,11 +455,11 @@ static void print(const struct bench *b, const struct run *r)
 	if (r->n_sides < N_SIDES)
 		return;
 	for (int k = 0; k < BLOCKS; k++)
-		ratio[k] = none->blocks[k] / ahead->blocks[k];
+		ratio[k] = none->blocks[k].seconds / ahead->blocks[k].seconds;
 	median = measure_median(ratio, BLOCKS);
 	measure_print(stdout, "offload.ahead_over_none", median, "ratio", 0,
 		      "\"share\":%.2f,\"on\":%.3f,\"off\":%.3f,\"of_totals\":%.3f,\"blocks\":%d,\"least\":%.3f,\"most\":%.3f", r->share,
-		      TOKENS / ahead->seconds, TOKENS / none->seconds, none->seconds / ahead->seconds, BLOCKS, ratio[0],
+		      TOKENS / ahead->all.seconds, TOKENS / none->all.seconds, none->all.seconds / ahead->all.seconds, BLOCKS, ratio[0],
 		      ratio[BLOCKS - 1]);
 }
 
@@ -425,7 +471,7 @@ static void print_plan_error(const struct bench *b, const struct run *r)
 	struct plan_machine k = r->told;
 	struct plan_model m;
 	struct plan p;
-	double measured = TOKENS / r->sides[AHEAD].seconds, low, high;
+	double measured = TOKENS / r->sides[AHEAD].all.seconds, low, high;
 	struct err err;
 
 	if (plan_model_load(&m, b->dir, &err))
