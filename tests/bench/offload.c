@@ -1,7 +1,7 @@
 /*
  * Decoding with some of the experts in memory: how near to the machine's limit it runs, and what the choice of who stays costs.
  *
- *   offload [--layers N] [--expert-dim N] [SHARE ...]
+ *   offload [--layers N] [--expert-dim N] [--drive GB/S] [SHARE ...]
  *
  * Shares are of all experts that there is memory for; .05 .10 .25 .50 1 unless said.
  *
@@ -28,7 +28,8 @@
  *
  * Disk: reads of the experts' size on a bare io_uring, from other experts each time; memory: reading with all threads. Between all
  * blocks, since a disk that others use too is half as fast in one second as in the next. What a plan is told: medians of three times
- * before and three after each share.
+ * before and three after each share. With --drive a drive that is always as fast as that is in the disk's place
+ * (tests/support/steady_drive.h): what the engine makes of its drive, without what the drive does.
  */
 #include <math.h>
 #include <stdio.h>
@@ -47,6 +48,7 @@
 #include "offload/trace.h"
 #include "tests/support/measure.h"
 #include "tests/support/raw_reads.h"
+#include "tests/support/steady_drive.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tier_sim.h"
 
@@ -64,6 +66,7 @@ struct bench {
 	struct pool *pool;
 	void *probe;
 	char *dir;
+	double drive;                /* bytes per second; 0: the disk */
 	struct io_file shards[SHARDS_MOST];
 	int n_shards;
 	double told_disk[2 * PROBES], told_read[2 * PROBES], told_flops[2 * PROBES]; /* what a plan is told */
@@ -223,12 +226,14 @@ static void probe_for_plan(struct bench *b)
 		    rates_read(b->e, DTYPE_F8_E4M3, &b->told_read[b->n_probes], &err) ||
 		    rates_compute(b->e, &b->told_flops[b->n_probes], &err))
 			measure_fail(&err);
+		if (b->drive > 0)
+			b->told_disk[b->n_probes] = b->drive;
 	}
 }
 
 static struct rates probe(struct bench *b, double expert_bytes)
 {
-	return (struct rates){raw_rate(b, (uint32_t)expert_bytes), probe_read(b->pool, b->probe, PROBE_BYTES)};
+	return (struct rates){b->drive > 0 ? b->drive : raw_rate(b, (uint32_t)expert_bytes), probe_read(b->pool, b->probe, PROBE_BYTES)};
 }
 
 /* ---- a run ------------------------------------------------------------------------------------------------------- */
@@ -246,6 +251,7 @@ struct side {
 	struct session *s;
 	struct experts_stats stats;   /* of what was timed */
 	struct block blocks[BLOCKS], all;
+	struct steady_drive drive;
 };
 
 struct run {
@@ -311,6 +317,11 @@ static void open_side(struct bench *b, struct side *d, double share, bool predic
 	struct session_options session = {.latents = LATENTS_BF16};
 	struct err err;
 
+	if (b->drive > 0) {
+		d->drive.bytes_per_s = b->drive;
+		experts.backend = &steady_drive_backend;
+		experts.backend_state = &d->drive;
+	}
 	if (model_open(&d->m, b->dir, &opt, &err) || session_new(&d->s, b->e, d->m, &session, &err) ||
 	    session_fill(d->s, CONTEXT, 1, &err))
 		measure_fail(&err);
@@ -504,15 +515,18 @@ int main(int argc, char **argv)
 	struct err err;
 
 	for (; argc > first + 1 && !strncmp(argv[first], "--", 2); first += 2) {
-		int n = atoi(argv[first + 1]);
+		double rate = atof(argv[first + 1]);
+		int n = (int)rate;
 
 		if (!strcmp(argv[first], "--expert-dim") && n >= 256 && n % 256 == 0)
 			expert_dim = n;
 		else if (!strcmp(argv[first], "--layers") && n >= 1 && n <= LAYERS_MOST)
 			b.n_layers = n;
+		else if (!strcmp(argv[first], "--drive") && rate > 0)
+			b.drive = rate * 1e9;
 		else
-			return fprintf(stderr, "offload: %s %s: --expert-dim is a multiple of 256, --layers 1 to %d\n", argv[first],
-				       argv[first + 1], LAYERS_MOST), 2;
+			return fprintf(stderr, "offload: %s %s: --expert-dim is a multiple of 256, --layers 1 to %d, --drive above 0\n",
+				       argv[first], argv[first + 1], LAYERS_MOST), 2;
 	}
 	route.n_layers = b.n_layers;
 	if (file_make_directories("build/bench", &err))
@@ -521,6 +535,7 @@ int main(int argc, char **argv)
 	if (!base || setenv("TMPDIR", base, 1))
 		return perror("build/bench"), 1;
 	b.dir = temp_dir_new();
+	temp_dir_guard(b.dir);
 	b.trace = trace_make(&trace_presets[0], b.n_layers, EXPERTS, CHOSEN, WARM + TOKENS, 1);
 	if (engine_open(&b.e, &engine, &err) || pool_new(&b.pool, engine_n_threads(b.e), &err))
 		measure_fail(&err);

@@ -56,6 +56,28 @@ void temp_dir_free(char *dir)
 	free(dir);
 }
 
+void temp_dir_guard(const char *dir)
+{
+	int ends[2], null;
+	char byte;
+	pid_t pid;
+
+	if (pipe2(ends, O_CLOEXEC) || (null = open("/dev/null", O_RDWR | O_CLOEXEC)) < 0 || (pid = fork()) < 0)
+		give_up("guard directory", dir);
+	close(ends[pid ? 0 : 1]);
+	if (pid) { /* the end that is left open closes with this process */
+		close(null);
+		return;
+	}
+	setsid(); /* what ends those of the parent's group shall not end this one */
+	for (int fd = 0; fd < 3; fd++)
+		dup2(null, fd);
+	while (read(ends[0], &byte, 1) < 0 && errno == EINTR)
+		;
+	nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	_exit(0);
+}
+
 char *temp_path(const char *dir, const char *name)
 {
 	return xasprintf("%s/%s", dir, name);

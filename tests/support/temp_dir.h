@@ -16,6 +16,8 @@ char *temp_dir_new(void);
 char *temp_dir_new_in_memory(void);
 /* Remove it with everything below, symbolic links not followed, and free the path. Takes NULL. */
 void temp_dir_free(char *dir);
+/* It goes when this process ends in any other way too, killed or not: for what would fill a disk. Another process waits for that. */
+void temp_dir_guard(const char *dir);
 
 /* Make `to`, with the files of `from`, which holds nothing but files. */
 int temp_dir_copy(const char *from, const char *to, struct err *err);
