@@ -98,7 +98,7 @@ static void prediction_is_never_slower_and_much_faster_where_it_can_be(void **st
 	for (double transfer = .02; transfer < 3; transfer *= 2)
 		for (double recall = 0; recall <= 1; recall += .25) {
 			struct tier_options opt = {.rule = TIER_POLICY, .share = .1, .transfer_s = transfer, .compute_s = 1,
-						   .recall = {recall, .7 * recall, .5 * recall}};
+						   .recall = {.8 * recall + .2, recall, .7 * recall, .5 * recall}};
 			double without, with;
 
 			without = run(t, opt).seconds;
@@ -109,6 +109,23 @@ static void prediction_is_never_slower_and_much_faster_where_it_can_be(void **st
 			if (transfer == .16 && recall == .75)
 				assert_true(with < without / 1.3);
 		}
+	trace_free(t);
+}
+
+static void a_nearer_look_at_the_next_router_pays(void **state)
+{
+	struct trace *t = trace_make(&trace_presets[0], 4, 256, 8, 200, 5);
+	struct tier_options opt = {.rule = TIER_POLICY, .share = .1, .transfer_s = .2, .compute_s = 1, .prefetch = true,
+				   .recall = {0, .5, .35, .25}};
+	double once, again;
+
+	(void)state;
+	once = run(t, opt).seconds;
+	opt.recall[AHEAD_WHOLE] = .5; /* which sees nothing new */
+	again = run(t, opt).seconds;
+	assert_true(fabs(again / once - 1) < .01);
+	opt.recall[AHEAD_WHOLE] = .9;
+	assert_true(run(t, opt).seconds < .95 * once);
 	trace_free(t);
 }
 
@@ -125,8 +142,9 @@ static void prediction_is_not_slower_on_a_disk_that_is_slow_and_stalls(void **st
 						   .stall_every = 40};
 			double without = run(t, opt).seconds, with;
 
-			for (int depth = 0; depth < TIER_DEPTHS; depth++)
-				opt.recall[depth] = recall * (1 - .25 * depth);
+			opt.recall[AHEAD_WHOLE] = .8 * recall + .2;
+			for (int kind = AHEAD_NEXT; kind < N_AHEAD_KINDS; kind++)
+				opt.recall[kind] = recall * (1.25 - .25 * kind);
 			opt.prefetch = true;
 			with = run(t, opt).seconds;
 			if (with > 1.01 * without)
@@ -411,6 +429,7 @@ int main(void)
 		cmocka_unit_test(the_policy_lies_between_a_list_of_the_recent_and_the_future),
 		cmocka_unit_test(a_plan_counts_on_the_hits_of_the_policy),
 		cmocka_unit_test(prediction_is_never_slower_and_much_faster_where_it_can_be),
+		cmocka_unit_test(a_nearer_look_at_the_next_router_pays),
 		cmocka_unit_test(prediction_is_not_slower_on_a_disk_that_is_slow_and_stalls),
 		cmocka_unit_test(what_is_always_chosen_is_worth_most),
 		cmocka_unit_test(what_was_chosen_elsewhere_is_worth_most_until_routers_say_otherwise),

@@ -20,11 +20,10 @@
  * The checkpoint is synthetic (made below build/bench, removed at the end): two layers, or N, of 256 experts of GLM-5.2's size in
  * fp8, 19.3 GB, halved until the experts and some room for all else fit into the free memory, since at share 1 they are all in it,
  * or as narrow as --expert-dim says; the lines say what was taken. A token's attention is small. Random weights route like nothing
- * real, so the choices of preset A (offload/trace.h) are put in the routers' place: an op of a copied table. What is predicted for
- * the next layer comes true in .74 of cases, as measured on GLM-5.2, and is one of the next best otherwise; tests/support/tier_sim.h has
- * those further on. Of the next token's first layer nothing is predicted, so that two layers are guessed at half as often as
- * GLM-5.2's 75 are: --layers 4 --expert-dim 1024 has as many bytes and more to predict. Everything else is the engine that users
- * have.
+ * real, so the choices of preset A (offload/trace.h) are put in the routers' place: an op of a copied table. What is predicted comes
+ * true as often as it did on GLM-5.2 (tier_recall), and is one of the next best otherwise. Of the next token's first layer nothing is
+ * predicted, so that two layers are guessed at half as often as GLM-5.2's 75 are: --layers 4 --expert-dim 1024 has as many bytes and
+ * more to predict. Everything else is the engine that users have.
  *
  * Disk: reads of the experts' size on a bare io_uring, from other experts each time; memory: reading with all threads. Between all
  * blocks, since a disk that others use too is half as fast in one second as in the next. What a plan is told: medians of three times
@@ -55,9 +54,6 @@
 enum { LAYERS_MOST = 16, DENSE = 1, EXPERTS = 256, CHOSEN = 8, WARM = 80, TOKENS = 120, BLOCKS = 12, CONTEXT = 64, RAW_BYTES = 300 << 20,
        PROBE_BYTES = 256 << 20, RAW_DEPTH = 8, PROBES = 3, SHARDS_MOST = 16 };
 
-/* Of what is asked the second time, when the layer before is whole; as measured on GLM-5.2. The others: tier_recall. */
-static const double recall_whole = .81;
-
 struct bench {
 	struct synth_options synth;
 	int n_layers;
@@ -84,11 +80,12 @@ static struct {
 	bool asked[LAYERS_MOST];     /* since the router before it spoke, what it will choose */
 } route;
 
-/* Best guess first: each in its turn what will be chosen, or who comes short of it. */
+/* Best guess first: each in its turn what will be chosen, or who comes short of it. Who is asked the second time sees all of the layer
+ * before. */
 static void guess(int32_t *experts, int32_t layer)
 {
 	const struct trace_entry *step = trace_step(route.trace, route.token, layer);
-	double recall = layer == route.layer && route.asked[layer] ? recall_whole : tier_recall[layer - route.layer];
+	double recall = tier_recall[layer == route.layer && route.asked[layer] ? AHEAD_WHOLE : AHEAD_NEXT + (layer - route.layer)];
 
 	route.asked[layer] = layer == route.layer;
 	for (int i = 0; i < CHOSEN; i++) {

@@ -25,7 +25,7 @@ enum { LAYERS = 12, EXPERTS = 256, CHOSEN = 8, TOKENS = 600, READ_TOKENS = 3000 
 
 static const char pocket[] = "tests/pocket/model/bf16", *const texts[] = {"docs/store.md", "docs/ingest.md"};
 
-static const double known[TIER_DEPTHS] = {1, 1, 1};
+static const double known[N_AHEAD_KINDS] = {1, 1, 1, 1};
 static const double shares[] = {.05, .10, .25, .50};
 static const double balances[] = {.25, .5, 1, 2, 4};
 

@@ -5,12 +5,11 @@
 #include <string.h>
 
 #include "config/mem.h"
-#include "offload/ahead.h"
 #include "offload/policy.h"
 
 enum { PIECES = 10 };
 
-const double tier_recall[TIER_DEPTHS] = {.74, .50, .39};
+const double tier_recall[N_AHEAD_KINDS] = {.81, .74, .50, .39};
 
 /* What is predicted for a layer, best first. */
 struct guesses {
@@ -38,7 +37,7 @@ struct tier {
 	int64_t *next_use;   /* Belady: of the step under way */
 	int64_t *uses;       /* [n_tokens, n_layers, n_chosen] the next step that uses it again */
 	struct ahead admission;
-	struct guesses guesses[TIER_DEPTHS][TIER_DEPTHS]; /* by how far ahead, and by the step that is guessed */
+	struct guesses guesses[N_AHEAD_KINDS][TIER_DEPTHS]; /* by the step that is guessed */
 	struct flight flights[TIER_DEPTHS]; /* by the step that they are for */
 	struct flight *flying;              /* who had the link last */
 	int64_t n_started;   /* transfers */
@@ -117,14 +116,17 @@ static int64_t ns(double seconds)
 	return (int64_t)(seconds * 1e9) + 1; /* 0 is no time */
 }
 
-static enum ahead_kind kind_of(int depth)
+static struct guesses *guesses_of(struct tier *s, enum ahead_kind kind, int64_t step)
 {
-	return AHEAD_NEXT + (enum ahead_kind)depth;
+	return &s->guesses[kind][step % TIER_DEPTHS];
 }
 
-static struct guesses *guesses_of(struct tier *s, int depth, int64_t step)
+/* The nearest look that was taken at a step so far ahead. */
+static enum ahead_kind nearest(struct tier *s, int depth, int64_t step)
 {
-	return &s->guesses[depth][step % TIER_DEPTHS];
+	if (!depth && guesses_of(s, AHEAD_WHOLE, step)->n)
+		return AHEAD_WHOLE;
+	return AHEAD_NEXT + (enum ahead_kind)depth;
 }
 
 static struct flight *flight_of(struct tier *s, int64_t step)
@@ -135,10 +137,11 @@ static struct flight *flight_of(struct tier *s, int64_t step)
 /* The next guess of a layer that is worth fetching, at the time when the link is free; false: there is none now. */
 static bool take_off(struct tier *s, int depth, struct flight *f)
 {
-	struct guesses *g = guesses_of(s, depth, s->step + 1 + depth);
+	enum ahead_kind kind = nearest(s, depth, s->step + 1 + depth);
+	struct guesses *g = guesses_of(s, kind, s->step + 1 + depth);
 
 	while (g->next < g->n) {
-		float bid = ahead_bid(&s->admission, kind_of(depth), g->next, 0, ns(s->link_free));
+		float bid = ahead_bid(&s->admission, kind, g->next, 0, ns(s->link_free));
 		int32_t e = g->ids[g->next];
 
 		if (!(bid > 0))
@@ -218,35 +221,50 @@ static bool is_chosen(const struct tier *s, const struct trace_entry *chosen, in
 	return false;
 }
 
-static void stop_keeping(struct tier *s)
+static void stop_keeping(struct tier *s, struct guesses *g)
 {
-	for (int depth = 0; depth < TIER_DEPTHS; depth++)
-		for (int i = 0; i < TIER_DEPTHS; i++) {
-			struct guesses *g = &s->guesses[depth][i];
+	for (int i = 0; i < g->n; i++)
+		if (g->kept[i])
+			hold(s, g->layer, g->ids[i], false);
+	memset(g->kept, 0, sizeof g->kept);
+}
 
-			for (int k = 0; k < g->n; k++)
-				if (g->kept[k])
-					hold(s, g->layer, g->ids[k], false);
-			memset(g->kept, 0, sizeof g->kept);
-		}
+static void stop_keeping_any(struct tier *s)
+{
+	for (int kind = 0; kind < N_AHEAD_KINDS; kind++)
+		for (int i = 0; i < TIER_DEPTHS; i++)
+			stop_keeping(s, &s->guesses[kind][i]);
+}
+
+/* It will not be wanted. `pays`: somebody waits for the link, who loses what the piece under way takes. */
+static void give_up(struct tier *s, struct flight *f, bool pays)
+{
+	ahead_held_up(&s->admission, f == s->flying, f == s->flying && pays ? end_piece(s) : 0);
+	if (f->left <= 0)
+		return; /* that was all of it */
+	f->left = 0;
+	s->n_resident--;
+	s->r->wasted++;
 }
 
 /* The router has spoken: what is on its way and not wanted stops at its next piece. What is on its way for others waits. */
 static void settle(struct tier *s, int32_t layer, const struct trace_entry *chosen)
 {
 	struct flight *f = flight_of(s, s->step);
+	const struct guesses *best;
 	bool waits = false; /* somebody, for the link */
 	int n_missing = 0;
 
-	for (int i = 0; i < guesses_of(s, 0, s->step)->n; i++)
-		n_missing += guesses_of(s, 0, s->step)->missing[i];
+	best = guesses_of(s, nearest(s, 0, s->step), s->step);
+	for (int i = 0; i < best->n; i++)
+		n_missing += best->missing[i];
 	ahead_spoken(&s->admission, n_missing, ns(s->now));
-	for (int depth = 0; depth < TIER_DEPTHS; depth++) {
-		struct guesses *g = guesses_of(s, depth, s->step);
+	for (int kind = 0; kind < N_AHEAD_KINDS; kind++) {
+		struct guesses *g = guesses_of(s, (enum ahead_kind)kind, s->step);
 
 		for (int i = 0; i < g->n; i++)
 			if (g->missing[i])
-				ahead_judge(&s->admission, kind_of(depth), i, is_chosen(s, chosen, g->ids[i]));
+				ahead_judge(&s->admission, (enum ahead_kind)kind, i, is_chosen(s, chosen, g->ids[i]));
 		g->n = 0;
 	}
 	for (int32_t k = 0; k < s->t->n_chosen; k++)
@@ -259,12 +277,7 @@ static void settle(struct tier *s, int32_t layer, const struct trace_entry *chos
 		carry(s, f, f->left);
 		s->now = s->link_free;
 	} else if (f->left > 0) {
-		ahead_held_up(&s->admission, f == s->flying, f == s->flying && waits ? end_piece(s) : 0);
-		if (f->left <= 0)
-			return; /* that was all of it */
-		f->left = 0;
-		s->n_resident--;
-		s->r->wasted++;
+		give_up(s, f, waits);
 	} else if (waits) {
 		end_piece(s);
 	}
@@ -281,16 +294,16 @@ double tier_luck(uint64_t seed, int64_t step, int32_t rank)
 
 /* What one would guess of a step: each choice with the chance `recall`, else the next best instead. Resident ones may not go
  * meanwhile. */
-static void look_ahead(struct tier *s, int depth, int64_t step)
+static void look_ahead(struct tier *s, enum ahead_kind kind, int64_t step)
 {
 	const struct trace *t = s->t;
 	const struct trace_entry *entries = trace_step(t, step / t->n_layers, (int32_t)(step % t->n_layers));
-	struct guesses *g = guesses_of(s, depth, step);
+	struct guesses *g = guesses_of(s, kind, step);
 	int32_t other = t->n_chosen;
 
 	*g = (struct guesses){.n = t->n_chosen, .layer = (int32_t)(step % t->n_layers)};
 	for (int32_t i = 0; i < g->n; i++) {
-		bool right = tier_luck(s->opt->seed, step, i) < s->opt->recall[depth] || other >= t->n_listed;
+		bool right = tier_luck(s->opt->seed, step, i) < s->opt->recall[kind] || other >= t->n_listed;
 		size_t at = place(s, g->layer, g->ids[i] = entries[right ? i : other++].expert);
 
 		g->missing[i] = !s->resident[at];
@@ -298,6 +311,23 @@ static void look_ahead(struct tier *s, int depth, int64_t step)
 		if (g->kept[i])
 			hold(s, g->layer, g->ids[i], true);
 	}
+}
+
+/* Nearer: what stayed, or is on its way, for a guess that is not repeated goes. */
+static void look_again(struct tier *s, int64_t step)
+{
+	struct guesses *g = guesses_of(s, AHEAD_WHOLE, step);
+	struct flight *f = flight_of(s, step);
+	bool repeated = false;
+
+	stop_keeping(s, guesses_of(s, AHEAD_NEXT, step));
+	look_ahead(s, AHEAD_WHOLE, step);
+	for (int i = 0; i < g->n; i++)
+		repeated |= g->ids[i] == f->expert;
+	if (f->left > 0 && !repeated && f == s->flying)
+		end_piece(s);
+	if (f->left > 0 && !repeated)
+		give_up(s, f, false);
 }
 
 /* What this layer waited for is there: the window for the next ones begins. */
@@ -335,11 +365,13 @@ static void one_step(struct tier *s, int64_t token, int32_t layer, bool counts)
 	int64_t step = token * t->n_layers + layer, last = t->n_tokens * t->n_layers - 1;
 	struct tier_result before = *s->r;
 
+	if (s->opt->prefetch && s->opt->recall[AHEAD_WHOLE] > 0 && step)
+		look_again(s, step);
 	s->now += s->opt->compute_s / 2;
 	if (s->opt->prefetch)
 		fetch_ahead(s, s->now);
 	s->step = step;
-	stop_keeping(s);
+	stop_keeping_any(s);
 	if (s->opt->prefetch)
 		settle(s, layer, chosen);
 	for (int32_t k = 0; k < t->n_chosen; k++) {
@@ -352,9 +384,9 @@ static void one_step(struct tier *s, int64_t token, int32_t layer, bool counts)
 	}
 	if (s->policy)
 		policy_observe(s->policy, layer, chosen, t->n_listed);
-	for (int depth = 0; depth < TIER_DEPTHS && step + 1 + depth <= last; depth++)
-		if (s->opt->recall[depth] > 0)
-			look_ahead(s, depth, step + 1 + depth);
+	for (int kind = AHEAD_NEXT; kind < N_AHEAD_KINDS && step + kind <= last; kind++)
+		if (s->opt->recall[kind] > 0)
+			look_ahead(s, (enum ahead_kind)kind, step + kind);
 	for (int32_t k = 0; k < t->n_chosen; k++)
 		use(s, layer, chosen[k].expert);
 	if (s->link_free > s->now)

@@ -4,7 +4,8 @@
  *
  * A layer of a token is attention, then the router, then the experts when all of them are there. A transfer takes its
  * time on the link, one after another; what is fetched ahead for the layers that come goes when nothing that is waited for
- * does, and gives way at its next piece.
+ * does, and gives way at its next piece. Guesses are made when a router has spoken, at the routers of the next layers, and at the next
+ * one once more when the layer is done.
  */
 #ifndef QUIRE_TESTS_SUPPORT_TIER_SIM_H
 #define QUIRE_TESTS_SUPPORT_TIER_SIM_H
@@ -12,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "offload/ahead.h"
 #include "offload/trace.h"
 
 enum tier_rule {
@@ -20,11 +22,11 @@ enum tier_rule {
 	TIER_POLICY,  /* offload/policy.h */
 };
 
-enum { TIER_DEPTHS = 3 };
+enum { TIER_DEPTHS = N_AHEAD_KINDS - 1 };
 
-/* How much of what routers choose is guessed of the next layer, as measured on GLM-5.2, and of those behind it: as much less as it is
- * in the pocket model, above chance (pocket.lookahead_recall). */
-extern const double tier_recall[TIER_DEPTHS];
+/* How much of what routers choose is guessed of the next layer, of all that comes before it and of a part, as measured on GLM-5.2; and of
+ * those behind it: as much less as it is in the pocket model, above chance (pocket.lookahead_recall). */
+extern const double tier_recall[N_AHEAD_KINDS];
 
 /* From 0 to 1, of the choice that stands at `rank` in a step: a guess at it is right if the recall is more. The same for each look, so
  * that a nearer one sees more of the same. */
@@ -34,7 +36,7 @@ struct tier_options {
 	enum tier_rule rule;
 	double share;           /* of all experts, resident */
 	bool prefetch;          /* TIER_POLICY: fetch ahead what is predicted for later layers, as offload/ahead.h admits it */
-	double recall[TIER_DEPTHS]; /* share of the prediction that comes true, of the next layer, the one after it ...; 0: none is made */
+	double recall[N_AHEAD_KINDS]; /* share of the prediction that comes true; 0: none is made */
 	double transfer_s, compute_s; /* of one expert; of a layer, half of it before its router. 0: only counted */
 	int n_pieces;           /* of a transfer: what is given up ends with the piece under way; 0: 10 */
 	int stall_every;        /* 0, or every so many transfers one takes ten times as long */
