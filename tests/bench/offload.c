@@ -27,8 +27,8 @@
  *
  * Disk: reads of the experts' size on a bare io_uring, from other experts each time; memory: reading with all threads. Between all
  * blocks, since a disk that others use too is half as fast in one second as in the next. What a plan is told: medians of three times
- * before and three after each share. With --drive a drive that is always as fast as that is in the disk's place
- * (tests/support/steady_drive.h): what the engine makes of its drive, without what the drive does.
+ * before and three after each share. With --drive a drive that is always as fast as that, and carries zeros, is in the disk's place
+ * (tests/support/slow_io.h): what the engine makes of its drive, without what the drive does.
  */
 #include <math.h>
 #include <stdio.h>
@@ -47,7 +47,7 @@
 #include "offload/trace.h"
 #include "tests/support/measure.h"
 #include "tests/support/raw_reads.h"
-#include "tests/support/steady_drive.h"
+#include "tests/support/slow_io.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tier_sim.h"
 
@@ -248,7 +248,7 @@ struct side {
 	struct session *s;
 	struct experts_stats stats;   /* of what was timed */
 	struct block blocks[BLOCKS], all;
-	struct steady_drive drive;
+	struct slow_io drive;
 };
 
 struct run {
@@ -316,7 +316,8 @@ static void open_side(struct bench *b, struct side *d, double share, bool predic
 
 	if (b->drive > 0) {
 		d->drive.bytes_per_s = b->drive;
-		experts.backend = &steady_drive_backend;
+		d->drive.carries_nothing = true;
+		experts.backend = &slow_io_backend;
 		experts.backend_state = &d->drive;
 	}
 	if (model_open(&d->m, b->dir, &opt, &err) || session_new(&d->s, b->e, d->m, &session, &err) ||
