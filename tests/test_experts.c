@@ -659,14 +659,15 @@ static void what_is_waited_for_has_the_drive_alone(void **state)
 {
 	struct slow_io disk = {.bytes_per_s = 3e8};
 	struct experts_options opt = {.n_slots = 7, .backend = &slow_io_backend, .backend_state = &disk};
-	char *dir = make_large_experts(3);
 	int n_interrupted = 0, n_alone = 0, n_pieces;
 	struct experts_stats stats;
 	struct model *m;
 	struct err err;
+	char *dir;
 
 	(void)state;
 	skip_when_sanitized();
+	dir = make_large_experts(3);
 	if (try_open(&m, dir, &opt, &err) || experts_take(m->experts, 1, 0, &err))
 		fail_msg("%s", err.text);
 	experts_done(m->experts, 1, 0, false);

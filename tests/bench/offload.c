@@ -428,7 +428,8 @@ static void print_side(const struct bench *b, const struct run *r, const struct 
 	int64_t fewest = transfers(b, TIER_BELADY, r->n_slots), recent = transfers(b, TIER_LRU, r->n_slots);
 	double pipes[BLOCKS], pipe, policy = 1, lru = 1, disk_bytes = (double)d->stats.read_bytes;
 	double memory_bytes = TOKENS * r->common_bytes + (double)d->stats.taken * r->expert_bytes;
-	const char *binds = d->all.disk_s > d->all.memory_s ? "disk" : "host memory", *ahead = d == &r->sides[AHEAD] ? "on" : "off";
+	const char *disk = b->drive > 0 ? "steady drive" : "disk", *binds = d->all.disk_s > d->all.memory_s ? disk : "host memory";
+	const char *ahead = d == &r->sides[AHEAD] ? "on" : "off";
 
 	for (int k = 0; k < BLOCKS; k++)
 		pipes[k] = limit_s(&d->blocks[k]) / d->blocks[k].seconds;
