@@ -325,15 +325,6 @@ static void open_side(struct bench *b, struct side *d, double share, bool predic
 		measure_fail(&err);
 }
 
-/* A block of tokens that come behind `first`. */
-static void run_block(struct side *d, struct block *k, float *logits, int64_t first)
-{
-	double began = measure_now();
-
-	decode(d, logits, first, TOKENS / BLOCKS);
-	k->seconds = measure_now() - began;
-}
-
 /* What its bytes take, by the means of what was measured before and after it. */
 static void set_limits(const struct run *r, struct block *k, const struct experts_stats *s, struct rates before, struct rates after)
 {
@@ -350,9 +341,12 @@ static void run_blocks(struct bench *b, struct run *r, float *logits)
 			struct side *d = &r->sides[(i + k) % r->n_sides]; /* who goes first changes */
 			struct block *block = &d->blocks[k];
 			struct experts_stats was, is;
+			double began;
 
 			experts_stats(d->m->experts, &was);
-			run_block(d, block, logits, WARM + k * (TOKENS / BLOCKS));
+			began = measure_now();
+			decode(d, logits, WARM + k * (TOKENS / BLOCKS), TOKENS / BLOCKS);
+			block->seconds = measure_now() - began;
 			experts_stats(d->m->experts, &is);
 			since(&is, &was);
 			after = probe(b, r->expert_bytes);

@@ -324,9 +324,11 @@ static void look_again(struct tier *s, int64_t step)
 	look_ahead(s, AHEAD_WHOLE, step);
 	for (int i = 0; i < g->n; i++)
 		repeated |= g->ids[i] == f->expert;
-	if (f->left > 0 && !repeated && f == s->flying)
+	if (repeated)
+		return;
+	if (f == s->flying)
 		end_piece(s);
-	if (f->left > 0 && !repeated)
+	if (f->left > 0)
 		give_up(s, f, false);
 }
 
