@@ -3,7 +3,7 @@
  * greatest magnitude / 7, rounded to bf16; a code is 8 + the nearest whole number to value / scale, halves to even: from 1 to
  * 15. Where that scale would be below 2^-126, a group of zeros for one, it is 0 and the codes are 8. An FP8 value is the e4m3
  * value x its block's scale, rounded once to float32. Nothing of it depends on the processor or on how many rows are done
- * together.
+ * together. The op int4_pack_row (ops.h) does it.
  */
 #ifndef QUIRE_ENGINE_INT4_H
 #define QUIRE_ENGINE_INT4_H
@@ -11,15 +11,34 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/numeric.h"
 #include "engine/weight.h"
 
 struct int4_error {
 	double lost, whole; /* sums of squares: of value - packed value, and of the values */
 };
 
-/* Row r of w, cols a multiple of 64, to codes [cols / 2] and scales [cols / 64] (bf16). -1: all is well; else the first
- * column that holds, or with its block's scale gives, a NaN or infinity. */
-int32_t int4_pack_row(uint8_t *codes, uint16_t *scales, struct int4_error *error, const struct weight *w, int32_t r);
+/* What kernels of the op share. */
+
+/* Two codes of 8. */
+enum { INT4_NOTHING = 0x88 };
+
+/* The scale of a group whose greatest magnitude is `most`, finite, in bf16. */
+static inline uint16_t int4_scale(float most)
+{
+	uint16_t scale = f32_to_bf16(most / 7);
+
+	return bf16_to_f32(scale) < 0x1p-126f ? 0 : scale;
+}
+
+/* Of 16 lanes. */
+static inline double int4_sum(double lane[16])
+{
+	for (int step = 8; step; step /= 2)
+		for (int l = 0; l < step; l++)
+			lane[l] += lane[l + step];
+	return lane[0];
+}
 
 /* Bytes of a matrix's codes, and of its scales. */
 static inline uint64_t int4_code_bytes(int64_t rows, int64_t cols)

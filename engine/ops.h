@@ -59,6 +59,8 @@ struct selection {
 	int32_t n;
 };
 
+struct int4_error;
+
 struct ops {
 	const char *isa;
 
@@ -157,6 +159,11 @@ struct ops {
 			    int32_t rope_dim);
 	bool (*latent_unpack)(enum latent_format format, float *values, const uint8_t *row, int32_t kv_lora,
 			      int32_t rope_dim);
+
+	/* Row r of w, cols a multiple of 64, to int4 (int4.h): codes [cols / 2], scales [cols / 64] in bf16. -1: all is well;
+	 * else the first column that holds, or with its block's scale gives, a NaN or infinity. */
+	int32_t (*int4_pack_row)(uint8_t *codes, uint16_t *scales, struct int4_error *error, const struct weight *w,
+				 int32_t r);
 };
 
 /* The table for an instruction set by name (scalar, avx2, avx512, avx512bf16), NULL: unknown, or this processor lacks it. NULL name: the best one. */

@@ -28,6 +28,7 @@
 #include "engine/experts.h"
 #include "engine/int4.h"
 #include "engine/model.h"
+#include "engine/ops.h"
 #include "engine/pool.h"
 #include "engine/shard_writer.h"
 
@@ -79,6 +80,7 @@ struct packer {
 	size_t n_others;
 	uint64_t other_bytes;
 	struct pool *pool;
+	const struct ops *ops;
 	struct matrix matrices[N_MATRICES]; /* gate, up, down */
 	char *packed;                /* one expert, as it lies in the file */
 	uint64_t packed_bytes;
@@ -327,8 +329,8 @@ static void pack_rows(void *arg, int64_t first, int64_t end, int thread)
 		int32_t r;
 		const struct matrix *m = &p->matrices[matrix_of(p, row, &r)];
 
-		p->bad[row] = int4_pack_row(m->codes + (int64_t)r * m->cols / 2, m->scales + (int64_t)r * (m->cols / INT4_GROUP),
-					    &p->errors[row], j->from[m - p->matrices], r);
+		p->bad[row] = p->ops->int4_pack_row(m->codes + (int64_t)r * m->cols / 2, m->scales + (int64_t)r * (m->cols / INT4_GROUP),
+						    &p->errors[row], j->from[m - p->matrices], r);
 	}
 }
 
@@ -677,7 +679,7 @@ static void free_packer(struct packer *p)
 
 int model_pack(const char *dir, const char *out, const struct pack_options *opt, struct pack_report *report, struct err *err)
 {
-	struct packer p = {.dir = dir, .out = out, .opt = opt};
+	struct packer p = {.dir = dir, .out = out, .opt = opt, .ops = cpu_ops(NULL)};
 	int64_t began = clock_now_ns();
 	int failed = open_source(&p, err) || list_all(&p, err) || make_work(&p, err);
 

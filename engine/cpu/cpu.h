@@ -196,5 +196,8 @@ void CPU(exp)(float *out, const float *x, int64_t n);
 bool CPU(to_bf16)(uint16_t *out, const float *x, int64_t n);
 bool CPU(latent_pack)(enum latent_format format, uint8_t *row, const float *values, int32_t kv_lora, int32_t rope_dim);
 bool CPU(latent_unpack)(enum latent_format format, float *values, const uint8_t *row, int32_t kv_lora, int32_t rope_dim);
+int32_t CPU(int4_pack_row)(uint8_t *codes, uint16_t *scales, struct int4_error *error, const struct weight *w, int32_t r);
+/* The definition, for twins that leave something to it. */
+int32_t int4_pack_row_scalar(uint8_t *codes, uint16_t *scales, struct int4_error *error, const struct weight *w, int32_t r);
 
 #endif

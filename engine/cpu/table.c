@@ -20,4 +20,5 @@ const struct ops CPU(ops) = {
 	.to_bf16 = CPU(to_bf16),
 	.latent_pack = CPU(latent_pack),
 	.latent_unpack = CPU(latent_unpack),
+	.int4_pack_row = CPU(int4_pack_row),
 };
