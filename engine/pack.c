@@ -2,7 +2,7 @@
  * The list of all tensors that will be written is made first, and cut into files, so that every size is known before the
  * disk is touched. Then the files are written one after another: copied tensors, then a layer of experts each. Experts come
  * from the tier (experts.h), which reads the next ones past the page cache while all threads pack one, and leave through a
- * writer whose buffers are on their way meanwhile.
+ * writer whose buffers, more than one expert has, are on their way meanwhile.
  */
 #include "engine/pack.h"
 
@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -37,6 +38,7 @@ enum {
 	PIECE = 4 << 20,         /* of what is copied */
 	MAX_CONFIG = 16 << 20,
 	MAX_OTHER = 256 << 20,   /* a file beside the weights; what is larger is no part of a model that is read */
+	ROWS = 32,               /* packed by a thread at a time: some hundred microseconds */
 	N_MATRICES = 3,
 	NAME_BYTES = 64,
 };
@@ -84,8 +86,8 @@ struct packer {
 	struct matrix matrices[N_MATRICES]; /* gate, up, down */
 	char *packed;                /* one expert, as it lies in the file */
 	uint64_t packed_bytes;
-	struct int4_error *errors;   /* [rows of the three] */
-	int32_t *bad;                /* [rows of the three] as int4_pack_row */
+	struct int4_error *errors;   /* [rows of the one that has most] */
+	int32_t *bad;                /* the same, as int4_pack_row */
 	uint64_t *sums;              /* [n_layers, n_experts] */
 	struct int4_error whole;
 	int64_t n_done, n_all;
@@ -283,7 +285,7 @@ static int open_source(struct packer *p, struct err *err)
 		const struct matrix *m = &p->matrices[i];
 
 		p->packed_bytes += int4_code_bytes(m->rows, m->cols) + int4_scale_bytes(m->rows, m->cols);
-		rows += m->rows;
+		rows = m->rows > rows ? m->rows : rows;
 	}
 	p->packed = at = xmalloc(p->packed_bytes, 1);
 	for (int i = 0; i < N_MATRICES; i++) {
@@ -305,32 +307,26 @@ static int open_source(struct packer *p, struct err *err)
 
 struct job {
 	struct packer *p;
-	const struct weight *from[N_MATRICES];
+	const struct weight *from;
+	const struct matrix *to;
+	_Atomic int32_t next; /* row that nobody has taken */
 };
 
-/* Row `row` of the three matrices one below another: which it is of, and which row there. */
-static int matrix_of(const struct packer *p, int64_t row, int32_t *r)
-{
-	int i = 0;
-
-	for (; row >= p->matrices[i].rows; i++)
-		row -= p->matrices[i].rows;
-	*r = (int32_t)row;
-	return i;
-}
-
+/* Items are threads, which take rows as they get to them; who packs a row changes nothing of it. */
 static void pack_rows(void *arg, int64_t first, int64_t end, int thread)
 {
-	const struct job *j = arg;
+	struct job *j = arg;
 	struct packer *p = j->p;
+	const struct matrix *to = j->to;
+	int32_t row;
 
-	(void)thread;
-	for (int64_t row = first; row < end; row++) {
-		int32_t r;
-		const struct matrix *m = &p->matrices[matrix_of(p, row, &r)];
-
-		p->bad[row] = p->ops->int4_pack_row(m->codes + (int64_t)r * m->cols / 2, m->scales + (int64_t)r * (m->cols / INT4_GROUP),
-						    &p->errors[row], j->from[m - p->matrices], r);
+	(void)first, (void)end;
+	while ((row = atomic_fetch_add(&j->next, ROWS)) < to->rows) {
+		for (int32_t r = row; r < row + ROWS && r < to->rows; r++)
+			p->bad[r] = p->ops->int4_pack_row(to->codes + (int64_t)r * to->cols / 2,
+							  to->scales + (int64_t)r * (to->cols / INT4_GROUP), &p->errors[r], j->from, r);
+		if (!thread) /* the caller's: it sees to the disk, while others take more rows */
+			experts_go_on(p->m->experts);
 	}
 }
 
@@ -345,31 +341,36 @@ static const char *tensor_of(const struct packer *p, int32_t layer, int32_t expe
 	return place->parts[i].tensor->name;
 }
 
+static int pack_matrix(struct packer *p, int32_t layer, int32_t expert, struct job *j, struct int4_error *error, struct err *err)
+{
+	int n_threads = pool_n_threads(p->pool);
+
+	pool_run(p->pool, pack_rows, j, n_threads, (int64_t)j->to->rows * j->to->cols / n_threads);
+	for (int32_t r = 0; r < j->to->rows; r++) {
+		if (p->bad[r] >= 0)
+			return err_set(err, ERR_FORMAT, "%s: layer %d, expert %d: tensor %s with its scale gives a NaN or infinity at "
+				       "row %d, column %d; the file is damaged, fetch it again", p->dir, layer, expert,
+				       tensor_of(p, layer, expert, (const void *const *)&j->from->data), r, p->bad[r]);
+		error->lost += p->errors[r].lost;
+		error->whole += p->errors[r].whole;
+	}
+	return 0;
+}
+
 static int pack_expert(struct packer *p, int32_t layer, int32_t expert, struct int4_error *error, struct err *err)
 {
 	const struct expert *e = &p->m->layers[layer].experts[expert];
-	const struct job j = {p, {&e->gate, &e->up, &e->down}};
+	const struct weight *from[N_MATRICES] = {&e->gate, &e->up, &e->down};
 	struct weight packed[N_MATRICES];
-	int64_t rows = 0;
 
 	for (int i = 0; i < N_MATRICES; i++) {
 		const struct matrix *m = &p->matrices[i];
+		struct job j = {.p = p, .from = from[i], .to = m};
 
-		rows += m->rows;
 		packed[i] = (struct weight){.dtype = DTYPE_INT4, .rows = m->rows, .cols = m->cols, .data = m->codes,
 					    .group_scale = m->scales};
-	}
-	pool_run(p->pool, pack_rows, (void *)(uintptr_t)&j, rows, (int64_t)e->gate.cols * 8);
-	for (int64_t row = 0; row < rows; row++) {
-		int32_t r;
-		int i = matrix_of(p, row, &r);
-
-		if (p->bad[row] >= 0)
-			return err_set(err, ERR_FORMAT, "%s: layer %d, expert %d: tensor %s with its scale gives a NaN or infinity at "
-				       "row %d, column %d; the file is damaged, fetch it again", p->dir, layer, expert,
-				       tensor_of(p, layer, expert, (const void *const *)&j.from[i]->data), r, p->bad[row]);
-		error->lost += p->errors[row].lost;
-		error->whole += p->errors[row].whole;
+		if (pack_matrix(p, layer, expert, &j, error, err))
+			return -1;
 	}
 	p->sums[(size_t)layer * (size_t)p->m->config.n_experts + (size_t)expert] =
 		expert_sum_int4(&(struct expert){packed[0], packed[1], packed[2]});

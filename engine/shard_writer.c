@@ -12,7 +12,7 @@
 #include "config/mem.h"
 #include "offload/io.h"
 
-enum { N_BUFFERS = 3, BUFFER = 4 << 20, LENGTH_BYTES = 8 };
+enum { N_BUFFERS = 8, BUFFER = 4 << 20, LENGTH_BYTES = 8 };
 
 struct shard_writer {
 	struct io *io;
