@@ -6,9 +6,13 @@
  *   policy.hit_over_lru, policy.hit_over_belady
  *                             over a list of the recently used (null where that has none), and over the choice that knows the future
  *   policy.speed_over_demand  tokens per second with prediction of three layers over those without, the least of five balances of
- *                             transfer and compute; "balanced" where both take as long, and beside it what it would be if
- *                             all that is predicted came true: no prediction so far ahead gives more
+ *                             transfer and compute; "balanced" where both take as long in all, and beside it what it would be if
+ *                             all that is predicted came true, and the most that a prediction of the next layer alone can give
+ *                             ("of_next_layer"): a layer's transfers X beside its own compute C, (C + X) over the longer, summed.
+ *                             Where an expert takes longer than a layer ("expert_over_layer"), most layers have no X and
+ *                             others several C: they balance in all and in none
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,16 +35,14 @@ static const double balances[] = {.25, .5, 1, 2, 4};
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-static double hit(const struct trace *t, enum tier_rule rule, double share, int64_t *misses)
+static double hit(struct tier_result *r, const struct trace *t, enum tier_rule rule, double share)
 {
 	struct tier_options opt = {.rule = rule, .share = share, .seed = 1, .warm_tokens = t->n_tokens / 6};
-	struct tier_result r;
 
 	if (rule == TIER_POLICY)
 		memcpy(opt.recall, tier_recall, sizeof tier_recall);
-	tier_run(&r, t, &opt);
-	*misses = r.transfers;
-	return (double)r.hits / (double)r.asked;
+	tier_run(r, t, &opt);
+	return (double)r->hits / (double)r->asked;
 }
 
 /* Prediction over none where transfers of an expert take so long. */
@@ -57,13 +59,27 @@ static double gain(const struct trace *t, double share, double transfer_s, const
 	return without.seconds / with.seconds;
 }
 
+/* What there is to gain where each layer's transfers go beside its own compute, and nothing is guessed wrong. */
+static double gain_of_next_layer(const struct tier_result *without, double transfer_s)
+{
+	double one_by_one = 0, beside = 0;
+
+	for (int i = 0; i <= TIER_CHOSEN_MOST; i++) {
+		double n = (double)without->layers[i];
+
+		one_by_one += n * (1 + i * transfer_s);
+		beside += n * fmax(1, i * transfer_s);
+	}
+	return one_by_one / beside;
+}
+
 static void bench_trace(const struct trace *t, const char *name)
 {
 	for (size_t i = 0; i < COUNT(shares); i++) {
-		int64_t ours, lru, belady;
-		double h = hit(t, TIER_POLICY, shares[i], &ours), h_lru = hit(t, TIER_LRU, shares[i], &lru);
-		double h_belady = hit(t, TIER_BELADY, shares[i], &belady), least = 0, balanced = 0;
-		double steps = (double)(t->n_tokens - t->n_tokens / 6) * t->n_layers, per_layer = (double)ours / steps;
+		struct tier_result ours, lru, belady;
+		double h = hit(&ours, t, TIER_POLICY, shares[i]), h_lru = hit(&lru, t, TIER_LRU, shares[i]);
+		double h_belady = hit(&belady, t, TIER_BELADY, shares[i]), least = 0, balanced = 0;
+		double steps = (double)(t->n_tokens - t->n_tokens / 6) * t->n_layers, per_layer = (double)ours.transfers / steps;
 		char list[160] = "";
 
 		for (size_t b = 0; b < COUNT(balances); b++) {
@@ -78,10 +94,11 @@ static void bench_trace(const struct trace *t, const char *name)
 			      h_lru, h_belady);
 		measure_print(stdout, "policy.hit_over_lru", h / h_lru, "ratio", 0, CELL, name, shares[i]);
 		measure_print(stdout, "policy.hit_over_belady", h / h_belady, "ratio", 1, CELL ",\"policy_eff\":%.3f", name, shares[i],
-			      (double)belady / (double)ours);
+			      (double)belady.transfers / (double)ours.transfers);
 		measure_print(stdout, "policy.speed_over_demand", least, "ratio", 2,
-			      CELL ",\"balanced\":%.3f,\"balanced_if_all_came_true\":%.3f,\"by_transfer_over_compute\":[%s]", name,
-			      shares[i], balanced, gain(t, shares[i], 1 / per_layer, known), list);
+			      CELL ",\"balanced\":%.3f,\"balanced_if_all_came_true\":%.3f,\"of_next_layer\":%.3f,"
+			      "\"expert_over_layer\":%.2f,\"by_transfer_over_compute\":[%s]", name, shares[i], balanced,
+			      gain(t, shares[i], 1 / per_layer, known), gain_of_next_layer(&ours, 1 / per_layer), 1 / per_layer, list);
 	}
 }
 

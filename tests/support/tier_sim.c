@@ -14,9 +14,9 @@ const double tier_recall[N_AHEAD_KINDS] = {.81, .74, .50, .39};
 /* What is predicted for a layer, best first. */
 struct guesses {
 	int n, next;         /* next: the first that nothing was done about */
-	int32_t layer, ids[64];
-	bool missing[64];    /* when it was guessed */
-	bool kept[64];       /* held, since it was there then */
+	int32_t layer, ids[TIER_CHOSEN_MOST];
+	bool missing[TIER_CHOSEN_MOST]; /* when it was guessed */
+	bool kept[TIER_CHOSEN_MOST]; /* held, since it was there then */
 };
 
 /* What is fetched ahead: one for a layer at a time. */
@@ -366,6 +366,7 @@ static void one_step(struct tier *s, int64_t token, int32_t layer, bool counts)
 	const struct trace_entry *chosen = trace_step(t, token, layer);
 	int64_t step = token * t->n_layers + layer, last = t->n_tokens * t->n_layers - 1;
 	struct tier_result before = *s->r;
+	int n_missing = 0;
 
 	if (s->opt->prefetch && s->opt->recall[AHEAD_WHOLE] > 0 && step)
 		look_again(s, step);
@@ -379,11 +380,13 @@ static void one_step(struct tier *s, int64_t token, int32_t layer, bool counts)
 	for (int32_t k = 0; k < t->n_chosen; k++) {
 		size_t i = place(s, layer, chosen[k].expert);
 
+		n_missing += !s->resident[i];
 		s->used[i] = step;
 		s->next_use[i] = s->uses ? s->uses[step * t->n_chosen + k] : 0;
 		if (s->resident[i])
 			hold(s, layer, chosen[k].expert, true);
 	}
+	s->r->layers[n_missing]++;
 	if (s->policy)
 		policy_observe(s->policy, layer, chosen, t->n_listed);
 	for (int kind = AHEAD_NEXT; kind < N_AHEAD_KINDS && step + kind <= last; kind++)

@@ -22,7 +22,7 @@ enum tier_rule {
 	TIER_POLICY,  /* offload/policy.h */
 };
 
-enum { TIER_DEPTHS = N_AHEAD_KINDS - 1 };
+enum { TIER_DEPTHS = N_AHEAD_KINDS - 1, TIER_CHOSEN_MOST = 64 };
 
 /* How much of what routers choose is guessed of the next layer, of all that comes before it and of a part, as measured on GLM-5.2; and of
  * those behind it: as much less as it is in the pocket model, above chance (pocket.lookahead_recall). */
@@ -48,6 +48,7 @@ struct tier_result {
 	int64_t asked, hits;    /* experts asked for; resident with no transfer made for the token */
 	int64_t prefetched;     /* of those that are no hits: there in time because they were fetched ahead */
 	int64_t transfers, wasted; /* all; fetched ahead and not asked for next */
+	int64_t layers[TIER_CHOSEN_MOST + 1]; /* of tokens, by how many of their experts were not there when the router had spoken */
 	double seconds;
 };
 
