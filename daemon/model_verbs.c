@@ -643,7 +643,7 @@ static void print_progress(void *ctx, int64_t done, int64_t of)
 static int verify(const struct options *o, struct err *err)
 {
 	struct experts_options experts = {.bytes = o->host_expert_bytes ? o->host_expert_bytes : (int64_t)1 << 30};
-	struct model_options opt = {.n_threads = 1, .experts = &experts};
+	struct model_options opt = {.experts = &experts};
 	struct experts_stats stats;
 	struct config config;
 	struct model *m = NULL;
@@ -655,7 +655,8 @@ static int verify(const struct options *o, struct err *err)
 	if (config_load(&config, NULL, err))
 		return -1;
 	experts.sums_path = sums = xasprintf("%s/expert-sums", config.store.path);
-	failed = file_make_directories(config.store.path, err) || model_open(&m, o->dir, &opt, err);
+	/* Nothing else is loaded, so that any machine can do it. */
+	failed = file_make_directories(config.store.path, err) || model_open_experts(&m, o->dir, &opt, err);
 	if (!failed && !m->experts)
 		failed = err_set(err, ERR_USAGE, "%s has no routed experts", o->dir);
 	failed = failed || experts_verify(m->experts, print_progress, &progress, err);
