@@ -4,7 +4,8 @@
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>
-#include <xxhash.h>
+
+#include "config/xxh3.h"
 
 /* The store is little-endian, like every host it has met; another kind of host would swap here. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the store's format is little-endian");
@@ -32,7 +33,7 @@ uint64_t record_sum(const struct span_key *key, enum extent_kind kind, uint32_t 
 	} place = {*key, (uint32_t)kind, part, token};
 
 	_Static_assert(sizeof place == CACHE_KEY_BYTES + 12, "a seed is made of 44 bytes, without padding");
-	return XXH3_64bits_withSeed(data, bytes, XXH3_64bits(&place, sizeof place));
+	return xxh3_sum(data, bytes, xxh3_sum(&place, sizeof place, 0));
 }
 
 int64_t sums_place(enum extent_kind kind, int32_t part, int64_t place, int64_t n_places, int32_t n_groups)

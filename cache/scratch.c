@@ -10,11 +10,11 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "config/file.h"
 #include "config/log.h"
 #include "config/mem.h"
+#include "config/xxh3.h"
 
 struct scratch {
 	char *dir, *path;
@@ -69,7 +69,7 @@ static int pass(struct scratch *s, const uint8_t *data, int64_t n)
 		int64_t m = end - s->at < n ? end - s->at : n;
 		uint64_t sum;
 
-		XXH3_64bits_update(s->hash, data, (size_t)m);
+		xxh3_update(s->hash, data, (size_t)m);
 		data += m;
 		n -= m;
 		s->at += m;
@@ -152,7 +152,7 @@ int scratch_finish(struct scratch *s, uint64_t *sum, struct err *err)
 		return -1;
 	if (fdatasync(s->fd))
 		return write_error(err, errno, "sync", s->path);
-	*sum = XXH3_64bits(s->sums, sums_bytes(s));
+	*sum = xxh3_sum(s->sums, sums_bytes(s), 0);
 	return file_sync_directory(s->dir, err);
 }
 
@@ -185,7 +185,7 @@ int scratch_open(struct scratch **out, const char *dir, struct scratch_name name
 		rc = err_set(err, ERR_DAMAGED, "%s has %lld bytes, not %" PRId64, s->path, (long long)st.st_size, all);
 	else if (read_whole(s->fd, s->path, s->sums, (int64_t)sums_bytes(s), bytes, err))
 		rc = -1;
-	else if (XXH3_64bits(s->sums, sums_bytes(s)) != sum)
+	else if (xxh3_sum(s->sums, sums_bytes(s), 0) != sum)
 		rc = err_set(err, ERR_DAMAGED, "the checksums in %s are not those that were written", s->path);
 	if (rc)
 		scratch_close(s);

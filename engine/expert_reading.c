@@ -145,7 +145,7 @@ static void look_at_block(struct expert_look *l, char *slot, size_t n)
 
 	if (l->r->fixed_at[l->part] != l->r->part_at[l->part])
 		memcpy(bytes, slot + l->r->part_at[l->part] + l->done, n);
-	XXH3_64bits_update(l->hash, bytes, n);
+	xxh3_update(l->hash, bytes, n);
 	if (l->first && l->bad_part < 0 && weight_any_not_finite(bytes, n / dtype_unit_bytes(part->dtype), part->dtype))
 		l->bad_part = l->part;
 	l->done += n;

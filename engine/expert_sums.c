@@ -39,7 +39,7 @@ static int read_file(struct expert_sums *s, const char *path, struct err *err)
 		return -1;
 	if (bytes == wanted)
 		memcpy(&sum, text + bytes - sizeof sum, sizeof sum);
-	if (bytes != wanted || sum != XXH3_64bits(text, bytes - sizeof sum) || memcmp(text, magic, sizeof magic))
+	if (bytes != wanted || sum != xxh3_sum(text, bytes - sizeof sum, 0) || memcmp(text, magic, sizeof magic))
 		rc = err_set(err, ERR_DAMAGED, "%s is damaged", path);
 	else if (memcmp(text + sizeof magic, s->fingerprint, sizeof s->fingerprint))
 		rc = err_set(err, ERR_MISMATCH, "%s is of another model", path);
@@ -100,7 +100,7 @@ static int write_file(const struct expert_sums *s, struct err *err)
 	memcpy(text, magic, sizeof magic);
 	memcpy(text + sizeof magic, s->fingerprint, sizeof s->fingerprint);
 	memcpy(text + sizeof magic + sizeof s->fingerprint, s->records, s->n * sizeof *s->records);
-	sum = XXH3_64bits(text, bytes);
+	sum = xxh3_sum(text, bytes, 0);
 	memcpy(text + bytes, &sum, sizeof sum);
 	rc = file_replace(s->path, text, bytes + sizeof sum, err);
 	free(text);
@@ -127,8 +127,8 @@ uint64_t expert_sum_int4(const struct expert *e)
 	for (int i = 0; i < 3; i++) {
 		const struct weight *w = all[i];
 
-		XXH3_64bits_update(hash, w->data, (size_t)w->rows * weight_row_bytes(w));
-		XXH3_64bits_update(hash, w->group_scale, (size_t)w->rows * (size_t)weight_groups(w) * sizeof *w->group_scale);
+		xxh3_update(hash, w->data, (size_t)w->rows * weight_row_bytes(w));
+		xxh3_update(hash, w->group_scale, (size_t)w->rows * (size_t)weight_groups(w) * sizeof *w->group_scale);
 	}
 	sum = XXH3_64bits_digest(hash);
 	XXH3_freeState(hash);
