@@ -36,10 +36,10 @@ struct pack_report {
 
 /*
  * Write the directory `out`, which must not be there, from the model in `dir`. Memory: four experts of the source, one packed
- * one, what is on its way to the disk, the headers, and one file beside the weights at a time. What is written is in "OUT.packing" until all of it is on the disk; on error that is removed. Before
- * anything is written: ERR_FAILED where `out` exists, ERR_BUSY where OUT.packing does, ERR_USAGE for a model that has no
- * routed experts, has packed ones, or has rows that are no multiple of 64 inputs; ERR_TOO_LARGE, with both numbers, where the
- * disk has too little space. report may be NULL.
+ * one, what is on its way to the disk, the headers, and one file beside the weights at a time. What is written is in
+ * "OUT.packing" until all of it is on the disk; on error that is removed. Before anything is written: ERR_FAILED where `out`
+ * exists, ERR_BUSY where OUT.packing does, ERR_USAGE for a model that has no routed experts, has packed ones, or has rows that
+ * are no multiple of 64 inputs; ERR_TOO_LARGE, with both numbers, where the disk has too little space. report may be NULL.
  */
 int model_pack(const char *dir, const char *out, const struct pack_options *opt, struct pack_report *report, struct err *err);
 

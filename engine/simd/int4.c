@@ -1,9 +1,9 @@
-/* Rows of weights to int4, a group in registers at a time. */
+/* Rows of weights to int4, a vector at a time. */
 #include "engine/simd/decode.h"
 
 #include "engine/int4.h"
 
-enum { RUN = 16 }; /* groups */
+enum { RUN = 16 }; /* groups that are widened before they are packed */
 
 /* A group's codes stand in words; each pair of them goes to a byte, the even one first. */
 static ALWAYS_INLINE void store_codes(uint8_t out[VL / 2], vi codes)
