@@ -5,7 +5,7 @@
  * Bandwidth and peaks are probed in the same rounds, medians of ROUNDS interleaved rounds, all threads. Weights and keys
  * are far larger than the caches; some outputs of every product are compared with the scalar definition.
  *
- *     kernels [gemv] [gemm] [scan] [mla]     those parts; without arguments all of them
+ *     kernels [gemv] [gemm] [scan] [mla] [pack] [sums]   those parts; without arguments all of them
  *     kernels --count CASE                   run one case once, small: what callgrind counts
  *
  * "instructions" is what one unit of the work takes (a multiplication by a weight, a key and head, ...), as callgrind
@@ -18,6 +18,8 @@
 #include <unistd.h>
 
 #include "config/mem.h"
+#include "config/xxh3.h"
+#include "engine/int4.h"
 #include "engine/numeric.h"
 #include "tests/support/measure.h"
 #include "tests/support/op_cases.h"
@@ -429,6 +431,98 @@ __attribute__((noinline)) double counted(double (*fn)(void *), void *arg)
 	return fn(arg);
 }
 
+/* ---- packing to int4, and sums: one thread ------------------------------------------------------------------------ */
+
+struct pack_case {
+	const struct ops *ops;
+	const struct weight *w;
+	uint8_t codes[HIDDEN / 2];
+	uint16_t scales[HIDDEN / INT4_GROUP];
+};
+
+/* Nanoseconds a weight. */
+static double run_pack(void *arg)
+{
+	struct pack_case *c = arg;
+	double start = measure_now();
+	struct int4_error error;
+
+	for (int32_t r = 0; r < c->w->rows; r++)
+		if (c->ops->int4_pack_row(c->codes, c->scales, &error, c->w, r) >= 0)
+			fail("a weight is not finite");
+	return (measure_now() - start) * 1e9 / ((double)c->w->rows * c->w->cols);
+}
+
+static void bench_pack(void)
+{
+	size_t bytes = (size_t)EXPERT * HIDDEN;
+	void *data = random_words(bytes);
+	struct weight w = weight_of(DTYPE_F8_E4M3, data, bytes, EXPERT, HIDDEN);
+	struct pack_case *each = xcalloc(CPU_MAX_ISAS, sizeof *each);
+	struct measure_case cases[CPU_MAX_ISAS];
+	const char *isas[CPU_MAX_ISAS];
+	int n = cpu_isas(isas, CPU_MAX_ISAS);
+
+	for (int i = 0; i < n; i++) {
+		each[i] = (struct pack_case){.ops = cpu_ops(isas[i]), .w = &w};
+		cases[i] = (struct measure_case){run_pack, &each[i], 0};
+	}
+	measure_rounds(cases, n, ROUNDS);
+	for (int i = 0; i < n; i++)
+		measure_print(stdout, "kernels.pack_ns", cases[i].median, "ns a weight", 0,
+			      "\"format\":\"fp8\",\"isa\":\"%s\",\"threads\":1", isas[i]);
+	free(each);
+	free((void *)(uintptr_t)w.scale);
+	measure_buffer_free(data, bytes);
+}
+
+enum { RECORD = 4608, RECORDS = 64 }; /* of a group of layers; what a cache holds */
+
+typedef uint64_t sum_fn(const void *data, size_t bytes, uint64_t seed);
+
+static uint64_t plain_sum(const void *data, size_t bytes, uint64_t seed)
+{
+	return XXH3_64bits_withSeed(data, bytes, seed);
+}
+
+/* Bytes per second, of sums in turn. */
+static double sum_rate(const char *data, sum_fn *sum)
+{
+	double start = measure_now();
+	uint64_t all = 0;
+
+	for (int round = 0; round < 100; round++)
+		for (int i = 0; i < RECORDS; i++)
+			all ^= sum(data + i * RECORD, RECORD, (uint64_t)i);
+	start = measure_now() - start;
+	if (all) /* each came an even number of times */
+		fail("sums of the same bytes differ");
+	return 100.0 * RECORDS * RECORD / start;
+}
+
+static double run_plain(void *arg)
+{
+	return sum_rate(arg, plain_sum);
+}
+
+static double run_wide(void *arg)
+{
+	return sum_rate(arg, xxh3_sum);
+}
+
+/* The plain one comes second in each round: it is slow where the wide one leaves registers as it should not (config/xxh3.h). */
+static void bench_sums(void)
+{
+	enum { WIDE, PLAIN, N_CASES };
+	void *data = random_words(RECORDS * RECORD);
+	struct measure_case cases[N_CASES] = {[WIDE] = {run_wide, data, 0}, [PLAIN] = {run_plain, data, 0}};
+
+	measure_rounds(cases, N_CASES, ROUNDS);
+	measure_print(stdout, "kernels.sum_rate", cases[WIDE].median / 1e9, "GB/s", 0,
+		      "\"bytes\":%d,\"plain_gb_per_s\":%.1f,\"threads\":1", RECORD, cases[PLAIN].median / 1e9);
+	measure_buffer_free(data, RECORDS * RECORD);
+}
+
 static int count_product(const char *name)
 {
 	static const struct {
@@ -492,7 +586,8 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		void (*run)(void);
-	} parts[] = {{"gemv", bench_gemv}, {"gemm", bench_gemm}, {"scan", bench_scan}, {"mla", bench_mla}};
+	} parts[] = {{"gemv", bench_gemv}, {"gemm", bench_gemm}, {"scan", bench_scan}, {"mla", bench_mla},
+		     {"pack", bench_pack}, {"sums", bench_sums}};
 
 	if (argc == 3 && !strcmp(argv[1], "--count"))
 		return count_case(argv[2]);

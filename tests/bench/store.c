@@ -306,7 +306,8 @@ static void checksums(struct cache_view *v, const struct shape *s, int64_t n, co
 					xxh3_sum(&positions[i % (SELECTED - 11)], 44, 0));
 	sums = measure_thread_now() - sums;
 	measure_print(stdout, "store.checksum_cpu_share", sums / cpu, "share", 0,
-		      "\"latents\":\"%s\",\"sums_ms\":%.1f,\"gathers_ms\":%.1f,\"sum\":\"%016llx\"", latents, sums * 1e3, cpu * 1e3, (unsigned long long)all);
+		      "\"latents\":\"%s\",\"sums_ms\":%.1f,\"gathers_ms\":%.1f,\"sum\":\"%016llx\"", latents, sums * 1e3, cpu * 1e3,
+		      (unsigned long long)all);
 }
 
 /* ---- a cold question --------------------------------------------------------------------------------------------- */
