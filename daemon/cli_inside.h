@@ -11,6 +11,7 @@
 #include "config/err.h"
 #include "daemon/api.h"
 #include "daemon/client.h"
+#include "offload/accelerator.h"
 
 enum { MAX_VALUES = 2 * API_MAX_GLOBS, MAX_ARGUMENTS = 2 };
 
@@ -64,6 +65,9 @@ const char *cli_value(const struct cli *c, int option);
 int cli_connect(struct cli *c, struct client **client);
 /* One request without arguments to speak of. NULL: c->err. */
 json_t *cli_fetch(struct cli *c, enum api_route route, const char *arg, const char *body);
+
+/* The device that --device names; without it the first there is. *out NULL: there is none, or --device none, and why. */
+int cli_open_device(struct cli *c, struct accelerator **out, struct err *why);
 
 /* Verbs: -1 and c->err, or the exit status. */
 int cli_ingest(struct cli *c);

@@ -11,8 +11,10 @@
 #include "daemon/machine.h"
 #include "daemon/print.h"
 #include "engine/engine.h"
+#include "engine/experts_device.h"
 #include "engine/plan.h"
 #include "engine/rates.h"
+#include "engine/tune.h"
 
 #define DISK_READ_GUESS 2e9
 #define LATENT_CACHE    ((int64_t)2 << 30)
@@ -34,11 +36,55 @@ static void note(struct notes *n, char *text)
 		free(text);
 }
 
-/* Memory that is free now, rates that the engine reaches now. */
-static int measure_this(struct plan_machine *k, const char *model, enum plan_weights weights, struct notes *notes,
-			struct err *err)
+static const enum dtype formats[N_PLAN_WEIGHTS] = {DTYPE_F8_E4M3, DTYPE_BF16, DTYPE_INT4};
+
+/* A device that computes routed experts, as the daemon would have it: what it does with them, measured. */
+static int measure_device(struct plan_machine *k, struct engine *e, struct accelerator *a, const struct plan_model *m,
+			  enum plan_weights weights, struct err *err)
 {
-	static const enum dtype formats[N_PLAN_WEIGHTS] = {DTYPE_F8_E4M3, DTYPE_BF16, DTYPE_INT4};
+	const struct tune_shape shape = {formats[weights], m->config.hidden, m->config.expert_dim};
+	double parameters = (double)m->expert_parameters, bytes = plan_expert_bytes(m, weights);
+	struct cost cost;
+
+	if (tune_measure(&cost, e, &shape, a, err))
+		return -1;
+	k->n_gpus = 1;
+	k->gpus_run_experts = true;
+	k->gpu_bytes = experts_device_room(a) / 9 * 10; /* of which a plan takes nine tenths */
+	k->gpu_read = bytes / cost_device(&cost, 1);
+	k->gpu_flops = 2 * parameters * COST_LAST / cost_device(&cost, COST_LAST);
+	k->link_read = bytes / cost.upload_s;
+	return 0;
+}
+
+/* Which device there is, and what of it is counted. */
+static int count_device(struct cli *c, struct plan_machine *k, struct engine *e, const struct plan_model *m, enum plan_weights weights,
+			struct notes *notes)
+{
+	struct accelerator *a = NULL;
+	struct err why;
+	int rc = cli_open_device(c, &a, &why);
+
+	if (rc)
+		return -1;
+	if (!a)
+		note(notes, xasprintf("no GPU is counted: %s", why.text));
+	else if (!m->runs || !m->n_moe_layers)
+		note(notes, xasprintf("no GPU is counted: %s would run routed experts alone, and %s", a->name,
+				      m->runs ? "the model has none" : "quire does not run this model"));
+	else if (!cli_value(c, OPTION_DEVICE) && experts_device_room(a) < EXPERTS_DEVICE_LEAST)
+		note(notes, xasprintf("no GPU is counted: %s has %.1f GB to spare", a->name, (double)experts_device_room(a) / 1e9));
+	else if (!(rc = measure_device(k, e, a, m, weights, &c->err)))
+		note(notes, xasprintf("%s, %s, runs routed experts and nothing else (docs/devices.md), in the %.1f GB that are free there",
+				      a->name, a->info.name, (double)experts_device_room(a) / 1e9));
+	accelerator_close(a);
+	return rc;
+}
+
+/* Memory that is free now, rates that the engine reaches now. */
+static int measure_this(struct cli *c, struct plan_machine *k, const struct plan_model *m, enum plan_weights weights, struct notes *notes)
+{
+	const char *model = c->arguments[0];
 	const struct engine_options opt = {.compute = COMPUTE_BF16};
 	struct machine_memory memory;
 	struct machine_disk disk;
@@ -49,7 +95,7 @@ static int measure_this(struct plan_machine *k, const char *model, enum plan_wei
 	int rc;
 
 	*k = (struct plan_machine){{0}};
-	if (machine_memory(&memory, "", err) || engine_open(&e, &opt, err))
+	if (machine_memory(&memory, "", &c->err) || engine_open(&e, &opt, &c->err))
 		return -1;
 	processor = machine_processor("");
 	snprintf(k->name, sizeof k->name, "this machine: %s, %d threads, %s", processor ? processor : "a processor",
@@ -59,9 +105,9 @@ static int measure_this(struct plan_machine *k, const char *model, enum plan_wei
 	if (memory.available_bytes < memory.total_bytes / 4 * 3)
 		note(notes, xasprintf("only %.1f of %.1f GB of memory are free now: the plan counts with those",
 				      (double)memory.available_bytes / 1e9, (double)memory.total_bytes / 1e9));
-	rc = rates_read(e, formats[weights], &k->host_read, err) || rates_compute(e, &k->host_flops, err) ? -1 : 0;
+	rc = rates_read(e, formats[weights], &k->host_read, &c->err) || rates_compute(e, &k->host_flops, &c->err) ||
+	     count_device(c, k, e, m, weights, notes) ? -1 : 0;
 	engine_close(e);
-	note(notes, xstrdup("no GPU is counted: one computes routed experts alone so far (docs/devices.md)"));
 	if (!rc && !stat(model, &st) && S_ISDIR(st.st_mode) && !machine_disk(&disk, model, &why))
 		k->disk_bytes = disk.total_bytes; /* the model is there already */
 	else
@@ -168,8 +214,12 @@ static void print_plan(const struct plan *p, const struct plan_model *m, const s
 	printf("\n%s\n  reads per second:", k->name);
 	if (k->n_gpus)
 		printf(" %.0f GB of GPU memory, %.1f GB over the link,", (double)k->n_gpus * k->gpu_read / 1e9, k->link_read / 1e9);
-	printf(" %.1f GB of host memory, %.2f GB of disk; computes %.3g TFLOP\n", k->host_read / 1e9, k->disk_read / 1e9,
-	       (k->n_gpus ? (double)k->n_gpus * k->gpu_flops : k->host_flops) / 1e12);
+	printf(" %.1f GB of host memory, %.2f GB of disk; computes", k->host_read / 1e9, k->disk_read / 1e9);
+	if (!k->n_gpus || k->gpus_run_experts)
+		printf(" %.3g TFLOP", k->host_flops / 1e12);
+	if (k->n_gpus)
+		printf("%s %.3g TFLOP on GPUs", k->gpus_run_experts ? ", experts" : "", (double)k->n_gpus * k->gpu_flops / 1e12);
+	putchar('\n');
 	printf("  %s weights: %.1f GB that every token uses, %.1f GB of experts (%lld of %.1f MB)\n", plan_weights_name(p->weights),
 	       (double)p->common_bytes / 1e9, (double)p->routed_bytes / 1e9, (long long)(m->n_moe_layers * m->n_experts),
 	       (double)p->expert_bytes / 1e6);
@@ -227,8 +277,12 @@ int cli_plan(struct cli *c)
 
 	if (plan_model_load(&m, path, &c->err) || read_options(c, &m, &opt))
 		return -1;
-	rc = machine && strcmp(machine, "this") ? plan_machine_load(&k, machine, &c->err)
-						: measure_this(&k, path, opt.weights, &notes, &c->err);
+	if (!machine || !strcmp(machine, "this"))
+		rc = measure_this(c, &k, &m, opt.weights, &notes);
+	else if (c->given[OPTION_DEVICE])
+		rc = err_set(&c->err, ERR_USAGE, "--device is of this machine; what %s has is said there (gpus)", machine);
+	else
+		rc = plan_machine_load(&k, machine, &c->err);
 	if (!rc) {
 		plan_make(&p, &m, &k, &opt);
 		if (c->given[OPTION_JSON])

@@ -2,6 +2,7 @@
  * programs; kept where the daemon looks for it. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "config/config.h"
 #include "config/mem.h"
@@ -72,13 +73,16 @@ static void print_table(const struct tuned *t, const struct tune_key *key, const
 		printf("no break-even: one expert alone is computed, for %d tokens too\n", COST_MOST);
 }
 
-/* The device that was asked for; unasked, the first there is. *out NULL: there is none, and why. */
-static int open_device(struct accelerator **out, const char *name, struct err *why, struct err *err)
+int cli_open_device(struct cli *c, struct accelerator **out, struct err *why)
 {
+	const char *name = cli_value(c, OPTION_DEVICE);
+
 	*out = NULL;
+	if (name && !strcmp(name, "none"))
+		return err_set(why, ERR_UNAVAILABLE, "none was asked for"), 0;
 	if (!name && accelerator_count("cuda", why) <= 0)
 		return 0;
-	return accelerator_open(out, name ? name : "cuda:0", err);
+	return accelerator_open(out, name ? name : "cuda:0", &c->err);
 }
 
 static int tune(struct cli *c, const struct config *config, struct engine *e, const struct model *m)
@@ -90,7 +94,7 @@ static int tune(struct cli *c, const struct config *config, struct engine *e, co
 	struct err why = {0};
 	int rc;
 
-	rc = open_device(&a, cli_value(c, OPTION_DEVICE), &why, &c->err) || tune_key_of(&key, e, m, a, processor, &c->err) ||
+	rc = cli_open_device(c, &a, &why) || tune_key_of(&key, e, m, a, processor, &c->err) ||
 	     tune_make(&t, e, &key, a, &c->err) || tune_save(&t, &key, path, &c->err) ? -1 : 0;
 	if (!rc && c->given[OPTION_JSON])
 		print_json(stdout, "tune", tune_json(&t, &key, a ? a->name : "", why.text, path));

@@ -68,10 +68,9 @@ static char *device_of(const struct config *c)
 /* A device that nobody named is left alone where others have taken nearly all of its memory. */
 static bool is_taken(const struct accelerator *device, const struct config *c)
 {
-	enum { LEAST_ROOM = 1 << 30 };
 	char room[PRINT_BYTES];
 
-	if (strcmp(c->tiers.device, "auto") || experts_device_room(device) >= LEAST_ROOM)
+	if (strcmp(c->tiers.device, "auto") || experts_device_room(device) >= EXPERTS_DEVICE_LEAST)
 		return false;
 	log_warn("the processor computes everything: device %s has %s to spare", device->name,
 		 print_size(room, experts_device_room(device)));

@@ -23,7 +23,8 @@
 #include "engine/experts.h"
 #include "engine/model.h"
 
-/* Bytes of a device's memory that experts get where nobody says how many. */
+/* Bytes of a device's memory that experts get where nobody says how many. With less a device that nobody named is left alone. */
+enum { EXPERTS_DEVICE_LEAST = 1 << 30 };
 int64_t experts_device_room(const struct accelerator *a);
 
 /* Whether there is such a tier. NULL: no. */

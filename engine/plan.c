@@ -41,26 +41,27 @@ const char *plan_tier_name(enum plan_tier t)
 
 /* ---- a machine from a file -------------------------------------------------------------------------------------- */
 
-enum machine_key_kind { KEY_TEXT, KEY_COUNT, KEY_BYTES, KEY_RATE, KEY_TFLOPS };
+enum machine_key_kind { KEY_TEXT, KEY_COUNT, KEY_BYTES, KEY_RATE, KEY_TFLOPS, KEY_RUNS };
 
 static const struct machine_key {
 	const char *name;
 	enum machine_key_kind kind;
 	size_t field;
-	bool of_gpus;
+	bool may_be_missing, of_gpus;          /* always, or without GPUs */
 } machine_keys[] = {
 #define FIELD(f) offsetof(struct plan_machine, f)
-	{"name", KEY_TEXT, FIELD(name), false},
-	{"gpus", KEY_COUNT, FIELD(n_gpus), true},
-	{"gpu_memory", KEY_BYTES, FIELD(gpu_bytes), true},
-	{"gpu_read", KEY_RATE, FIELD(gpu_read), true},
-	{"gpu_tflops", KEY_TFLOPS, FIELD(gpu_flops), true},
-	{"link_read", KEY_RATE, FIELD(link_read), true},
-	{"host_memory", KEY_BYTES, FIELD(host_bytes), false},
-	{"host_read", KEY_RATE, FIELD(host_read), false},
-	{"host_tflops", KEY_TFLOPS, FIELD(host_flops), false},
-	{"disk_memory", KEY_BYTES, FIELD(disk_bytes), false},
-	{"disk_read", KEY_RATE, FIELD(disk_read), false},
+	{"name", KEY_TEXT, FIELD(name), false, false},
+	{"gpus", KEY_COUNT, FIELD(n_gpus), false, true},
+	{"gpu_memory", KEY_BYTES, FIELD(gpu_bytes), false, true},
+	{"gpu_read", KEY_RATE, FIELD(gpu_read), false, true},
+	{"gpu_tflops", KEY_TFLOPS, FIELD(gpu_flops), false, true},
+	{"gpus_run", KEY_RUNS, FIELD(gpus_run_experts), true, true},
+	{"link_read", KEY_RATE, FIELD(link_read), false, true},
+	{"host_memory", KEY_BYTES, FIELD(host_bytes), false, false},
+	{"host_read", KEY_RATE, FIELD(host_read), false, false},
+	{"host_tflops", KEY_TFLOPS, FIELD(host_flops), false, false},
+	{"disk_memory", KEY_BYTES, FIELD(disk_bytes), false, false},
+	{"disk_read", KEY_RATE, FIELD(disk_read), false, false},
 #undef FIELD
 };
 
@@ -101,6 +102,9 @@ static int read_value(struct plan_machine *m, const struct machine_key *k, const
 			return -1;
 		*(double *)field *= 1e12;
 		return 0;
+	case KEY_RUNS:
+		*(bool *)field = !strcmp(text, "experts");
+		return *(bool *)field || !strcmp(text, "all") ? 0 : err_set(err, ERR_USAGE, "\"%s\" is neither experts nor all", text);
 	}
 	return 0;
 }
@@ -153,7 +157,7 @@ static int read_machine(struct plan_machine *m, struct yaml *y, const char *path
 			return -1;
 	}
 	for (int i = 0; i < N_MACHINE_KEYS; i++)
-		if (!given[i] && (!machine_keys[i].of_gpus || m->n_gpus))
+		if (!given[i] && !machine_keys[i].may_be_missing && (!machine_keys[i].of_gpus || m->n_gpus))
 			return err_set(err, ERR_USAGE, "%s: %s is missing", path, machine_keys[i].name);
 	return 0;
 }
@@ -216,6 +220,11 @@ double plan_hits_least(double share)
 	return between(points, share);
 }
 
+double plan_expert_bytes(const struct plan_model *m, enum plan_weights weights)
+{
+	return (double)m->expert_parameters * expert_size[weights];
+}
+
 static void count_bytes(struct plan *p, const struct plan_model *m, const struct plan_options *opt)
 {
 	double common = 0;
@@ -230,7 +239,7 @@ static void count_bytes(struct plan *p, const struct plan_model *m, const struct
 	if (!m->known)
 		common = (double)m->total * matrix_size[opt->weights];
 	p->common_bytes = (uint64_t)common;
-	p->expert_bytes = (uint64_t)((double)m->expert_parameters * expert_size[opt->weights]);
+	p->expert_bytes = (uint64_t)plan_expert_bytes(m, opt->weights);
 	p->routed_bytes = (uint64_t)((double)m->parameters[PLAN_ROUTED] * expert_size[opt->weights]);
 	/* As stored (layout.h): MLA rows, or K and V as bf16 where there is no MLA. */
 	if (m->mla_layers && rounded)
@@ -252,25 +261,31 @@ static double work_bytes(const struct plan *p)
 	return bytes < WORK_LEAST ? WORK_LEAST : bytes > WORK_MOST ? WORK_MOST : bytes;
 }
 
-/* What every token uses and the context go to the fastest tier; experts fill what is left, fastest first. */
+/* Who has what every token uses, and the context. */
+static enum plan_tier near_tier(const struct plan_machine *k)
+{
+	return k->n_gpus && !k->gpus_run_experts ? PLAN_GPU : PLAN_HOST;
+}
+
+/* What every token uses and the context have their tier; experts fill what is left, fastest first. */
 static void place(struct plan *p, const struct plan_machine *k)
 {
 	double room[N_PLAN_TIERS] = {(double)k->n_gpus * .9 * (double)k->gpu_bytes, (double)k->host_bytes, (double)k->disk_bytes};
 	double need = (double)p->common_bytes + (double)p->context_bytes + work_bytes(p), left = (double)p->routed_bytes;
-	enum plan_tier first = k->n_gpus ? PLAN_GPU : PLAN_HOST;
+	enum plan_tier near = near_tier(k);
 	char a[UNITS_TEXT_BYTES + 8], b[UNITS_TEXT_BYTES + 8];
 
 	p->fits = true;
-	p->tier_bytes[first] = (uint64_t)need;
-	if (need > room[first]) {
+	p->tier_bytes[near] = (uint64_t)need;
+	if (need > room[near]) {
 		snprintf(a, sizeof a, "%.1f GB", need / 1e9);
-		snprintf(b, sizeof b, "%.1f GB", room[first] / 1e9);
+		snprintf(b, sizeof b, "%.1f GB", room[near] / 1e9);
 		snprintf(p->why, sizeof p->why, "weights that every token uses, the context and work space take %s, and %s has %s", a,
-			 first == PLAN_GPU ? "the memory of the GPUs" : "host memory", b);
+			 near == PLAN_GPU ? "the memory of the GPUs" : "host memory", b);
 		p->fits = false;
 	}
-	room[first] = room[first] > need ? room[first] - need : 0;
-	for (int t = first; t < N_PLAN_TIERS; t++) {
+	room[near] = room[near] > need ? room[near] - need : 0;
+	for (int t = k->n_gpus ? PLAN_GPU : PLAN_HOST; t < N_PLAN_TIERS; t++) {
 		double whole = p->expert_bytes ? floor(room[t] / (double)p->expert_bytes) * (double)p->expert_bytes : 0;
 		double here = left < whole ? left : whole;
 
@@ -287,42 +302,92 @@ static void place(struct plan *p, const struct plan_machine *k)
 	}
 }
 
-/* Seconds of a token, by what it waits for. */
 enum { ON_GPU, ON_LINK, ON_HOST, ON_DISK, ON_COMPUTE, N_WAITS };
 static const char *const wait_names[N_WAITS] = {"GPU memory", "link", "host memory", "disk", "compute"};
+
+/* Seconds of a token, by what it waits for. */
+struct waits {
+	double t[N_WAITS];
+	double there;                          /* of those, what experts take that are found in memory: a disk can be read meanwhile */
+};
 
 static double ratio(double bytes, double rate)
 {
 	return bytes > 0 ? bytes / (rate > 0 ? rate : 1e-9) : 0;
 }
 
+/* Who computes reads as it computes: the rate of reading is that of products with one row. Of the time that it is busy, `experts` bytes
+ * of `bytes` are of experts that are there. */
+static void wait_near(struct waits *w, int near, double bytes, double experts, double rate, double flops, double flop_rate)
+{
+	double busy;
+
+	w->t[near] = ratio(bytes, rate);
+	w->t[ON_COMPUTE] = ratio(flops, flop_rate);
+	busy = w->t[near] > w->t[ON_COMPUTE] ? w->t[near] : w->t[ON_COMPUTE];
+	w->there += bytes > 0 ? busy * experts / bytes : 0;
+}
+
+/* Of a token: bytes of what every token uses and of the context, bytes of its experts by where they are; operations, and how many of
+ * them its experts take. */
+struct needs {
+	double common, on[N_PLAN_TIERS], flops, expert_flops;
+};
+
+/* GPUs run everything, and what comes from the disk as it comes; an expert in host memory is computed there or moved. */
+static void wait_for_gpus(struct waits *w, const struct needs *b, const struct plan_machine *k)
+{
+	double computed = ratio(b->on[PLAN_HOST], k->host_read), moved = ratio(b->on[PLAN_HOST], k->link_read);
+	int where = computed < moved ? ON_HOST : ON_LINK;
+
+	w->there = w->t[where] = where == ON_HOST ? computed : moved;
+	wait_near(w, ON_GPU, b->common + b->on[PLAN_GPU], b->on[PLAN_GPU], (double)k->n_gpus * k->gpu_read, b->flops,
+		  (double)k->n_gpus * k->gpu_flops);
+}
+
+/* GPUs run experts alone: those that they have, and those that are moved to them where that is faster than computing them beside. */
+static void wait_beside_gpus(struct waits *w, const struct needs *b, const struct plan_machine *k)
+{
+	double read = (double)k->n_gpus * k->gpu_read, others = b->on[PLAN_HOST] + b->on[PLAN_DISK];
+	bool moves = ratio(others, k->link_read) < ratio(others, k->host_read);
+	double there = b->on[PLAN_GPU] + (moves ? b->on[PLAN_HOST] : 0), away = moves ? 0 : others;
+	double chosen = b->on[PLAN_GPU] + others;
+
+	w->t[ON_GPU] = ratio(chosen - away, read);
+	w->t[ON_LINK] = moves ? ratio(others, k->link_read) : 0;
+	w->there = ratio(there, read) + (moves ? ratio(b->on[PLAN_HOST], k->link_read) : 0);
+	wait_near(w, ON_HOST, b->common + away, moves ? 0 : b->on[PLAN_HOST], k->host_read,
+		  b->flops - (chosen > 0 ? b->expert_flops * (1 - away / chosen) : 0), k->host_flops);
+}
+
 /* hit[]: shares of a token's experts found in each tier. */
-static void waits(double t[N_WAITS], const struct plan *p, const struct plan_model *m, const struct plan_machine *k,
-		  const double hit[N_PLAN_TIERS])
+static void wait_for(struct waits *w, const struct plan *p, const struct plan_model *m, const struct plan_machine *k,
+		     const double hit[N_PLAN_TIERS])
 {
 	double chosen = (double)m->n_moe_layers * (double)m->experts_per_token * (double)p->expert_bytes;
 	int64_t seen = m->attended && m->attended < p->context ? m->attended : p->context;
-	double common = (double)p->common_bytes - 2.0 * (double)m->parameters[PLAN_EMBEDDING];
-	double context = (double)p->context * (double)p->index_bytes_per_token + (double)seen * (double)p->latent_bytes_per_token;
-	double flops = p->flops_weights + p->flops_index + p->flops_attention;
+	struct needs b = {
+		.common = (double)p->common_bytes - 2.0 * (double)m->parameters[PLAN_EMBEDDING] +
+			  (double)p->context * (double)p->index_bytes_per_token + (double)seen * (double)p->latent_bytes_per_token,
+		.flops = p->flops_weights + p->flops_index + p->flops_attention,
+		.expert_flops = 2 * (double)m->used[PLAN_ROUTED],
+	};
 
-	memset(t, 0, N_WAITS * sizeof *t);
-	t[ON_DISK] = ratio(hit[PLAN_DISK] * chosen, k->disk_read);
-	if (k->n_gpus) {
-		double computed = ratio(hit[PLAN_HOST] * chosen, k->host_read), moved = ratio(hit[PLAN_HOST] * chosen, k->link_read);
-
-		t[ON_GPU] = ratio(common + context + hit[PLAN_GPU] * chosen, (double)k->n_gpus * k->gpu_read);
-		t[computed < moved ? ON_HOST : ON_LINK] = computed < moved ? computed : moved;
-		t[ON_COMPUTE] = ratio(flops, (double)k->n_gpus * k->gpu_flops);
-	} else {
-		t[ON_HOST] = ratio(common + context + chosen, k->host_read);
-		t[ON_COMPUTE] = ratio(flops, k->host_flops);
-	}
+	for (int t = 0; t < N_PLAN_TIERS; t++)
+		b.on[t] = hit[t] * chosen;
+	*w = (struct waits){{0}};
+	w->t[ON_DISK] = ratio(b.on[PLAN_DISK], k->disk_read);
+	if (!k->n_gpus)
+		wait_near(w, ON_HOST, b.common + chosen, b.on[PLAN_HOST], k->host_read, b.flops, k->host_flops);
+	else if (k->gpus_run_experts)
+		wait_beside_gpus(w, &b, k);
+	else
+		wait_for_gpus(w, &b, k);
 }
 
-/* Seconds, by a curve of hits. */
-static void wait_by(double t[N_WAITS], const struct plan *p, const struct plan_model *m, const struct plan_machine *k,
-		    double (*hits)(double share))
+/* By a curve of hits. Returns the share of experts that is found in memory. */
+static double wait_by(struct waits *w, const struct plan *p, const struct plan_model *m, const struct plan_machine *k,
+		      double (*hits)(double share))
 {
 	double gpu = p->expert_share[PLAN_GPU], both = gpu + p->expert_share[PLAN_HOST];
 	const double hit[N_PLAN_TIERS] = {
@@ -331,25 +396,29 @@ static void wait_by(double t[N_WAITS], const struct plan *p, const struct plan_m
 		[PLAN_DISK] = p->routed_bytes ? 1 - hits(both) : 0,
 	};
 
-	waits(t, p, m, k, hit);
+	wait_for(w, p, m, k, hit);
+	return hits(both);
 }
 
 static void decode(struct plan *p, const struct plan_model *m, const struct plan_machine *k)
 {
-	double t[N_WAITS], sum = 0;
-	int near = k->n_gpus ? ON_GPU : ON_HOST, longest = 0;
+	int near = near_tier(k) == PLAN_GPU ? ON_GPU : ON_HOST, longest = 0;
+	double found, hidden, sum = 0;
+	struct waits w;
 
-	wait_by(t, p, m, k, plan_hits_least);
-	/* Who computes reads as it computes: the rate of reading is that of products with one row. */
-	t[near] = t[near] > t[ON_COMPUTE] ? t[near] : t[ON_COMPUTE];
-	t[ON_COMPUTE] = 0;
+	found = wait_by(&w, p, m, k, plan_hits_least);
+	w.t[near] = w.t[near] > w.t[ON_COMPUTE] ? w.t[near] : w.t[ON_COMPUTE];
+	w.t[ON_COMPUTE] = 0;
 	for (int i = 0; i < N_WAITS; i++)
-		sum += t[i];
+		sum += w.t[i];
+	/* In layers that miss something. */
+	hidden = (1 - pow(found, (double)m->experts_per_token)) * w.there;
+	sum -= hidden < w.t[ON_DISK] ? hidden : w.t[ON_DISK];
 	p->low = sum > 0 ? 1 / sum : 0;
-	wait_by(t, p, m, k, plan_hits);
+	wait_by(&w, p, m, k, plan_hits);
 	for (int i = 1; i < N_WAITS; i++)
-		longest = t[i] > t[longest] ? i : longest;
-	p->high = t[longest] > 0 ? 1 / t[longest] : 0;
+		longest = w.t[i] > w.t[longest] ? i : longest;
+	p->high = w.t[longest] > 0 ? 1 / w.t[longest] : 0;
 	p->binds = wait_names[longest];
 }
 
@@ -372,11 +441,13 @@ static void ingest(struct plan *p, const struct plan_model *m, const struct plan
 	double flops = n * (p->flops_weights - head) + n * n / 2 * (double)(m->index_flops_per_key + m->unlimited_flops_per_key) +
 		       before * (double)m->attention_flops_per_key;
 	double away = 1 - (k->n_gpus ? p->expert_share[PLAN_GPU] : p->expert_share[PLAN_HOST]);
+	double on_gpus = !k->n_gpus ? 0 : k->gpus_run_experts ? 2 * n * (double)m->used[PLAN_ROUTED] : flops;
 	double t[N_WAITS] = {0};
 	int longest = ON_COMPUTE;
 
 	p->sweeps = count_sweeps(p, m, opt);
-	t[ON_COMPUTE] = ratio(flops, k->n_gpus ? (double)k->n_gpus * k->gpu_flops : k->host_flops);
+	/* A layer's attention and its experts after it. */
+	t[ON_COMPUTE] = ratio(on_gpus, (double)k->n_gpus * k->gpu_flops) + ratio(flops - on_gpus, k->host_flops);
 	t[ON_DISK] = ratio((double)p->sweeps * p->expert_share[PLAN_DISK] * (double)p->routed_bytes, k->disk_read);
 	if (k->n_gpus)
 		t[ON_LINK] = ratio((double)p->sweeps * away * (double)p->routed_bytes, k->link_read);

@@ -5,8 +5,11 @@
  *
  * Limits, a token at a time: the weights that every token uses, the chosen experts and the context are read once from
  * where they lie. `high`: all tiers at once, and experts found in the faster ones as often as others measured on GLM-5.2;
- * `low`: one tier after another, and experts found as seldom as the least local of the routers that were made up after those
- * measurements allows (offload/trace.h, A). A model whose router has no locality is slower than `low`.
+ * `low`: one tier after another, but that a layer computes the experts that are there while it reads those that are missing, and
+ * experts found as seldom as the least local of the routers that were made up after those measurements allows (offload/trace.h, A).
+ * A model whose router has no locality is slower than `low`.
+ *
+ * GPUs of a machine run everything, or routed experts alone, which is what quire does with one (docs/devices.md).
  */
 #ifndef QUIRE_ENGINE_PLAN_H
 #define QUIRE_ENGINE_PLAN_H
@@ -27,8 +30,9 @@ int plan_weights_from_name(const char *name);
 /* Rates in bytes and operations per second. 0 GPUs: host memory is the fastest tier. */
 struct plan_machine {
 	char name[96];
-	int64_t n_gpus, gpu_bytes;             /* of each, as is the next line */
+	int64_t n_gpus, gpu_bytes;             /* of each, nine tenths of which are used; of each is the next line, too */
 	double gpu_read, gpu_flops;            /* read: as products with one row do */
+	bool gpus_run_experts;                 /* and nothing else */
 	double link_read;                      /* from host memory to all GPUs together */
 	int64_t host_bytes;                    /* that quire may have */
 	double host_read, host_flops;
@@ -36,8 +40,9 @@ struct plan_machine {
 	double disk_read;
 };
 
-/* A YAML file: name, gpus, gpu_memory, gpu_read, gpu_tflops, link_read, host_memory, host_read, host_tflops, disk_memory,
- * disk_read; sizes as "141GB", rates as "7GB/s". Those of GPUs may be missing where gpus is. */
+/* A YAML file: name, gpus, gpu_memory, gpu_read, gpu_tflops, gpus_run, link_read, host_memory, host_read, host_tflops, disk_memory,
+ * disk_read; sizes as "141GB", rates as "7GB/s", gpus_run as "experts" or "all", which it is where it is missing. The others of GPUs
+ * may be missing where gpus is. */
 int plan_machine_load(struct plan_machine *m, const char *path, struct err *err);
 
 struct plan_options {
@@ -74,6 +79,9 @@ struct plan {
 
 /* Never fails: what does not fit says so in *p. */
 void plan_make(struct plan *p, const struct plan_model *m, const struct plan_machine *machine, const struct plan_options *opt);
+
+/* Of one routed expert in such weights. */
+double plan_expert_bytes(const struct plan_model *m, enum plan_weights weights);
 
 /* GPUs with so much memory that hold all weights in nine tenths of it. */
 int64_t plan_gpus(const struct plan *p, int64_t gpu_bytes);

@@ -275,13 +275,13 @@ static void int4_is_planned_by_what_is_written(void **state)
 	assert_false(load("glm-5.2").int4_experts);
 }
 
-/* Half of the experts in 10 GB/s of memory, all else nothing: what is read from it is multiplied as it comes, and the disk's share is
- * waited for. */
-static void low_adds_the_disk_to_memory_and_high_takes_the_longer(void **state)
+/* Half of the experts in 10 GB/s of memory: what is read from it is multiplied as it comes; for the disk's share low waits, but that in
+ * layers that miss something the experts that are there are computed meanwhile. */
+static void low_adds_to_the_disk_what_cannot_be_done_meanwhile_and_high_takes_the_longer(void **state)
 {
 	struct plan_machine k = {.name = "a box", .host_read = 1e10, .host_flops = 1e11, .disk_bytes = INT64_MAX, .disk_read = 1e9};
 	struct plan all, p;
-	double chosen, common, memory, compute;
+	double chosen, common, memory, compute, hidden, missing = 1 - pow(.79, 8);
 
 	(void)state;
 	k.host_bytes = INT64_MAX / 2;
@@ -296,10 +296,74 @@ static void low_adds_the_disk_to_memory_and_high_takes_the_longer(void **state)
 	assert_string_equal(all.binds, "host memory");
 	assert_true(memory > compute);
 	assert_near(memory, (chosen + common) / 1e10, .05, "seconds of memory");
-	assert_near(1 / p.low, .21 * chosen / 1e9 + memory, .01, "seconds, one after another");
+	hidden = missing * .79 * chosen / 1e10;
+	assert_near(1 / p.low, .21 * chosen / 1e9 + memory - hidden, .001, "seconds, little of it at once");
 	assert_near(1 / all.low, memory, .01, "seconds without a disk");
 	k.host_flops = 1e10;
-	assert_near(1 / plan_for(&k, 4096).low, .21 * chosen / 1e9 + 10 * compute, .01, "seconds where computing is longer");
+	hidden = 10 * compute * hidden * 1e10 / (chosen + common);
+	assert_near(1 / plan_for(&k, 4096).low, .21 * chosen / 1e9 + 10 * compute - hidden, .01, "seconds where computing is longer");
+	k.host_flops = 1e11;
+	k.disk_read = 1e11;
+	assert_near(1 / plan_for(&k, 4096).low, memory, .001, "seconds where all of the disk's are hidden");
+}
+
+/* What quire does with a GPU today: experts, and nothing else, are there. */
+static void gpus_that_run_experts_leave_all_else_to_the_host(void **state)
+{
+	struct plan_machine k = one_h200;
+	struct plan everything = plan_for(&k, 131072), p, none;
+	double chosen, common, host, gpu, n;
+
+	(void)state;
+	k.gpus_run_experts = true;
+	k.host_bytes *= 10;
+	p = plan_for(&k, 131072);
+	k.n_gpus = 0;
+	none = plan_for(&k, 131072);
+	n = floor(.9 * 141e9 / (double)p.expert_bytes);
+	assert_true(p.tier_bytes[PLAN_GPU] == (uint64_t)n * p.expert_bytes);
+	assert_true(p.expert_share[PLAN_GPU] > everything.expert_share[PLAN_GPU]);
+	assert_near(p.expert_share[PLAN_GPU] + p.expert_share[PLAN_HOST], 1, 1e-9, "experts in memory");
+	assert_true(p.tier_bytes[PLAN_GPU] + p.tier_bytes[PLAN_HOST] == none.tier_bytes[PLAN_HOST]);
+
+	/* All are there: the host reads what every token uses and its experts, the GPU its own, one after the other. */
+	chosen = 75.0 * 8 * (double)p.expert_bytes;
+	common = (double)p.common_bytes - 2.0 * 154880 * 6144 + 131072.0 * 21 * 256 + 2048.0 * 78 * 656;
+	gpu = plan_hits_least(p.expert_share[PLAN_GPU]) * chosen;
+	host = common + chosen - gpu;
+	assert_near(1 / p.low, host / 3e11 + gpu / 4.8e12, 1e-3, "seconds, little locality");
+	gpu = plan_hits(p.expert_share[PLAN_GPU]) * chosen;
+	assert_near(1 / p.high, (common + chosen - gpu) / 3e11, 1e-3, "seconds, with locality");
+	assert_string_equal(p.binds, "host memory");
+	assert_true(p.low > none.low && p.high > none.high);
+
+	/* Over a link faster than the host's memory they are moved. */
+	k.n_gpus = 1;
+	k.link_read = 6e11;
+	p = plan_for(&k, 131072);
+	gpu = plan_hits_least(p.expert_share[PLAN_GPU]) * chosen;
+	assert_near(1 / p.low, common / 3e11 + (chosen - gpu) / 6e11 + chosen / 4.8e12, 1e-3, "seconds, moved");
+
+	/* What is missing on the way to both is read while they compute. */
+	k.host_bytes = one_h200.host_bytes;
+	k.disk_read = 1e13;
+	assert_near(1 / plan_for(&k, 131072).low, 1 / p.low, 1e-3, "seconds where the disk is as nothing");
+}
+
+/* Attention on the host, then the experts' products on the GPU. */
+static void an_ingest_with_gpus_that_run_experts_takes_both_in_turn(void **state)
+{
+	struct plan_machine k = one_h200;
+	double all, experts = 131072 * 2.0 * 75 * 8 * 37748736;
+
+	(void)state;
+	k.disk_read = k.link_read = 1e15;
+	k.host_flops = k.gpu_flops;
+	all = plan_for(&k, 131072).ingest_seconds;
+	k.gpus_run_experts = true;
+	assert_near(plan_for(&k, 131072).ingest_seconds, all, 1e-9, "as fast as each other");
+	k.host_flops /= 10;
+	assert_near(plan_for(&k, 131072).ingest_seconds, 10 * all - 9 * experts / k.gpu_flops, 1e-3, "a host of a tenth");
 }
 
 static void scratch_that_is_short_makes_more_sweeps(void **state)
@@ -350,7 +414,10 @@ static void a_machine_is_read_from_a_file(void **state)
 	assert_true(m.host_read == 75e9 && m.host_flops == 1.5e12 && m.disk_read == 7e9 && m.n_gpus == 0);
 	assert_int_equal(load_machine(&m, HOST "gpus: 2\ngpu_memory: 141GB\ngpu_read: 4800GB/s\ngpu_tflops: 400\nlink_read: 50GB/s\n",
 				      &err), 0);
-	assert_true(m.n_gpus == 2 && m.gpu_read == 4.8e12 && m.gpu_flops == 4e14 && m.link_read == 5e10);
+	assert_true(m.n_gpus == 2 && m.gpu_read == 4.8e12 && m.gpu_flops == 4e14 && m.link_read == 5e10 && !m.gpus_run_experts);
+	assert_int_equal(load_machine(&m, HOST "gpus: 1\ngpu_memory: 141GB\ngpu_read: 4800GB/s\ngpu_tflops: 400\nlink_read: 50GB/s\n"
+				      "gpus_run: experts\n", &err), 0);
+	assert_true(m.gpus_run_experts);
 }
 
 static void what_is_wrong_in_a_machine_is_named_with_its_place(void **state)
@@ -366,6 +433,7 @@ static void what_is_wrong_in_a_machine_is_named_with_its_place(void **state)
 		{"host_read: [1, 2]\n", "no single value"},
 		{"- 1\n", "is described by lines"},
 		{"host_tflops: -1\n", "host_tflops"},
+		{"gpus_run: some\n", "gpus_run: \"some\" is neither experts nor all"},
 	};
 
 	(void)state;
@@ -391,7 +459,9 @@ int main(void)
 		cmocka_unit_test(what_does_not_fit_says_how_much_there_is_and_how_much_it_takes),
 		cmocka_unit_test(gpus_are_counted_by_nine_tenths_of_their_memory),
 		cmocka_unit_test(int4_is_planned_by_what_is_written),
-		cmocka_unit_test(low_adds_the_disk_to_memory_and_high_takes_the_longer),
+		cmocka_unit_test(low_adds_to_the_disk_what_cannot_be_done_meanwhile_and_high_takes_the_longer),
+		cmocka_unit_test(gpus_that_run_experts_leave_all_else_to_the_host),
+		cmocka_unit_test(an_ingest_with_gpus_that_run_experts_takes_both_in_turn),
 		cmocka_unit_test(scratch_that_is_short_makes_more_sweeps),
 		cmocka_unit_test(hits_rise_from_none_to_all),
 		cmocka_unit_test(a_machine_is_read_from_a_file),

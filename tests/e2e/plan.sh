@@ -6,7 +6,25 @@ run 0 plan tests/golden/glm52 --context 1000
 says out "glm_moe_dsa"
 says out "this machine: "
 says out "it fits"
-says out "assumed: no GPU is counted"
+says out "assumed: no GPU is counted: "
+
+# A device beside the processor has experts, and nothing else.
+export QUIRE_BACKENDS=$BUILD/tests
+run 0 plan tests/golden/glm52 --context 1000 --device sim:0
+says out "assumed: sim:0, simulated device, runs routed experts and nothing else"
+says out "gpu          0.0 GB, 100.0 % of the experts"
+says out "TFLOP on GPUs"
+run 0 --json plan tests/golden/glm52 --context 1000 --device sim:0
+[ "$(grep -o '"gpu":{[^}]*}' "$T/out" | field bytes)" -gt 0 ] || fail "nothing is on the device"
+run 0 plan tests/golden/glm52 --context 1000 --device none
+says out "assumed: no GPU is counted: none was asked for"
+run 0 plan tests/fixtures/mixtral-8x7b --device sim:0
+says out "assumed: no GPU is counted: sim:0 would run routed experts alone, and quire does not run this model"
+run 2 plan tests/golden/glm52 --device sim:0 --machine "$T/server.yaml"
+says err "--device is of this machine"
+run 4 plan tests/golden/glm52 --device sim:7
+says err "sim:7: there is no such device"
+unset QUIRE_BACKENDS
 
 cat >"$T/server.yaml" <<EOF
 name: one H200
