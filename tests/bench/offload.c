@@ -8,6 +8,8 @@
  *   offload.tokens_per_s    limit: 1 / the longer of what the disk and what memory takes for the bytes that were moved
  *   offload.pipe_eff        of that time, over the time it took: 1 is a disk, or memory, that is never waited with. The median
  *                           of blocks of tokens, each by what was measured right before and after it
+ *                           of_both is the same of a limit in which disk and memory slow each other as they do when both are in use
+ *                           (disk_beside_memory: of the disk's rate, what is left of it then), which is all that can be had of them
  *   offload.policy_eff      bytes of the experts that a cache which knows the future would read, over those read. Beside it what a
  *                           list of the recently used would reach ("lru"), and its product with pipe_eff ("lru_fraction")
  *   offload.fraction_of_limit   their product: of what is possible on this machine with this memory
@@ -52,7 +54,7 @@
 #include "tests/support/tier_sim.h"
 
 enum { LAYERS_MOST = 16, DENSE = 1, EXPERTS = 256, CHOSEN = 8, WARM = 80, TOKENS = 120, BLOCKS = 12, CONTEXT = 64, RAW_BYTES = 300 << 20,
-       PROBE_BYTES = 256 << 20, RAW_DEPTH = 8, PROBES = 3, SHARDS_MOST = 16 };
+       PROBE_BYTES = 256 << 20, PROBE_STEP = 8 << 20, RAW_DEPTH = 8, PROBES = 3, SHARDS_MOST = 16 };
 
 struct bench {
 	struct synth_options synth;
@@ -67,6 +69,8 @@ struct bench {
 	int n_shards;
 	double told_disk[2 * PROBES], told_read[2 * PROBES], told_flops[2 * PROBES]; /* what a plan is told */
 	int n_probes;
+	size_t beside_bytes;         /* of memory, read beside the disk */
+	double raw_s;                /* the last raw_rate took */
 	uint64_t seed;
 };
 
@@ -186,16 +190,16 @@ static void open_shards(struct bench *b)
 
 /* ---- what the machine can do ------------------------------------------------------------------------------------- */
 
+/* Bytes per second: of each alone, and of each while the other has all it can do. */
 struct rates {
-	double disk, memory; /* bytes per second */
+	double disk, memory, disk_beside, memory_beside;
 };
 
-static double raw_rate(struct bench *b, uint32_t expert_bytes)
+static double raw_rate(struct bench *b, uint32_t expert_bytes, void (*meanwhile)(void *b))
 {
 	uint32_t pieces = (expert_bytes + RAW_READ_MOST - 1) / RAW_READ_MOST, n_experts = RAW_BYTES / RAW_READ_MOST / pieces + 1;
 	size_t n = 0;
 	struct raw_read *reads = xcalloc((size_t)n_experts * pieces, sizeof *reads);
-	double seconds;
 
 	for (uint32_t i = 0; i < n_experts; i++) {
 		const struct io_file *f;
@@ -209,9 +213,9 @@ static double raw_rate(struct bench *b, uint32_t expert_bytes)
 		for (uint32_t k = 0; k < pieces; k++)
 			reads[n++] = (struct raw_read){f->direct_fd, at + (uint64_t)k * RAW_READ_MOST, RAW_READ_MOST};
 	}
-	seconds = raw_reads(reads, n, RAW_DEPTH);
+	b->raw_s = raw_reads_beside(reads, n, RAW_DEPTH, meanwhile, b);
 	free(reads);
-	return (double)n * RAW_READ_MOST / seconds;
+	return (double)n * RAW_READ_MOST / b->raw_s;
 }
 
 static void probe_for_plan(struct bench *b)
@@ -228,9 +232,31 @@ static void probe_for_plan(struct bench *b)
 	}
 }
 
+/* A quarter of a millisecond of it, and of PROBE_BYTES another part each time. */
+static void read_memory(void *arg)
+{
+	struct bench *b = arg;
+
+	probe_read_in_order(b->pool, (const char *)b->probe + b->beside_bytes % PROBE_BYTES, PROBE_STEP);
+	b->beside_bytes += PROBE_STEP;
+}
+
 static struct rates probe(struct bench *b, double expert_bytes)
 {
-	return (struct rates){b->drive > 0 ? b->drive : raw_rate(b, (uint32_t)expert_bytes), probe_read(b->pool, b->probe, PROBE_BYTES)};
+	struct rates r = {.memory = probe_read(b->pool, b->probe, PROBE_BYTES), .disk = b->drive};
+	double in_order;
+
+	if (b->drive > 0) { /* which does not know of memory */
+		r.disk_beside = r.disk;
+		r.memory_beside = r.memory;
+		return r;
+	}
+	r.disk = raw_rate(b, (uint32_t)expert_bytes, NULL);
+	in_order = probe_read_in_order(b->pool, b->probe, PROBE_BYTES);
+	b->beside_bytes = 0;
+	r.disk_beside = raw_rate(b, (uint32_t)expert_bytes, read_memory);
+	r.memory_beside = r.memory * (double)b->beside_bytes / b->raw_s / in_order;
+	return r;
 }
 
 /* ---- a run ------------------------------------------------------------------------------------------------------- */
@@ -241,6 +267,7 @@ enum { AHEAD, NONE, N_SIDES };
 
 struct block {
 	double seconds, disk_s, memory_s; /* that it took; that its bytes take by what was measured around it */
+	double disk_beside, memory_beside; /* of a rate alone, what there was of it while the other was in use */
 };
 
 struct side {
@@ -328,6 +355,8 @@ static void open_side(struct bench *b, struct side *d, double share, bool predic
 /* What its bytes take, by the means of what was measured before and after it. */
 static void set_limits(const struct run *r, struct block *k, const struct experts_stats *s, struct rates before, struct rates after)
 {
+	k->disk_beside = (before.disk_beside + after.disk_beside) / (before.disk + after.disk);
+	k->memory_beside = (before.memory_beside + after.memory_beside) / (before.memory + after.memory);
 	k->disk_s = 2 * (double)s->read_bytes / (before.disk + after.disk);
 	k->memory_s = 2 * (TOKENS / BLOCKS * r->common_bytes + (double)s->taken * r->expert_bytes) / (before.memory + after.memory);
 }
@@ -417,16 +446,27 @@ static double limit_s(const struct block *k)
 	return fmax(k->disk_s, k->memory_s);
 }
 
+/* Of a machine where each slows the other: both together until one of them is done, then the rest of the other. */
+static double limit_of_both_s(const struct block *k)
+{
+	double disk = k->disk_s / k->disk_beside, memory = k->memory_s / k->memory_beside;
+
+	return disk > memory ? memory + k->disk_s - memory * k->disk_beside : disk + k->memory_s - disk * k->memory_beside;
+}
+
 static void print_side(const struct bench *b, const struct run *r, const struct side *d)
 {
 	int64_t fewest = transfers(b, TIER_BELADY, r->n_slots), recent = transfers(b, TIER_LRU, r->n_slots);
-	double pipes[BLOCKS], pipe, policy = 1, lru = 1, disk_bytes = (double)d->stats.read_bytes;
+	double pipes[BLOCKS], both[BLOCKS], beside[BLOCKS], pipe, policy = 1, lru = 1, disk_bytes = (double)d->stats.read_bytes;
 	double memory_bytes = TOKENS * r->common_bytes + (double)d->stats.taken * r->expert_bytes;
 	const char *disk = b->drive > 0 ? "steady drive" : "disk", *binds = d->all.disk_s > d->all.memory_s ? disk : "host memory";
 	const char *ahead = d == &r->sides[AHEAD] ? "on" : "off";
 
-	for (int k = 0; k < BLOCKS; k++)
+	for (int k = 0; k < BLOCKS; k++) {
 		pipes[k] = limit_s(&d->blocks[k]) / d->blocks[k].seconds;
+		both[k] = limit_of_both_s(&d->blocks[k]) / d->blocks[k].seconds;
+		beside[k] = d->blocks[k].disk_beside;
+	}
 	pipe = measure_median(pipes, BLOCKS);
 	if (r->share < 1) {
 		policy = (double)(fewest * r->slot_bytes) / disk_bytes;
@@ -440,8 +480,9 @@ static void print_side(const struct bench *b, const struct run *r, const struct 
 		      (double)d->stats.late / (double)d->stats.taken, (long long)d->stats.ahead, (long long)d->stats.useful,
 		      (long long)d->stats.behind, d->stats.waited_s / d->all.seconds);
 	measure_print(stdout, "offload.pipe_eff", pipe, "ratio", 1, CELL ",\"ahead\":\"%s\",\"of_totals\":%.3f,\"least\":%.3f,"
-		      "\"most\":%.3f,\"disk_s\":%.3f,\"memory_s\":%.3f,\"seconds\":%.3f", r->share, binds, ahead,
-		      limit_s(&d->all) / d->all.seconds, pipes[0], pipes[BLOCKS - 1], d->all.disk_s, d->all.memory_s, d->all.seconds);
+		      "\"most\":%.3f,\"disk_s\":%.3f,\"memory_s\":%.3f,\"seconds\":%.3f,\"of_both\":%.3f,\"disk_beside_memory\":%.3f",
+		      r->share, binds, ahead, limit_s(&d->all) / d->all.seconds, pipes[0], pipes[BLOCKS - 1], d->all.disk_s, d->all.memory_s,
+		      d->all.seconds, measure_median(both, BLOCKS), measure_median(beside, BLOCKS));
 	measure_print(stdout, "offload.policy_eff", policy, "ratio", 1, CELL ",\"ahead\":\"%s\",\"reads\":%lld,\"read_gb\":%.2f,"
 		      "\"belady\":%lld,\"lru_reads\":%lld,\"lru\":%.3f", r->share, binds, ahead, (long long)d->stats.reads,
 		      disk_bytes / 1e9, (long long)(r->share < 1 ? fewest : 0), (long long)(r->share < 1 ? recent : 0), lru);

@@ -284,14 +284,21 @@ static void read_abreast(void *arg, int64_t first, int64_t end, int thread)
 	atomic_fetch_add(&sink, sum);
 }
 
+double probe_read_in_order(struct pool *p, const void *buffer, size_t bytes)
+{
+	struct reading r = {buffer, 64, NULL, best_sum()};
+	double start = measure_now();
+
+	pool_run(p, read_rows, &r, (int64_t)(bytes / 64), BIG);
+	return (double)bytes / (measure_now() - start);
+}
+
 double probe_read(struct pool *p, const void *buffer, size_t bytes)
 {
 	struct reading r = {buffer, 64, NULL, best_sum()};
 	int64_t n_items = (int64_t)(bytes / (ABREAST * RUN_BYTES));
-	double start = measure_now(), in_order, abreast = 0;
+	double start, in_order = probe_read_in_order(p, buffer, bytes), abreast = 0;
 
-	pool_run(p, read_rows, &r, (int64_t)(bytes / 64), BIG);
-	in_order = (double)bytes / (measure_now() - start);
 	if (n_items) {
 		start = measure_now();
 		pool_run(p, read_abreast, &r, n_items, BIG);

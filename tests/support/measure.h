@@ -60,6 +60,8 @@ void measure_buffer_free(void *buffer, size_t bytes);
 /* Bytes read, each thread going through a part of its own of the buffer: once from front to back, and once in eight runs
  * abreast, which some memories serve faster; the better of the two. */
 double probe_read(struct pool *p, const void *buffer, size_t bytes);
+/* The first of these alone. */
+double probe_read_in_order(struct pool *p, const void *buffer, size_t bytes);
 
 /* Bytes read in rows of row_bytes, a multiple of 8: those with the numbers rows[n_rows], in that order, split among
  * the threads. */

@@ -19,6 +19,11 @@ static void fail(const char *what, int number)
 
 double raw_reads(const struct raw_read *reads, size_t n, int depth)
 {
+	return raw_reads_beside(reads, n, depth, NULL, NULL);
+}
+
+double raw_reads_beside(const struct raw_read *reads, size_t n, int depth, void (*meanwhile)(void *ctx), void *ctx)
+{
 	static uint8_t *buffers[RAW_DEPTH_MOST];
 	struct iovec pinned[RAW_DEPTH_MOST];
 	int free_slots[RAW_DEPTH_MOST], n_free = depth, rc;
@@ -59,9 +64,11 @@ double raw_reads(const struct raw_read *reads, size_t n, int depth)
 				io_uring_prep_read(sqe, r->fd, buffers[slot], r->bytes, r->offset);
 			io_uring_sqe_set_data64(sqe, (uint64_t)slot | (uint64_t)next++ << 8);
 		}
-		rc = io_uring_submit_and_wait(&ring, 1);
+		rc = meanwhile ? io_uring_submit_and_get_events(&ring) : io_uring_submit_and_wait(&ring, 1);
 		if (rc < 0)
 			fail("io_uring", -rc);
+		if (meanwhile && !io_uring_cq_ready(&ring))
+			meanwhile(ctx);
 		io_uring_for_each_cqe(&ring, head, cqe) {
 			if (cqe->res != (int32_t)reads[cqe->user_data >> 8].bytes)
 				fail("raw read", cqe->res < 0 ? -cqe->res : EIO);

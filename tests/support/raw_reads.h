@@ -18,5 +18,7 @@ enum { RAW_READ_MOST = 4 << 20, RAW_DEPTH_MOST = 64 };
 
 /* Seconds for n reads with `depth` under way at a time, into buffers that are there before the clock starts. One thread. */
 double raw_reads(const struct raw_read *reads, size_t n, int depth);
+/* The same by a thread that does something else, a little of it at a time, while there is nothing to take back. */
+double raw_reads_beside(const struct raw_read *reads, size_t n, int depth, void (*meanwhile)(void *ctx), void *ctx);
 
 #endif
