@@ -8,12 +8,14 @@
 #include "engine/internal.h"
 #include "engine/noise_weight.h"
 
-#define POINT_S .06                    /* a point is tried again until that is spent */
+#define POINT_S .06                    /* a point is tried again until that is spent, FEW times at most */
+#define LEAST_S .008                   /* or until that is: what disturbs short tries lasts longer than a few of them */
 
 enum {
 	EXPERTS_BYTES = 256 << 20,     /* beyond caches */
 	EXPERTS_MOST = 4096,
-	TRIES = 6,
+	FEW = 6,
+	TRIES = 64,
 };
 
 int tune_shape_of(struct tune_shape *shape, const struct model *m, struct err *err)
@@ -38,7 +40,7 @@ static int by_size(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Of tries that take POINT_S together, one at least: of two the shorter one, of more the median. Twice the tokens take twice as long at
+/* Of tries as many as there is time for, one at least: of two the shorter one, of more the median. Twice the tokens take twice as long at
  * most: a first try that took far longer than the point before it (0: none) was disturbed, or found something cold, and is not the
  * only one. */
 static int time_point(double *s, double before, tune_once *once, void *ctx, int64_t n, struct err *err)
@@ -50,7 +52,7 @@ static int time_point(double *s, double before, tune_once *once, void *ctx, int6
 		if (once(ctx, n, &all[tries], err))
 			return -1;
 		spent += all[tries++];
-	} while (tries < TRIES && (spent < POINT_S || (tries == 1 && spent > 4 * before)));
+	} while (tries < TRIES && (spent < LEAST_S || (tries < FEW && spent < POINT_S) || (tries == 1 && spent > 4 * before)));
 	qsort(all, (size_t)tries, sizeof *all, by_size);
 	*s = all[(tries - 1) / 2];
 	return 0;
