@@ -107,6 +107,8 @@ bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool wa
 /* What it would choose, best guess first: what is worth it (offload/ahead.h) is read ahead, in moments when nothing that is waited
  * for is being read, the nearest layer first. A nearer kind of guess takes the place of others at the same router. */
 void experts_ahead(struct experts *x, int32_t layer, enum ahead_kind kind, const int32_t *ids, int32_t n);
+/* Between two tokens: read ahead from now on, or not, whatever no_prediction said. */
+void experts_predict(struct experts *x, bool on);
 
 /*
  * How often a corpus's tokens chose each expert, [n_layers, n_experts] (cache/routing.h): what is worth having there before its first

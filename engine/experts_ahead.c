@@ -208,3 +208,7 @@ void experts_ahead(struct experts *x, int32_t layer, enum ahead_kind kind, const
 	expert_poll(x);
 }
 
+void experts_predict(struct experts *x, bool on)
+{
+	x->no_prediction = !on;
+}
