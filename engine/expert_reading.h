@@ -15,8 +15,8 @@
 
 enum {
 	EXPERT_PIECE = 2 << 20, /* of a read; what is under way of a wrong guess is whole ones */
-	/* Bytes under way at a time. No drive needs more, and one that hands back together all it was asked for shall not bring several
-	 * experts at once, since it waits while they are looked at. */
+	/* Bytes under way at a time, on each drive. None needs more, and one that hands back together all it was asked for shall not
+	 * bring several experts at once, since it waits while they are looked at. */
 	EXPERTS_IN_FLIGHT = 16 << 20,
 };
 

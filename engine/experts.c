@@ -63,7 +63,8 @@ static int start_io(struct experts *x, const struct experts_options *opt, struct
 	size_t piece = x->slot_bytes && x->slot_bytes < EXPERT_PIECE ? x->slot_bytes : EXPERT_PIECE;
 	int n = (int)(EXPERTS_IN_FLIGHT / piece);
 	const struct io_options io = {.purpose = "experts", .piece_bytes = EXPERT_PIECE, .depth = n < PIECES_MOST ? n : PIECES_MOST,
-				      .backend = opt->backend, .backend_state = opt->backend_state};
+				      .n_drives = io_drives(x->direct, x->files->n_shards), .backend = opt->backend,
+				      .backend_state = opt->backend_state};
 
 	if (io_new(&x->io, &io, err))
 		return -1;

@@ -101,32 +101,74 @@ static int time_reads(struct io *io, const struct io_file *f, char *memory, doub
 	return rc;
 }
 
-int rates_disk(const char *dir, double *bytes_per_s, struct err *err)
+static int time_file(const char *path, double *bytes_per_s, struct err *err)
 {
 	const struct io_options opt = {.purpose = "a measurement", .piece_bytes = EXPERT_PIECE,
 				       .depth = EXPERTS_IN_FLIGHT / EXPERT_PIECE};
-	const struct safetensors *largest = NULL;
-	struct checkpoint *files;
 	struct io *io = NULL;
 	struct io_file f = {.fd = -1, .direct_fd = -1};
 	char *memory = NULL;
 	int rc = -1;
 
-	if (checkpoint_open(&files, dir, err))
-		return -1;
-	for (size_t i = 0; i < files->n_shards; i++)
-		if (!largest || files->shards[i].file.bytes > largest->file.bytes)
-			largest = &files->shards[i];
-	if (!largest || largest->file.bytes < (uint64_t)N_UNDER_WAY * DISK_READ) {
-		err_set(err, ERR_NOT_FOUND, "%s has no file large enough to measure a disk with", dir);
-	} else if (!io_open(&f, largest->file.path, IO_OPEN_DIRECT, err) && !io_new(&io, &opt, err) &&
-		 (memory = io_buffer_new((size_t)N_UNDER_WAY * DISK_READ, "a measurement", err))) {
+	if (!io_open(&f, path, IO_OPEN_DIRECT, err) && !io_new(&io, &opt, err) &&
+	    (memory = io_buffer_new((size_t)N_UNDER_WAY * DISK_READ, "a measurement", err))) {
 		memset(memory, 1, (size_t)N_UNDER_WAY * DISK_READ); /* its pages are there before anything is timed */
 		rc = time_reads(io, &f, memory, bytes_per_s, err);
 	}
 	io_free(io);
 	io_close(&f);
 	free(memory);
+	return rc;
+}
+
+/* Seconds that a drive takes for all that it has of these files, and how much that is; files before `first` are of others. */
+static int time_drive(const struct checkpoint *files, size_t first, double *bytes, double *seconds, struct err *err)
+{
+	const struct io_file *largest = &files->shards[first].file;
+	dev_t drive = largest->device;
+	double rate;
+
+	*bytes = 0;
+	for (size_t i = first; i < files->n_shards; i++) {
+		const struct io_file *f = &files->shards[i].file;
+
+		if (f->device != drive)
+			continue;
+		*bytes += (double)f->bytes;
+		largest = f->bytes > largest->bytes ? f : largest;
+	}
+	if (largest->bytes < (uint64_t)N_UNDER_WAY * DISK_READ)
+		return err_set(err, ERR_NOT_FOUND, "%s has no file large enough to measure a disk with; the largest is %s", files->dir,
+			       largest->path);
+	if (time_file(largest->path, &rate, err))
+		return -1;
+	*seconds = *bytes / rate;
+	return 0;
+}
+
+int rates_disk(const char *dir, double *bytes_per_s, struct err *err)
+{
+	double all = 0, longest = 0, bytes = 0, seconds = 0;
+	struct checkpoint *files;
+	int rc = 0;
+
+	if (checkpoint_open(&files, dir, err))
+		return -1;
+	for (size_t i = 0; i < files->n_shards && !rc; i++) {
+		size_t k = 0;
+
+		while (k < i && files->shards[k].file.device != files->shards[i].file.device)
+			k++;
+		if (k < i)
+			continue;
+		rc = time_drive(files, i, &bytes, &seconds, err);
+		all += bytes;
+		longest = seconds > longest ? seconds : longest;
+	}
+	if (!rc && longest > 0)
+		*bytes_per_s = all / longest;
+	else if (!rc)
+		rc = err_set(err, ERR_NOT_FOUND, "%s has no weights to measure a disk with", dir);
 	checkpoint_close(files);
 	return rc;
 }

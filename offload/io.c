@@ -80,7 +80,7 @@ struct io {
 	const struct io_backend *backend;
 	void *state;
 	pthread_t owner;
-	int depth;
+	int depth, drive_depth;      /* of all drives, of each; the same: they are not told apart */
 	size_t piece_bytes;
 	struct slot *slots;          /* [depth] */
 	int *free_slots, n_free;     /* a stack */
@@ -250,28 +250,46 @@ static void start(struct io *io, int number)
 	});
 }
 
-static bool is_allowed(const struct io *io, int class)
+/* A piece more of its class, on its drive. */
+static bool is_allowed(const struct io *io, const struct io_request *r)
 {
-	int n = 0;
+	int n = 0, of_class = 0;
 
-	if (io->in_flight_most[class] >= io->depth)
+	if (io->depth == io->drive_depth && io->in_flight_most[r->class] >= io->depth)
 		return true;
-	for (int i = 0; i < io->depth; i++)
-		n += io->slots[i].id && (int)io->slots[i].r->class == class;
-	return n < io->in_flight_most[class];
+	for (int i = 0; i < io->depth; i++) {
+		const struct io_request *other = io->slots[i].r;
+
+		if (!io->slots[i].id || (io->depth > io->drive_depth && other->file->device != r->file->device))
+			continue;
+		n++;
+		of_class += other->class == r->class;
+	}
+	return n < io->drive_depth && of_class < io->in_flight_most[r->class];
 }
 
-/* Start the next piece of the first request of the highest class that waits and may; false when none does. */
+/* The first of the highest class that waits and may go on. */
+static struct io_request *next_request(const struct io *io)
+{
+	for (int class = 0; class < N_IO_CLASSES; class++)
+		for (struct io_request *r = io->waiting[class].first; r; r = r->next) {
+			if (is_allowed(io, r))
+				return r;
+			if (io->depth == io->drive_depth)
+				break; /* nor may those behind it */
+		}
+	return NULL;
+}
+
+/* Start its next piece; false when there is none. */
 static bool next_piece(struct io *io)
 {
-	struct io_request *r = NULL;
+	struct io_request *r = io->n_free ? next_request(io) : NULL;
 	size_t left, need;
 	struct slot *s;
 	int number;
 
-	for (int class = 0; !r && class < N_IO_CLASSES; class++)
-		r = io->waiting[class].first && is_allowed(io, class) ? io->waiting[class].first : NULL;
-	if (!r || !io->n_free)
+	if (!r)
 		return false;
 	number = io->free_slots[--io->n_free];
 	s = &io->slots[number];
@@ -438,14 +456,30 @@ static int choose_backend(struct io *io, const struct io_options *opt, int n_thr
 	return 0;
 }
 
+int io_drives(const struct io_file *files, size_t n)
+{
+	int drives = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		size_t k = 0;
+
+		while (k < i && files[k].device != files[i].device)
+			k++;
+		drives += k == i;
+	}
+	return drives;
+}
+
 int io_new(struct io **out, const struct io_options *opt, struct err *err)
 {
 	struct io *io = xcalloc(1, sizeof *io);
 	size_t piece = opt->piece_bytes ? opt->piece_bytes : PIECE_BYTES;
 
-	assert(opt->depth >= 0 && opt->depth <= DEPTH_MOST && piece <= PIECE_MOST && opt->n_threads >= 0);
+	assert(opt->depth >= 0 && opt->depth <= DEPTH_MOST && opt->n_drives >= 0 && piece <= PIECE_MOST && opt->n_threads >= 0);
 	io->owner = pthread_self();
-	io->depth = opt->depth ? opt->depth : DEPTH;
+	io->drive_depth = opt->depth ? opt->depth : DEPTH;
+	io->depth = io->drive_depth * (opt->n_drives > 1 ? opt->n_drives : 1);
+	io->depth = io->depth < DEPTH_MOST ? io->depth : DEPTH_MOST;
 	io->piece_bytes = (piece + PIECE_STEP - 1) / PIECE_STEP * PIECE_STEP;
 	io->purpose = xstrdup(opt->purpose ? opt->purpose : "files");
 	if (choose_backend(io, opt, opt->n_threads ? opt->n_threads : N_THREADS, err)) {
@@ -454,12 +488,13 @@ int io_new(struct io **out, const struct io_options *opt, struct err *err)
 		free(io);
 		return -1;
 	}
+	io->drive_depth = io->drive_depth < io->depth ? io->drive_depth : io->depth; /* of which a backend may have less */
 	io->slots = xcalloc((size_t)io->depth, sizeof *io->slots);
 	io->free_slots = xcalloc((size_t)io->depth, sizeof *io->free_slots);
 	for (int i = io->depth; i--; )
 		io->free_slots[io->n_free++] = i;
 	for (int class = 0; class < N_IO_CLASSES; class++)
-		io->in_flight_most[class] = io->depth;
+		io->in_flight_most[class] = io->drive_depth;
 	io->stats.backend = io->backend->name;
 	*out = io;
 	return 0;

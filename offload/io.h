@@ -164,7 +164,8 @@ struct io_backend; /* offload/io_backend.h: tests bring their own */
 struct io_options {
 	const char *purpose;    /* "files": for the log, what this engine reads */
 	enum io_choice choice;
-	int depth;              /* 32 pieces in flight at most, to 1024; a pool of threads takes 2 of them a thread */
+	int depth;              /* 32 pieces in flight at most, to 1024, on each drive; a pool of threads takes 2 of them a thread */
+	int n_drives;           /* 1; more: drives are told apart (io_drives), and one that is slow or full keeps no other waiting */
 	size_t piece_bytes;     /* 4 MiB, the largest piece; rounded up to 4096 */
 	int n_threads;          /* 16, of the pool */
 	const struct io_backend *backend; /* NULL; else this one, with backend_state, whatever `choice` says */
@@ -184,12 +185,15 @@ struct io_stats {
 	const char *backend;             /* "io_uring", "pread" */
 	char why[256];                   /* "", or why it is not io_uring */
 	struct io_class_stats of[N_IO_CLASSES];
-	int n_in_flight, depth;          /* pieces now, and at most */
+	int n_in_flight, depth;          /* pieces now, and at most, of all drives */
 	int n_files, n_files_cached;     /* named by io_use_file; of these without direct access */
 	int n_files_registered;
 	int64_t registered_bytes;
 	int64_t n_strange;               /* completions that nobody waited for: the engine refuses all since the first */
 };
+
+/* On how many drives n files lie: file systems, as stat tells them apart. */
+int io_drives(const struct io_file *files, size_t n);
 
 /*
  * An engine belongs to the thread that made it: no other may call it. Make one for each purpose, so that none waits
@@ -241,8 +245,8 @@ int io_read_wait(struct io *io, const struct io_file *f, void *buffer, uint64_t 
 /* Ask for a pending request not to be carried out. It comes back like any other, as IO_CANCELLED, at once if none of
  * it is in flight; a read that the disk has begun must end first. One that is done already stays as it is. */
 void io_cancel(struct io *io, struct io_request *r);
-/* No more than n pieces of a class in flight from now on, so that little has to end first when such requests are cancelled; as many as
- * there are, unless said. 0: whoever waits for one of them waits until that is taken back. */
+/* No more than n pieces of a class in flight from now on (on each drive, where these are told apart), so that little has to end first when
+ * such requests are cancelled; as many as there are, unless said. 0: whoever waits for one of them waits until that is taken back. */
 void io_allow(struct io *io, enum io_class class, int n);
 /* Let a pending request go before its former peers, such as a prefetch that is waited for now. A lower class than it
  * has changes nothing. */

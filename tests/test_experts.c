@@ -132,6 +132,49 @@ static void any_number_of_slots_gives_the_same_bits(void **state)
 	}
 }
 
+/* A shard in the model's directory, the second by a symbolic link on another file system, which counts as a drive of its own. */
+static void shards_on_two_drives_give_the_same_bits(void **state)
+{
+	char *dir = temp_dir_new(), *other = temp_dir_new_in_memory(), *copy = temp_path(dir, "copy");
+	char *shard = temp_path(copy, "model-00002-of-00003.safetensors"), *there = temp_path(other, "shard");
+	struct experts_options opt = {.bytes = slots("glm52", 3)};
+	struct engine *e = open_engine(COMPUTE_BF16);
+	struct model *all = open_model("glm52", NULL), *m;
+	struct golden_run want, run;
+	struct golden_case *cases;
+	struct err err;
+	size_t bytes;
+	char *text;
+	int n;
+
+	(void)state;
+	if (temp_dir_copy("tests/golden/glm52", copy, &err) || file_read(&text, &bytes, shard, 1 << 20, &err))
+		fail_msg("%s", err.text);
+	free(temp_file(other, "shard", text, bytes));
+	free(text);
+	assert_int_equal(unlink(shard), 0);
+	assert_int_equal(symlink(there, shard), 0);
+	if (try_open(&m, copy, &opt, &err))
+		fail_msg("%s", err.text);
+	cases = golden_load("glm52", all->config.vocab, &n);
+	golden_run(&want, e, all, LATENTS_BF16, &cases[n - 1], 0);
+	for (int64_t chunk = 0; chunk <= 1; chunk++) {
+		golden_run(&run, e, m, LATENTS_BF16, &cases[n - 1], chunk);
+		same_logits(&run, &want);
+		golden_run_free(&run);
+	}
+	golden_run_free(&want);
+	golden_free(cases, n);
+	model_close(m);
+	model_close(all);
+	engine_close(e);
+	free(there);
+	free(shard);
+	free(copy);
+	temp_dir_free(other);
+	temp_dir_free(dir);
+}
+
 /* A question in the middle of a sweep takes its slots; both go on as if the other were not there. */
 static void a_question_between_two_tiles_changes_neither(void **state)
 {
@@ -847,6 +890,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(any_number_of_slots_gives_the_same_bits),
+		cmocka_unit_test(shards_on_two_drives_give_the_same_bits),
 		cmocka_unit_test(a_question_between_two_tiles_changes_neither),
 		cmocka_unit_test(a_tap_sees_what_each_router_chose_and_by_what),
 		cmocka_unit_test(a_read_that_fails_is_tried_again_or_named),

@@ -40,10 +40,11 @@ struct fixture {
 	int n_back;
 };
 
-static void new_engine(struct fixture *x, int depth)
+static void new_engine_on(struct fixture *x, int depth, int n_drives)
 {
 	struct io_options opt = {
-		.purpose = "tests", .depth = depth, .piece_bytes = PIECE, .backend = &fake_io_backend, .backend_state = x->fake
+		.purpose = "tests", .depth = depth, .n_drives = n_drives, .piece_bytes = PIECE, .backend = &fake_io_backend,
+		.backend_state = x->fake
 	};
 	struct err err;
 
@@ -51,6 +52,11 @@ static void new_engine(struct fixture *x, int depth)
 	memset(x->fake, 0, sizeof *x->fake);
 	if (io_new(&x->io, &opt, &err))
 		fail_msg("%s", err.text);
+}
+
+static void new_engine(struct fixture *x, int depth)
+{
+	new_engine_on(x, depth, 1);
 }
 
 static int set_up(void **state)
@@ -491,6 +497,48 @@ static void no_more_of_a_class_is_in_flight_than_allowed(void **state)
 	assert_int_equal(r.status, IO_OK);
 }
 
+/* Two drives, by what their files say: each has its own pieces in flight, whatever waits for the other, and of a class no more than
+ * allowed on each. */
+static void a_drive_keeps_no_other_waiting(void **state)
+{
+	struct fixture *x = *state;
+	struct io_file other = x->direct;
+	struct io_request r[4], *list[4];
+	struct io_stats stats;
+
+	other.device++;
+	assert_int_equal(io_drives((struct io_file[]){x->direct, other, x->direct, x->direct, other}, 5), 2);
+	for (int n_drives = 1; n_drives <= 2; n_drives++) {
+		new_engine_on(x, 2, n_drives);
+		x->fake->hold = 3;
+		io_allow(x->io, IO_CLASS_LATER, 1);
+		for (int i = 0; i < 4; i++) {
+			r[i] = (struct io_request){.op = IO_READ, .class = i < 3 ? IO_CLASS_EXPERT : IO_CLASS_LATER, .bytes = REQUEST,
+						   .file = i < 2 ? &x->direct : &other, .buffer = x->memory + i * REQUEST};
+			list[i] = &r[i];
+		}
+		r[2].bytes = PIECE;
+		io_submit(x->io, list, 4);
+		/* The first of what waits has both of its drive; on the other are the only piece of the third and one of the last. */
+		assert_int_equal(x->fake->n_begun, 2 * n_drives);
+		assert_int_equal(r[0].n_in_flight, 2);
+		assert_int_equal(r[1].n_in_flight, 0);
+		assert_int_equal(r[2].n_in_flight, n_drives - 1);
+		assert_int_equal(r[3].n_in_flight, n_drives - 1);
+		io_stats(x->io, &stats);
+		assert_int_equal(stats.depth, 2 * n_drives);
+		for (int back = 0; back < 4; ) {
+			io_wait_piece(x->io);
+			while (io_poll(x->io))
+				back++;
+			assert_true(r[0].n_in_flight + r[1].n_in_flight <= 2);
+			assert_true(r[3].n_in_flight <= 1);
+		}
+		for (int i = 0; i < 4; i++)
+			assert_int_equal(r[i].status, IO_OK);
+	}
+}
+
 static void a_cancellation_reaches_what_is_under_way(void **state)
 {
 	struct fixture *x = *state;
@@ -716,6 +764,7 @@ int main(void)
 		CASE(a_full_disk_says_what_to_do),
 		CASE(the_higher_class_goes_first),
 		CASE(no_more_of_a_class_is_in_flight_than_allowed),
+		CASE(a_drive_keeps_no_other_waiting),
 		CASE(a_cancellation_reaches_what_is_under_way),
 		CASE(a_large_buffer_is_registered_in_parts),
 		CASE(where_the_ring_is_refused_threads_read_and_the_statistics_say_why),
