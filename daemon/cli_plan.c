@@ -38,7 +38,7 @@ static void note(struct notes *n, char *text)
 
 static const enum dtype formats[N_PLAN_WEIGHTS] = {DTYPE_F8_E4M3, DTYPE_BF16, DTYPE_INT4};
 
-/* A device that computes routed experts, as the daemon would have it: what it does with them, measured. */
+/* A device that computes routed experts, as a daemon with `device: auto` would have it: what it does with them, measured. */
 static int measure_device(struct plan_machine *k, struct engine *e, struct accelerator *a, const struct plan_model *m,
 			  enum plan_weights weights, struct err *err)
 {

@@ -78,8 +78,10 @@ int cli_open_device(struct cli *c, struct accelerator **out, struct err *why)
 	const char *name = cli_value(c, OPTION_DEVICE);
 
 	*out = NULL;
-	if (name && !strcmp(name, "none"))
-		return err_set(why, ERR_UNAVAILABLE, "none was asked for"), 0;
+	if (name && !strcmp(name, "none")) {
+		err_set(why, ERR_UNAVAILABLE, "none was asked for");
+		return 0;
+	}
 	if (!name && accelerator_count("cuda", why) <= 0)
 		return 0;
 	return accelerator_open(out, name ? name : "cuda:0", &c->err);
