@@ -4,14 +4,13 @@
 #include <string.h>
 
 #include "config/mem.h"
-#include "config/xxh3.h"
+#include "engine/expert_sums.h"
 
 enum {
 	GAP = 64 << 10,      /* bytes read in vain rather than begin another read */
 	SMALL = 1 << 20,     /* a read that keeps nobody waiting: of scales */
 	FIX_ALIGN = 64,
 	STEP_BYTES = 1 << 20, /* of a look: a tenth of a millisecond, in which others may come */
-	BLOCK_BYTES = 128 << 10, /* read twice, the second time out of a cache; whole units of every type */
 };
 
 static size_t round_up(size_t n, size_t align)
@@ -102,21 +101,33 @@ void expert_reading_plan(struct expert_reading *r, const struct expert_place *pl
 struct expert_look {
 	const struct expert_place *place;
 	const struct expert_reading *r;
-	XXH3_state_t *hash;
-	int part;            /* under way */
-	size_t done;         /* bytes of it */
-	bool first;
+	bool first, moves;   /* moves: something has to be put where it is aligned */
 	int bad_part;
+	int part;            /* under way: all before were looked at */
+	size_t block;        /* of it: the same */
+	size_t first_sum[EXPERT_PARTS], n_sums;
+	uint64_t sums[];     /* of all parts; 0: nobody has looked, here or in a product */
 };
 
 struct expert_look *expert_look_new(const struct expert_place *place, const struct expert_reading *r, bool first)
 {
-	struct expert_look *l = xmalloc(1, sizeof *l);
+	size_t n = 0;
+	struct expert_look *l;
 
-	*l = (struct expert_look){.place = place, .r = r, .hash = XXH3_createState(), .first = first, .bad_part = -1};
-	if (!l->hash)
-		abort();
-	XXH3_64bits_reset(l->hash);
+	for (int i = 0; i < place->n_parts; i++)
+		n += weight_n_sums(place->parts[i].bytes);
+	l = xcalloc(1, sizeof *l + n * sizeof *l->sums);
+	l->place = place;
+	l->r = r;
+	l->first = first;
+	l->bad_part = -1;
+	for (int i = 0; i < place->n_parts; i++) {
+		l->moves |= r->fixed_at[i] != r->part_at[i];
+		l->first_sum[i] = l->n_sums;
+		l->n_sums += weight_n_sums(place->parts[i].bytes);
+		if (place->parts[i].sums)
+			*place->parts[i].sums = l->sums + l->first_sum[i];
+	}
 	return l;
 }
 
@@ -124,31 +135,37 @@ void expert_look_free(struct expert_look *l)
 {
 	if (!l)
 		return;
-	XXH3_freeState(l->hash);
+	for (int i = 0; i < l->place->n_parts; i++)
+		if (l->place->parts[i].sums)
+			*l->place->parts[i].sums = NULL;
 	free(l);
 }
 
-/* Of the part under way, what has come and was not looked at. */
-static size_t at_hand(const struct expert_look *l, const size_t *arrived)
+bool expert_look_can_wait(const struct expert_look *l)
 {
-	int run = l->r->run_of[l->part];
-	size_t end = l->r->runs[run].at + arrived[run], from = l->r->part_at[l->part] + l->done;
-	size_t left = l->place->parts[l->part].bytes - l->done;
+	return !l->first && !l->moves;
+}
 
-	return end <= from ? 0 : end - from < left ? end - from : left;
+/* Of a part, what has come. */
+static size_t part_came(const struct expert_look *l, int part, const size_t *arrived)
+{
+	int run = l->r->run_of[part];
+	size_t end = l->r->runs[run].at + arrived[run], from = l->r->part_at[part], bytes = l->place->parts[part].bytes;
+
+	return end <= from ? 0 : end - from < bytes ? end - from : bytes;
 }
 
 static void look_at_block(struct expert_look *l, char *slot, size_t n)
 {
 	const struct expert_part *part = &l->place->parts[l->part];
-	char *bytes = slot + l->r->fixed_at[l->part] + l->done;
+	size_t at = l->block * WEIGHT_SUM_BYTES;
+	char *bytes = slot + l->r->fixed_at[l->part];
 
 	if (l->r->fixed_at[l->part] != l->r->part_at[l->part])
-		memcpy(bytes, slot + l->r->part_at[l->part] + l->done, n);
-	xxh3_update(l->hash, bytes, n);
-	if (l->first && l->bad_part < 0 && weight_any_not_finite(bytes, n / dtype_unit_bytes(part->dtype), part->dtype))
+		memcpy(bytes + at, slot + l->r->part_at[l->part] + at, n);
+	weight_sum(l->sums + l->first_sum[l->part], l->block, bytes, part->bytes);
+	if (l->first && l->bad_part < 0 && weight_any_not_finite(bytes + at, n / dtype_unit_bytes(part->dtype), part->dtype))
 		l->bad_part = l->part;
-	l->done += n;
 }
 
 bool expert_look_on(struct expert_look *l, char *slot, const size_t *arrived)
@@ -156,31 +173,36 @@ bool expert_look_on(struct expert_look *l, char *slot, const size_t *arrived)
 	size_t looked_at = 0;
 
 	while (l->part < l->place->n_parts && looked_at < STEP_BYTES) {
-		size_t left = l->place->parts[l->part].bytes - l->done, n = at_hand(l, arrived);
+		size_t bytes = l->place->parts[l->part].bytes, at = l->block * WEIGHT_SUM_BYTES;
+		size_t n = bytes - at < WEIGHT_SUM_BYTES ? bytes - at : WEIGHT_SUM_BYTES;
 
-		n = n < BLOCK_BYTES ? n : BLOCK_BYTES;
-		if (n < left)
-			n -= n % BLOCK_BYTES; /* a block at a time, but for the last one */
-		if (left && !n)
+		if (l->block == weight_n_sums(bytes)) {
+			l->part++;
+			l->block = 0;
+			continue;
+		}
+		if (part_came(l, l->part, arrived) < at + n)
 			break;
 		look_at_block(l, slot, n);
 		looked_at += n;
-		if (n == left) {
-			l->part++;
-			l->done = 0;
-		}
+		l->block++;
 	}
 	return looked_at > 0;
 }
 
-bool expert_look_at_down(const struct expert_look *l)
+bool expert_look_half(const struct expert_look *l, const size_t *arrived)
 {
-	return l->part >= l->place->n_half;
+	if (!expert_look_can_wait(l))
+		return l->part >= l->place->n_half;
+	for (int i = 0; i < l->place->n_half; i++)
+		if (part_came(l, i, arrived) < l->place->parts[i].bytes)
+			return false;
+	return true;
 }
 
 uint64_t expert_look_sum(const struct expert_look *l)
 {
-	return XXH3_64bits_digest(l->hash);
+	return expert_sum(l->sums, l->n_sums);
 }
 
 int expert_look_bad_part(const struct expert_look *l)

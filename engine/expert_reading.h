@@ -1,7 +1,8 @@
 /*
- * Reading one expert: which reads bring its parts into a slot and where they land, and what is looked at while they come: its
- * sum, and NaN and infinity when no sum of it is known. A disk takes five times as long to bring an expert as a thread to look at it,
- * so that little is left to do when the last bytes are there. Private to the engine.
+ * Reading one expert: which reads bring its parts into a slot and where they land, and what is looked at: its checksum, and NaN and
+ * infinity when none is known. A thread looks at an expert in a fifth of the time in which a disk brings it, so whoever waits for the
+ * disk looks at what has come. But who multiplies few rows with it reads all of it anyway, so that to look again costs little
+ * (struct weight.sums), and memory that is read once only leaves more of itself to the disk. Private to the engine.
  */
 #ifndef QUIRE_ENGINE_EXPERT_READING_H
 #define QUIRE_ENGINE_EXPERT_READING_H
@@ -40,16 +41,18 @@ void expert_reading_plan(struct expert_reading *r, const struct expert_place *pl
 
 struct expert_look;
 
-/* first: NaN and infinity are looked for too. place must outlive it. */
+/* first: NaN and infinity are looked for too. place must outlive it; its matrices have room for sums until expert_look_free. */
 struct expert_look *expert_look_new(const struct expert_place *place, const struct expert_reading *r, bool first);
 /* Takes NULL. */
 void expert_look_free(struct expert_look *l);
-/* Look at some more of what has come into the slot, and put it where it is aligned; arrived [r.n]: so many of the first bytes of
- * each read. False: there is nothing that was not looked at. */
+/* It can be computed with as it comes, and looked at then or later. Else that is to be done first. */
+bool expert_look_can_wait(const struct expert_look *l);
+/* Look at some more of what has come into the slot and has no sum, and put it where it is aligned; arrived [r.n]: so many of the first
+ * bytes of each read. False: there is nothing that was not looked at. */
 bool expert_look_on(struct expert_look *l, char *slot, const size_t *arrived);
-/* All of gate and up has come and lies where it is aligned. */
-bool expert_look_at_down(const struct expert_look *l);
-/* After everything was looked at: XXH3-64 of all parts, one after another. */
+/* All of gate and up has come, lies where it is aligned, and was looked at unless that can wait. */
+bool expert_look_half(const struct expert_look *l, const size_t *arrived);
+/* After everything was looked at: as expert_sums.h says. */
 uint64_t expert_look_sum(const struct expert_look *l);
 /* The first part that holds NaN or infinity; -1: none does. */
 int expert_look_bad_part(const struct expert_look *l);

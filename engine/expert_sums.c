@@ -13,7 +13,7 @@
 #include "engine/model.h"
 
 enum { UNKNOWN, FIRST_READ, VERIFIED };
-static const char magic[16] = "quire-sums 1\n";
+static const char magic[16] = "quire-sums 2\n";
 
 /* The file: magic, fingerprint, then for each expert its sum and how it is known, then the XXH3-64 of all of that. */
 struct record {
@@ -39,8 +39,10 @@ static int read_file(struct expert_sums *s, const char *path, struct err *err)
 		return -1;
 	if (bytes == wanted)
 		memcpy(&sum, text + bytes - sizeof sum, sizeof sum);
-	if (bytes != wanted || sum != xxh3_sum(text, bytes - sizeof sum, 0) || memcmp(text, magic, sizeof magic))
+	if (bytes != wanted || sum != xxh3_sum(text, bytes - sizeof sum, 0))
 		rc = err_set(err, ERR_DAMAGED, "%s is damaged", path);
+	else if (memcmp(text, magic, sizeof magic))
+		rc = err_set(err, ERR_MISMATCH, "%s is of another version of quire", path);
 	else if (memcmp(text + sizeof magic, s->fingerprint, sizeof s->fingerprint))
 		rc = err_set(err, ERR_MISMATCH, "%s is of another model", path);
 	else
@@ -117,21 +119,29 @@ int expert_sums_close(struct expert_sums *s, struct err *err)
 	return rc;
 }
 
+uint64_t expert_sum(const uint64_t *sums, size_t n)
+{
+	return xxh3_sum(sums, n * sizeof *sums, 0);
+}
+
 uint64_t expert_sum_int4(const struct expert *e)
 {
 	const struct weight *all[] = {&e->gate, &e->up, &e->down};
-	XXH3_state_t *hash = XXH3_createState();
-	uint64_t sum;
+	size_t n = 0;
+	uint64_t *sums = NULL, sum;
 
-	XXH3_64bits_reset(hash);
-	for (int i = 0; i < 3; i++) {
-		const struct weight *w = all[i];
+	for (int i = 0; i < 6; i++) {
+		const struct weight *w = all[i / 2];
+		size_t bytes = (size_t)w->rows * (i % 2 ? (size_t)weight_groups(w) * sizeof *w->group_scale : weight_row_bytes(w));
 
-		xxh3_update(hash, w->data, (size_t)w->rows * weight_row_bytes(w));
-		xxh3_update(hash, w->group_scale, (size_t)w->rows * (size_t)weight_groups(w) * sizeof *w->group_scale);
+		sums = xrealloc(sums, n + weight_n_sums(bytes), sizeof *sums);
+		memset(sums + n, 0, weight_n_sums(bytes) * sizeof *sums);
+		for (size_t k = 0; k < weight_n_sums(bytes); k++)
+			weight_sum(sums + n, k, i % 2 ? (const void *)w->group_scale : w->data, bytes);
+		n += weight_n_sums(bytes);
 	}
-	sum = XXH3_64bits_digest(hash);
-	XXH3_freeState(hash);
+	sum = expert_sum(sums, n);
+	free(sums);
 	return sum;
 }
 

@@ -1,6 +1,7 @@
 /*
- * XXH3-64 of each expert of a model, kept in a file of their own: published files carry none. A sum is of the first read
- * (trusted since then) or verified (`quire model verify`). The file has a sum of itself; in the store one that is damaged,
+ * A checksum of each expert of a model, kept in a file of their own: published files carry none. It is the XXH3-64 of the XXH3-64s
+ * (native byte order) of each WEIGHT_SUM_BYTES of each part, parts in their order, so that threads can look at an expert in whatever
+ * order suits them. A sum is of the first read (trusted since then) or verified (`quire model verify`). The file has a sum of itself; in the store one that is damaged,
  * or of another model, is a warning and counts as none.
  *
  * `quire model pack` writes such a file beside the experts it packs, EXPERT_SUMS_NAME. Nothing is noted anew there: all that is
@@ -30,6 +31,8 @@ bool expert_sums_shipped(const struct expert_sums *s);
 /* Write what is new, then free. */
 int expert_sums_close(struct expert_sums *s, struct err *err);
 
+/* From the sums of an expert's parts. */
+uint64_t expert_sum(const uint64_t *sums, size_t n);
 /* Of an int4 expert in memory, the same as of its parts in a file: codes, then scales, of gate, up and down. */
 uint64_t expert_sum_int4(const struct expert *e);
 

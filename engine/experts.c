@@ -120,8 +120,8 @@ void experts_close(struct experts *x)
 	if (x->sums && expert_sums_close(x->sums, &err))
 		log_warn("checksums of experts are not kept: %s", err.text);
 	policy_free(x->policy);
-	for (int32_t i = 0; i < x->n_reading; i++)
-		expert_look_free(x->slots[x->reading[i]].look);
+	for (int32_t i = 0; i < x->n_slots; i++)
+		expert_look_free(x->slots[i].look);
 	free(x->direct);
 	free(x->places);
 	free(x->slots);
@@ -155,6 +155,8 @@ void expert_empty(struct experts *x, struct slot *s)
 		x->stats.resident--;
 	}
 	point(x, s, NULL);
+	expert_look_free(s->look);
+	s->look = NULL;
 	x->slot_of[index_of(x, s->layer, s->expert)] = NONE;
 	if (s->state == SLOT_WARM)
 		expert_device_left(x, s->layer, s->expert);
@@ -266,14 +268,25 @@ static void end_reading(struct experts *x, struct slot *s)
 	memmove(x->reading + i, x->reading + i + 1, (size_t)(--x->n_reading - i) * sizeof *x->reading);
 }
 
-/* At some more of what came. */
+static void what_came(const struct experts *x, const struct slot *s, size_t arrived[EXPERT_PARTS])
+{
+	for (int i = 0; i < s->r.n; i++)
+		arrived[i] = io_arrived(x->io, &s->requests[i]);
+}
+
+/* At some more of it. */
 static bool look_on(struct experts *x, struct slot *s)
 {
 	size_t arrived[EXPERT_PARTS];
 
-	for (int i = 0; i < s->r.n; i++)
-		arrived[i] = io_arrived(x->io, &s->requests[i]);
+	what_came(x, s, arrived);
 	return expert_look_on(s->look, s->memory, arrived);
+}
+
+/* Who computes with it looks at the rest of it. Not where it may go on to a device, which does not. */
+static bool can_wait(const struct experts *x, const struct slot *s)
+{
+	return !x->device && !s->cancelled && expert_look_can_wait(s->look);
 }
 
 /* Of the first one of which there is something, those first that are waited for. */
@@ -302,18 +315,17 @@ void expert_landed(struct experts *x, struct slot *s)
 	is_warm(x, s);
 }
 
-/* All reads of a slot are done: is it what it should be? */
-static int look_at(struct experts *x, struct slot *s, struct err *err)
+/* All of it has come: is it what it should be? */
+static int prove(struct experts *x, struct slot *s, struct err *err)
 {
 	const struct expert_place *place = &x->places[index_of(x, s->layer, s->expert)];
 	uint64_t sum;
 	int bad;
 
+	if (!s->look)
+		return 0;
 	while (look_on(x, s))
 		;
-	for (int i = 0; i < place->n_parts; i++)
-		if (io_check_unchanged(&x->direct[place->parts[i].shard], err))
-			return -1;
 	sum = expert_look_sum(s->look);
 	if (!expert_sums_match(x->sums, index_of(x, s->layer, s->expert), sum))
 		return err_set(err, ERR_DAMAGED, "%s: the bytes read are not those that were %s (checksum %016" PRIx64 "); the disk or "
@@ -324,6 +336,21 @@ static int look_at(struct experts *x, struct slot *s, struct err *err)
 		return err_set(err, ERR_FORMAT, "%s: tensor %s holds a NaN or infinity; the file is damaged, fetch it again",
 			       x->direct[place->parts[bad].shard].path, place->parts[bad].tensor->name);
 	expert_sums_note(x->sums, index_of(x, s->layer, s->expert), sum);
+	expert_look_free(s->look);
+	s->look = NULL;
+	return 0;
+}
+
+/* All reads of a slot are done. */
+static int has_come(struct experts *x, struct slot *s, struct err *err)
+{
+	const struct expert_place *place = &x->places[index_of(x, s->layer, s->expert)];
+
+	for (int i = 0; i < place->n_parts; i++)
+		if (io_check_unchanged(&x->direct[place->parts[i].shard], err))
+			return -1;
+	if (!can_wait(x, s) && prove(x, s, err))
+		return -1;
 	s->guessed = s->ahead && !s->warmed;
 	is_warm(x, s);
 	expert_device_came(x, s->layer, s->expert);
@@ -381,15 +408,15 @@ static void take_back(struct experts *x, struct io_request *r)
 	}
 	expert_go_ahead(x); /* the drive, while this is looked at */
 	/* Of what was given up all may have come. To look at it takes its time, which others are waiting for. */
-	warm = s->err.code == ERR_NONE && (!s->cancelled || s->wanted) && !look_at(x, s, &s->err);
-	expert_look_free(s->look);
-	s->look = NULL;
+	warm = s->err.code == ERR_NONE && (!s->cancelled || s->wanted) && !has_come(x, s, &s->err);
 	if (warm && s->warmed) {
 		s->ahead = false; /* it is there like any other */
 		x->stats.warmed++;
 	}
 	if (warm)
 		return;
+	expert_look_free(s->look);
+	s->look = NULL;
 	if (s->cancelled && s->wanted) /* since then */
 		expert_begin_reading(x, s, s->layer, s->expert, IO_CLASS_EXPERT);
 	else if (!s->wanted) /* nobody waits for it: who wants it later tries again */
@@ -482,7 +509,42 @@ void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t 
 	}
 }
 
-int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *err)
+/* One more time: a transfer may have gone wrong where the disk has not. */
+static int read_again(struct experts *x, struct slot *s, struct err *err)
+{
+	int32_t layer = s->layer, expert = s->expert;
+
+	if (s->tries++ || s->err.code == ERR_FORMAT) {
+		if (err)
+			*err = s->err;
+		expert_empty(x, s);
+		return err_wrap(err, "layer %d, expert %d", layer, expert);
+	}
+	x->stats.retried++;
+	log_warn("layer %d, expert %d is read again: %s", layer, expert, s->err.text);
+	if (s->state == SLOT_WARM) {
+		expert_empty(x, s);
+		s->wanted = true;
+	}
+	expert_begin_reading(x, s, layer, expert, IO_CLASS_EXPERT);
+	return 0;
+}
+
+/* Until all of it is there, and is what it should be if that is asked for. */
+static int await_whole(struct experts *x, struct slot *s, bool proved, struct err *err)
+{
+	for (;;) {
+		while (s->n_pending)
+			if (!go_on(x))
+				io_wait_piece(x->io);
+		if (s->state == SLOT_WARM && (!proved || !prove(x, s, &s->err)))
+			return 0;
+		if (read_again(x, s, err))
+			return -1;
+	}
+}
+
+static int take(struct experts *x, int32_t layer, int32_t expert, bool proved, struct err *err)
 {
 	int64_t began = clock_now_ns();
 	struct slot *s;
@@ -502,25 +564,30 @@ int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *e
 	s = &x->slots[x->slot_of[index_of(x, layer, expert)]];
 	if (s->state == SLOT_LANDING)
 		expert_device_settle(x, s);
-	for (s->tries = 0; s->state == SLOT_READING;) {
-		while (s->n_pending)
-			if (!go_on(x))
-				io_wait_piece(x->io);
-		if (s->state == SLOT_WARM)
-			break;
-		/* One more time: a transfer may have gone wrong where the disk has not. */
-		if (s->tries++ || s->err.code == ERR_FORMAT) {
-			if (err)
-				*err = s->err;
-			expert_empty(x, s);
-			return err_wrap(err, "layer %d, expert %d", layer, expert);
-		}
-		x->stats.retried++;
-		log_warn("layer %d, expert %d is read again: %s", layer, expert, s->err.text);
-		expert_begin_reading(x, s, layer, expert, IO_CLASS_EXPERT);
-	}
+	s->tries = 0;
+	if (await_whole(x, s, proved, err))
+		return -1;
 	x->stats.waited_s += clock_seconds_since(began);
 	return 0;
+}
+
+int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *err)
+{
+	return take(x, layer, expert, true, err);
+}
+
+int experts_take_unproved(struct experts *x, int32_t layer, int32_t expert, struct err *err)
+{
+	return take(x, layer, expert, false, err);
+}
+
+int experts_prove(struct experts *x, int32_t layer, int32_t expert, bool *again, struct err *err)
+{
+	struct slot *s = expert_slot(x, layer, expert);
+
+	*again = prove(x, s, &s->err) != 0;
+	s->tries = 0;
+	return *again && (read_again(x, s, err) || await_whole(x, s, true, err)) ? -1 : 0;
 }
 
 /* What there is of them; EXPERTS_WHOLE too where experts_take must see to it: it has failed, or there is no slot for any. */
@@ -537,8 +604,12 @@ static enum experts_came look_for(const struct experts *x, int32_t layer, const 
 	}
 	for (*which = 0; *which < n && flags & EXPERTS_HALVES; ++*which) {
 		const struct slot *s = expert_slot(x, layer, ids[*which]);
+		size_t arrived[EXPERT_PARTS];
 
-		if (s && !s->cancelled && expert_look_at_down(s->look))
+		if (!s || s->cancelled)
+			continue;
+		what_came(x, s, arrived);
+		if (expert_look_half(s->look, arrived))
 			return EXPERTS_HALF;
 	}
 	*which = 0;

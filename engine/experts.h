@@ -2,14 +2,18 @@
  * Routed experts that need not all be in memory: a number of slots, each with room for one, filled from the safetensors
  * files as they were published when a router asks for what is not there.
  *
- *     COLD  --want, take: a slot, reads submitted-->  READING  --all read, sum and values right-->  WARM
+ *     COLD  --want, take: a slot, reads submitted-->  READING  --all read, and looked at or to be-->  WARM
  *       ^                                                                                             |
  *       +---------------------------- its slot is wanted for another, nobody holds it ---------------+
  *
  * An expert is three matrices and their scales, wherever they lie; neighbours in a file are one read, past the page cache,
- * aligned around what is wanted. Each read is looked at once: the first time for NaN and infinity, and its XXH3 is noted (so it
+ * aligned around what is wanted. Each read is looked at once: the first time for NaN and infinity, and its checksum is noted (so it
  * is trusted from its first read on); later, and always where sums came with the files, the sum decides. A sum that differs is
  * read once more, then it is an error that names layer, expert and file. Numbers never depend on what is in which slot.
+ *
+ * Whoever waits looks at what has come so far. What is left when the last bytes are there is looked at by all threads as they compute
+ * with it for the first time (expert_reading.h), and what they computed counts after that: one thread's look takes as long as a fast
+ * drive takes to bring the next expert.
  *
  * Which expert goes: one that a sweep has just used, since a sweep comes round to it last; else the one that is worth least
  * (offload/policy.h). What a corpus chose often is read while nobody asks for anything. Engine thread.
@@ -36,6 +40,7 @@ struct expert_part {
 	enum dtype dtype;
 	const struct tensor *tensor;
 	const void **where;    /* set while a slot is the expert's: from when it is read on */
+	uint64_t **sums;       /* of the matrix whose data it is, set until they are known; NULL: it is scales */
 };
 
 enum { EXPERT_PARTS = 6 };
@@ -64,8 +69,8 @@ struct experts_options {
 
 struct experts;
 
-/* places [n_layers, n_experts], n_parts 0 where a layer has none; taken over, as is what `where` points to. The checkpoint must
- * outlive it. ERR_TOO_LARGE, with the numbers, when there is no room for as many experts as a token uses and one more. */
+/* places [n_layers, n_experts], n_parts 0 where a layer has none; taken over. What `where` and `sums` point to is written, and must
+ * outlive it, as must the checkpoint. ERR_TOO_LARGE, with the numbers, when there is no room for as many experts as a token uses and one more. */
 int experts_open(struct experts **out, const struct checkpoint *files, struct expert_place *places, int32_t n_layers,
 		 int32_t n_experts, int32_t n_chosen, const struct experts_options *opt, struct err *err);
 /* Takes NULL. Keeps the sums, if they have a path. */
@@ -79,6 +84,11 @@ const struct expert_place *experts_place(const struct experts *x, int32_t layer,
 void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t n);
 /* Wait until it is there; then its matrices can be used until experts_done. -1: it cannot be read, or is not what it was. */
 int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *err);
+/* The same, but whether it is what it was may turn out later: what is computed with it counts when experts_prove has said so. Products
+ * of few rows look at what they read; what they have left is looked at then. */
+int experts_take_unproved(struct experts *x, int32_t layer, int32_t expert, struct err *err);
+/* *again: it was not, and has been read once more, and is now: compute with it again. -1: as in experts_take. */
+int experts_prove(struct experts *x, int32_t layer, int32_t expert, bool *again, struct err *err);
 /* What there is to compute with of n >= 1, which are wanted from now on: ids[*which]. */
 enum experts_came {
 	EXPERTS_NONE,  /* nothing: not said to who waits */

@@ -436,10 +436,11 @@ static int compute_one(struct chunk *k, struct err *err)
 {
 	struct experts *tier = k->s->model->experts;
 	int32_t *left = k->few + k->row, n_left = k->n_few - (int32_t)k->row, which = wait_for_few(k, left, n_left);
+	bool again = true;
 	int64_t at, n;
 
 	k->expert = left[which];
-	if (experts_take(tier, k->layer, k->expert, err))
+	if (experts_take_unproved(tier, k->layer, k->expert, err))
 		return -1;
 	left[which] = left[0];
 	left[0] = k->expert;
@@ -449,7 +450,11 @@ static int compute_one(struct chunk *k, struct err *err)
 		compute_few_there(k, left, 1);
 	} else {
 		count_expert(k, n, true);
-		compute_taken(k, at, n);
+		while (again) {
+			compute_taken(k, at, n);
+			if (experts_prove(tier, k->layer, k->expert, &again, err))
+				return -1;
+		}
 	}
 	experts_done(tier, k->layer, k->expert, false);
 	return 0;

@@ -98,16 +98,16 @@ static int add_load(struct builder *b, size_t *offset, const struct tensor *t, e
 	return 0;
 }
 
-/* `bytes` bytes of t from `offset` on stay in the file, until the expert under way is wanted. */
+/* `bytes` bytes of t from `offset` on stay in the file, until the expert under way is wanted. sums: as in struct expert_part. */
 static void add_part(struct builder *b, const struct tensor *t, uint64_t offset, uint64_t bytes, enum dtype dtype,
-		     const void **where)
+		     const void **where, uint64_t **sums)
 {
 	size_t shard = 0;
 
 	while (&b->files->shards[shard].file != t->file)
 		shard++;
 	assert(b->place->n_parts < EXPERT_PARTS);
-	b->place->parts[b->place->n_parts++] = (struct expert_part){shard, t->offset + offset, bytes, dtype, t, where};
+	b->place->parts[b->place->n_parts++] = (struct expert_part){shard, t->offset + offset, bytes, dtype, t, where, sums};
 }
 
 /* The parts of down come next. */
@@ -200,12 +200,12 @@ static int find_scale(struct builder *b, const struct tensor **found, uint64_t *
 }
 
 /* All of t at *where: loaded, or left where it is. */
-static int place_tensor(struct builder *b, const struct tensor *t, enum dtype dtype, const void **where)
+static int place_tensor(struct builder *b, const struct tensor *t, enum dtype dtype, const void **where, uint64_t **sums)
 {
 	size_t offset;
 
 	if (b->place) {
-		add_part(b, t, 0, t->bytes, dtype, where);
+		add_part(b, t, 0, t->bytes, dtype, where, sums);
 		return 0;
 	}
 	if (add_load(b, &offset, t, dtype, false))
@@ -216,14 +216,14 @@ static int place_tensor(struct builder *b, const struct tensor *t, enum dtype dt
 
 /* Part of an int4 matrix: its dtype by the file's word for it, rows x cols. */
 static int place_int4_part(struct builder *b, const struct tensor *t, const char *dtype, int32_t rows, int32_t cols,
-			   const char *what, enum dtype as, const void **where)
+			   const char *what, enum dtype as, const void **where, uint64_t **sums)
 {
 	if (check_shape(b, t, 0, rows, cols, what))
 		return -1;
 	if (strcmp(t->dtype, dtype))
 		return err_set(b->err, ERR_FORMAT, "%s: tensor %s has dtype %s; int4 is read as I32 of eight codes each and BF16 "
 			       "scales", t->file->path, t->name, t->dtype);
-	return place_tensor(b, t, as, where);
+	return place_tensor(b, t, as, where, sums);
 }
 
 /* A routed expert's matrix `name` of rows x cols as `quire model pack` writes it: NAME_packed and NAME_scale. */
@@ -245,9 +245,9 @@ static int place_int4(struct builder *b, struct weight *w, uint64_t *kind, const
 		return err_set(b->err, ERR_FORMAT, "%s: tensor %s: config.json makes its rows %d inputs long, which is no "
 			       "multiple of the %d that share a scale", t->file->path, packed, cols, INT4_GROUP);
 	*w = (struct weight){.dtype = DTYPE_INT4, .rows = rows, .cols = cols};
-	return place_int4_part(b, t, "I32", rows, cols / 8, "eight int4 codes each", DTYPE_INT4, &w->data) ||
+	return place_int4_part(b, t, "I32", rows, cols / 8, "eight int4 codes each", DTYPE_INT4, &w->data, &w->sums) ||
 	       place_int4_part(b, scales, "BF16", rows, cols / INT4_GROUP, "one scale for 64 inputs", DTYPE_BF16,
-			       (const void **)&w->group_scale);
+			       (const void **)&w->group_scale, NULL);
 }
 
 /* Matrix `name` of rows x cols into w; prefix ends in a dot or is empty. */
@@ -265,13 +265,15 @@ static int place_matrix(struct builder *b, struct weight *w, uint64_t *kind, con
 	if (!t)
 		return missing(b, name, what);
 	*w = (struct weight){.rows = rows, .cols = cols};
-	if (check_shape(b, t, 0, rows, cols, what) || find_dtype(b, &w->dtype, t) || place_tensor(b, t, w->dtype, &w->data))
+	if (check_shape(b, t, 0, rows, cols, what) || find_dtype(b, &w->dtype, t) ||
+	    place_tensor(b, t, w->dtype, &w->data, &w->sums))
 		return -1;
 	text(scale, "%s_scale_inv", name);
 	if (w->dtype != DTYPE_F8_E4M3)
 		return has(b, scale) ? err_set(b->err, ERR_FORMAT, "%s: tensor %s has dtype %s, but there is a %s; only "
 					       "F8_E4M3 has block scales", t->file->path, name, t->dtype, scale) : 0;
-	return find_scale(b, &scales, kind, t, 0, rows, cols) || place_tensor(b, scales, DTYPE_F32, (const void **)&w->scale);
+	return find_scale(b, &scales, kind, t, 0, rows, cols) ||
+	       place_tensor(b, scales, DTYPE_F32, (const void **)&w->scale, NULL);
 }
 
 /* A vector, widened to float32 when it is read. */
@@ -396,13 +398,13 @@ static void place_from_stack(struct builder *b, struct weight *w, const struct s
 	*w = (struct weight){.dtype = m->dtype, .rows = n, .cols = m->cols, .first_row = first};
 	if (b->place)
 		add_part(b, s->tensor, element * dtype_bytes(m->dtype), (size_t)n * (size_t)m->cols * dtype_bytes(m->dtype),
-			 m->dtype, &w->data);
+			 m->dtype, &w->data, &w->sums);
 	else
 		add_slot(b, &w->data, s->data + element * dtype_bytes(m->dtype));
 	if (m->dtype != DTYPE_F8_E4M3)
 		return;
 	if (b->place)
-		add_part(b, s->scales, (size_t)expert * scale_bytes, scale_bytes, DTYPE_F32, (const void **)&w->scale);
+		add_part(b, s->scales, (size_t)expert * scale_bytes, scale_bytes, DTYPE_F32, (const void **)&w->scale, NULL);
 	else
 		add_slot(b, (const void **)&w->scale, s->scale + (size_t)expert * scale_bytes);
 }
@@ -891,13 +893,13 @@ void model_close(struct model *m)
 {
 	if (!m)
 		return;
+	experts_close(m->experts); /* which writes into the layers */
 	for (int32_t i = 0; i < m->config.n_layers && m->layers; i++)
 		free(m->layers[i].experts);
 	free(m->layers);
 	if (m->mtp)
 		free(m->mtp->layer.experts);
 	free(m->mtp);
-	experts_close(m->experts);
 	checkpoint_close(m->files);
 	pages_free(m->memory, m->memory ? m->loaded_bytes : 0);
 	free(m->dir);

@@ -2,6 +2,8 @@
 
 #include <assert.h>
 
+#include "config/xxh3.h"
+
 static const struct {
 	const char *name;
 	size_t bytes;
@@ -44,7 +46,16 @@ struct weight weight_rows(const struct weight *w, int32_t first, int32_t n)
 	if (view.group_scale)
 		view.group_scale += (size_t)first * (size_t)weight_groups(w);
 	view.rows = n;
+	view.sums = NULL;
 	return view;
+}
+
+void weight_sum(uint64_t *sums, size_t i, const void *data, size_t bytes)
+{
+	size_t at = i * WEIGHT_SUM_BYTES, left = bytes - at;
+
+	if (!sums[i])
+		sums[i] = xxh3_sum((const char *)data + at, left < WEIGHT_SUM_BYTES ? left : WEIGHT_SUM_BYTES, 0);
 }
 
 size_t weight_full_bytes(const struct weight *w)

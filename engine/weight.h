@@ -23,6 +23,7 @@ enum dtype {
 enum {
 	WEIGHT_BLOCK = 128, /* rows and columns that share one FP8 scale */
 	INT4_GROUP = 64,    /* inputs of a row that share one int4 scale */
+	WEIGHT_SUM_BYTES = 64 << 10, /* of data that have one checksum; a few of them fit into a thread's second cache */
 };
 
 struct weight {
@@ -33,6 +34,8 @@ struct weight {
 	int32_t first_row;   /* row 0 of this view is that row of the stored matrix: scales change at stored rows
 	                        divisible by 128, wherever the view begins */
 	const uint16_t *group_scale; /* INT4 only: bf16 [rows, ceil(cols / 64)], of this view's rows */
+	uint64_t *sums;      /* NULL, or XXH3-64 of each WEIGHT_SUM_BYTES of data, 0 where nobody has looked yet: products that read all
+	                        of it anyway fill them in (ops.h). A view of rows has none */
 };
 
 /* Bytes of one row. */
@@ -52,6 +55,15 @@ const char *dtype_name(enum dtype dtype);
 
 /* Whether any of n values is a NaN or infinite. No INT4 code is, and `data` is not looked at. */
 bool weight_any_not_finite(const void *data, size_t n, enum dtype dtype);
+
+/* How many checksums `bytes` bytes have, the last one of what is left. */
+static inline size_t weight_n_sums(size_t bytes)
+{
+	return (bytes + WEIGHT_SUM_BYTES - 1) / WEIGHT_SUM_BYTES;
+}
+
+/* sums[i] of `bytes` bytes, unless it is known. */
+void weight_sum(uint64_t *sums, size_t i, const void *data, size_t bytes);
 
 /* Rows first .. first + n - 1 of w. */
 struct weight weight_rows(const struct weight *w, int32_t first, int32_t n);

@@ -884,6 +884,46 @@ static void what_has_come_is_computed_while_the_rest_is_read_and_counts_when_it_
 	temp_dir_free(dir);
 }
 
+/* Whose checksum is known may be computed with before it is compared; not what is read for the first time, and not by who asks for
+ * what is right. */
+static void what_was_read_before_may_be_looked_at_later(void **state)
+{
+	char *dir = make_large_experts(1);
+	struct experts_options opt = {.n_slots = 1};
+	const struct expert *e;
+	struct model *m;
+	bool again = true;
+	struct err err;
+
+	(void)state;
+	if (try_open(&m, dir, &opt, &err))
+		fail_msg("%s", err.text);
+	e = m->layers[1].experts;
+	for (int32_t i = 0; i < 8; i++) {
+		bool known = i >= 4;
+
+		assert_int_equal(experts_take_unproved(m->experts, 1, i % 4, &err), 0);
+		assert_true(known == (e[i % 4].gate.sums && e[i % 4].up.sums && e[i % 4].down.sums));
+		if (i % 2)
+			assert_int_equal(experts_take(m->experts, 1, i % 4, &err), 0);
+		else
+			assert_int_equal(experts_prove(m->experts, 1, i % 4, &again, &err), 0);
+		assert_false(again);
+		assert_true(!e[i % 4].gate.sums && !e[i % 4].up.sums && !e[i % 4].down.sums);
+		experts_done(m->experts, 1, i % 4, false);
+	}
+	/* Nobody computes with it, and its slot is taken. */
+	assert_int_equal(experts_take_unproved(m->experts, 1, 0, &err), 0);
+	assert_non_null(e[0].gate.sums);
+	experts_done(m->experts, 1, 0, false);
+	assert_int_equal(experts_take(m->experts, 1, 1, &err), 0);
+	experts_done(m->experts, 1, 1, false);
+	assert_true(!e[0].gate.sums && !e[0].gate.data);
+	assert_int_equal(experts_take_unproved(m->experts, 1, 0, &err), 0); /* and is not looked at until the end */
+	model_close(m);
+	temp_dir_free(dir);
+}
+
 static void too_little_room_says_how_much_is_needed(void **state)
 {
 	struct experts_options opt = {.bytes = slots("glm52", 0) - 1};
@@ -914,6 +954,7 @@ int main(void)
 		cmocka_unit_test(what_is_waited_for_has_the_drive_alone),
 		cmocka_unit_test(a_nearer_look_takes_the_place_of_what_was_guessed_before),
 		cmocka_unit_test(what_has_come_is_computed_while_the_rest_is_read_and_counts_when_it_is_right),
+		cmocka_unit_test(what_was_read_before_may_be_looked_at_later),
 		cmocka_unit_test(too_little_room_says_how_much_is_needed),
 	};
 

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "config/file.h"
 #include "config/log.h"
@@ -356,6 +357,7 @@ static void checksums_that_are_damaged_are_refused_and_without_them_first_reads_
 	struct experts_stats stats;
 	struct model *m;
 	struct err err;
+	uint64_t sum;
 	size_t bytes;
 
 	(void)state;
@@ -370,6 +372,14 @@ static void checksums_that_are_damaged_are_refused_and_without_them_first_reads_
 	packing_says(&err, ERR_DAMAGED, "expert-sums is damaged");
 	free(temp_file(dir, "b/expert-sums", text, bytes - 8));
 	assert_int_equal(packing_try_open(&m, dir, "b", NULL, &err), -1);
+	text[100] ^= 2;
+	text[11] = '1'; /* sums of whole experts, once */
+	sum = XXH3_64bits(text, bytes - 8);
+	memcpy(text + bytes - 8, &sum, 8);
+	free(temp_file(dir, "b/expert-sums", text, bytes));
+	assert_int_equal(packing_try_open(&m, dir, "b", &few, &err), -1);
+	packing_says(&err, ERR_MISMATCH, "expert-sums is of another version of quire");
+	packing_says(&err, ERR_MISMATCH, "pack the model again");
 	assert_int_equal(unlink(path), 0);
 	m = packing_open(dir, "b", &few);
 	assert_int_equal(experts_take(m->experts, 1, 0, &err), 0);

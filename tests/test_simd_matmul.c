@@ -11,6 +11,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "config/mem.h"
 #include "engine/numeric.h"
@@ -141,6 +142,45 @@ static void views_of_fp8_rows_keep_the_scales_of_the_stored_matrix(void **state)
 	free_weight(&w);
 }
 
+/* Blocks of checksums end within rows, at their ends, and after rows that are longer than they. What is known already stays. */
+static void products_of_few_rows_sum_what_they_read(void **state)
+{
+	static const int32_t shapes[][2] = {{70, 1100}, {64, 2048}, {300, 513}, {3, 70000}, {1, 1}, {2, 40000}};
+
+	(void)state;
+	for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
+		for (int dtype = 0; dtype < N_DTYPES; dtype++) {
+			struct weight w = random_weight(&seed, (enum dtype)dtype, shapes[s][0], shapes[s][1], false), summed = w;
+			size_t bytes = (size_t)w.rows * weight_row_bytes(&w), n_sums = weight_n_sums(bytes);
+			float *x = random_floats(&seed, 2 * (size_t)w.cols), *want = xmalloc(2 * (size_t)w.rows, sizeof *want);
+			float *y = xmalloc(2 * (size_t)w.rows, sizeof *y);
+
+			for (int t = 0; t < n_tables; t++)
+				for (int64_t n = 1; n <= 2; n++) {
+					struct backend b;
+
+					summed.sums = xcalloc(n_sums + 1, sizeof *summed.sums);
+					summed.sums[n_sums - 1] = 77;
+					summed.sums[n_sums] = 99;
+					backend_open(&b, tables[t], 1 + t % 3);
+					b.ops->matmul(&b.dev, want, w.rows, x, w.cols, &w, n, COMPUTE_BF16);
+					b.ops->matmul(&b.dev, y, w.rows, x, w.cols, &summed, n, COMPUTE_BF16);
+					backend_close(&b);
+					assert_true(same_numbers(y, want, (size_t)(n * w.rows), tables[t]->isa));
+					for (size_t i = 0; i + 1 < n_sums; i++) /* the definition leaves it to others */
+						assert_true(t ? summed.sums[i] == XXH3_64bits((const char *)w.data + i * WEIGHT_SUM_BYTES,
+												WEIGHT_SUM_BYTES)
+							      : !summed.sums[i]);
+					assert_true(summed.sums[n_sums - 1] == 77 && summed.sums[n_sums] == 99);
+					free(summed.sums);
+				}
+			free(y);
+			free(want);
+			free(x);
+			free_weight(&w);
+		}
+}
+
 static void values_of_all_heads_are_the_products_of_each(void **state)
 {
 	enum { HEADS = 5, NOPE = 20, V = 30, LORA = 70, N = 13 };
@@ -180,6 +220,7 @@ int main(void)
 		cmocka_unit_test(also_at_every_number_of_rows_and_threads),
 		cmocka_unit_test(also_for_more_rows_than_fit_at_once),
 		cmocka_unit_test(views_of_fp8_rows_keep_the_scales_of_the_stored_matrix),
+		cmocka_unit_test(products_of_few_rows_sum_what_they_read),
 		cmocka_unit_test(values_of_all_heads_are_the_products_of_each),
 		cmocka_unit_test(the_table_of_e4m3_in_bf16_has_every_value),
 	};
