@@ -40,7 +40,7 @@ struct expert_part {
 	enum dtype dtype;
 	const struct tensor *tensor;
 	const void **where;    /* set while a slot is the expert's: from when it is read on */
-	uint64_t **sums;       /* of the matrix whose data it is, set until they are known; NULL: it is scales */
+	uint64_t **sums;       /* where its matrix has checksums of it: set until they are known; NULL: it has none, of fp8's scales */
 };
 
 enum { EXPERT_PARTS = 6 };

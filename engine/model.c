@@ -247,7 +247,7 @@ static int place_int4(struct builder *b, struct weight *w, uint64_t *kind, const
 	*w = (struct weight){.dtype = DTYPE_INT4, .rows = rows, .cols = cols};
 	return place_int4_part(b, t, "I32", rows, cols / 8, "eight int4 codes each", DTYPE_INT4, &w->data, &w->sums) ||
 	       place_int4_part(b, scales, "BF16", rows, cols / INT4_GROUP, "one scale for 64 inputs", DTYPE_BF16,
-			       (const void **)&w->group_scale, NULL);
+			       (const void **)&w->group_scale, &w->group_sums);
 }
 
 /* Matrix `name` of rows x cols into w; prefix ends in a dot or is empty. */

@@ -46,7 +46,7 @@ struct weight weight_rows(const struct weight *w, int32_t first, int32_t n)
 	if (view.group_scale)
 		view.group_scale += (size_t)first * (size_t)weight_groups(w);
 	view.rows = n;
-	view.sums = NULL;
+	view.sums = view.group_sums = NULL;
 	return view;
 }
 

@@ -36,6 +36,7 @@ struct weight {
 	const uint16_t *group_scale; /* INT4 only: bf16 [rows, ceil(cols / 64)], of this view's rows */
 	uint64_t *sums;      /* NULL, or XXH3-64 of each WEIGHT_SUM_BYTES of data, 0 where nobody has looked yet: products that read all
 	                        of it anyway fill them in (ops.h). A view of rows has none */
+	uint64_t *group_sums; /* the same of group_scale */
 };
 
 /* Bytes of one row. */

@@ -145,7 +145,7 @@ static void views_of_fp8_rows_keep_the_scales_of_the_stored_matrix(void **state)
 /* Blocks of checksums end within rows, at their ends, and after rows that are longer than they. What is known already stays. */
 static void products_of_few_rows_sum_what_they_read(void **state)
 {
-	static const int32_t shapes[][2] = {{70, 1100}, {64, 2048}, {300, 513}, {3, 70000}, {1, 1}, {2, 40000}};
+	static const int32_t shapes[][2] = {{70, 1100}, {64, 2048}, {300, 513}, {3, 70000}, {1, 1}, {2, 40000}, {700, 6144}};
 
 	(void)state;
 	for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
@@ -154,6 +154,7 @@ static void products_of_few_rows_sum_what_they_read(void **state)
 			size_t bytes = (size_t)w.rows * weight_row_bytes(&w), n_sums = weight_n_sums(bytes);
 			float *x = random_floats(&seed, 2 * (size_t)w.cols), *want = xmalloc(2 * (size_t)w.rows, sizeof *want);
 			float *y = xmalloc(2 * (size_t)w.rows, sizeof *y);
+			size_t scale_bytes = w.group_scale ? (size_t)w.rows * (size_t)weight_groups(&w) * 2 : 0, n_scales = weight_n_sums(scale_bytes);
 
 			for (int t = 0; t < n_tables; t++)
 				for (int64_t n = 1; n <= 2; n++) {
@@ -162,6 +163,7 @@ static void products_of_few_rows_sum_what_they_read(void **state)
 					summed.sums = xcalloc(n_sums + 1, sizeof *summed.sums);
 					summed.sums[n_sums - 1] = 77;
 					summed.sums[n_sums] = 99;
+					summed.group_sums = n_scales ? xcalloc(n_scales, sizeof *summed.group_sums) : NULL;
 					backend_open(&b, tables[t], 1 + t % 3);
 					b.ops->matmul(&b.dev, want, w.rows, x, w.cols, &w, n, COMPUTE_BF16);
 					b.ops->matmul(&b.dev, y, w.rows, x, w.cols, &summed, n, COMPUTE_BF16);
@@ -172,6 +174,14 @@ static void products_of_few_rows_sum_what_they_read(void **state)
 												WEIGHT_SUM_BYTES)
 							      : !summed.sums[i]);
 					assert_true(summed.sums[n_sums - 1] == 77 && summed.sums[n_sums] == 99);
+					for (size_t i = 0; i < n_scales; i++) {
+						size_t at = i * WEIGHT_SUM_BYTES, left = scale_bytes - at;
+
+						assert_true(t ? summed.group_sums[i] == XXH3_64bits((const char *)w.group_scale + at,
+												      left < WEIGHT_SUM_BYTES ? left : WEIGHT_SUM_BYTES)
+							      : !summed.group_sums[i]);
+					}
+					free(summed.group_sums);
 					free(summed.sums);
 				}
 			free(y);

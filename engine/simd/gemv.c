@@ -195,16 +195,20 @@ static void run(void *arg, int64_t first, int64_t end, int thread)
 }
 
 /* Item: what has one checksum. It is summed, which brings it into the second cache, then the rows that begin in it are multiplied:
- * memory is read once for both. */
+ * memory is read once for both. And a share of int4's scales, of which there are fewer. */
 static void sum_and_run(void *arg, int64_t first, int64_t end, int thread)
 {
 	const struct product *p = arg;
-	int64_t row = (int64_t)weight_row_bytes(p->w), all = p->w->rows * row;
+	int64_t row = (int64_t)weight_row_bytes(p->w), all = p->w->rows * row, n = (int64_t)weight_n_sums((size_t)all);
+	size_t scale_bytes = p->w->group_sums ? (size_t)p->w->rows * (size_t)weight_groups(p->w) * sizeof *p->w->group_scale : 0;
+	int64_t n_scales = (int64_t)weight_n_sums(scale_bytes);
 
 	for (int64_t i = first; i < end; i++) {
 		int64_t from = (i * WEIGHT_SUM_BYTES + row - 1) / row, to = ((i + 1) * WEIGHT_SUM_BYTES + row - 1) / row;
 
 		weight_sum(p->w->sums, (size_t)i, p->w->data, (size_t)all);
+		for (int64_t k = i * n_scales / n; k < (i + 1) * n_scales / n; k++)
+			weight_sum(p->w->group_sums, (size_t)k, p->w->group_scale, scale_bytes);
 		run(arg, from, to < p->w->rows ? to : p->w->rows, thread);
 	}
 }

@@ -1,7 +1,7 @@
 /*
  * Decoding with some of the experts in memory: how near to the machine's limit it runs, and what the choice of who stays costs.
  *
- *   offload [--layers N] [--expert-dim N] [--drive GB/S] [SHARE ...]
+ *   offload [--format fp8|bf16|int4] [--layers N] [--expert-dim N] [--drive GB/S] [SHARE ...]
  *
  * Shares are of all experts that there is memory for; .05 .10 .25 .50 1 unless said.
  *
@@ -21,9 +21,9 @@
  *                           range, though the figure lies inside; the ends stand beside it, and the range's width over its middle
  *
  * The checkpoint is synthetic (made below build/bench, removed at the end): layers of 256 experts of GLM-5.2's size in fp8, 9.7 GB
- * each. As many of them as free memory has room for at that share and the disk for all, 4 or --layers at most: it is larger than the
- * memory at all shares but 1. Where not even two fit, experts are half as wide, or as narrow as --expert-dim says; the lines say what
- * was taken. A token's attention is small. Random weights route like nothing real, so the choices of preset A (offload/trace.h) are put in
+ * each, or in --format. As many of them as free memory has room for at that share and the disk for all, at most --layers, or as many as
+ * take 41 GB (4 in fp8, 8 in int4): it is larger than the memory at all shares but 1. Where not even two fit, experts are half as
+ * wide, or as narrow as --expert-dim says; the lines say what was taken. A token's attention is small. Random weights route like nothing real, so the choices of preset A (offload/trace.h) are put in
  * the routers' place: an op of a copied table. What is predicted comes true as often as it did on GLM-5.2 (tier_recall), and is one of the
  * next best otherwise. Of the next token's first layer nothing is predicted, which with four layers is a quarter of them, and one of
  * GLM-5.2's 75. Everything else is the engine that users have.
@@ -55,15 +55,26 @@
 #include "tests/support/temp_dir.h"
 #include "tests/support/tier_sim.h"
 
-enum { LAYERS_MOST = 16, LAYERS = 4, LAYERS_LEAST = 2, DENSE = 1, EXPERTS = 256, CHOSEN = 8, CONTEXT = 64 };
+enum { LAYERS_MOST = 16, LAYERS_LEAST = 2, DENSE = 1, EXPERTS = 256, CHOSEN = 8, CONTEXT = 64 };
 enum { WARM = 80, TOKENS = 120, BLOCKS = 24 }; /* BLOCKS is even */
 enum { RAW_BYTES = 300 << 20, PROBE_BYTES = 256 << 20, PROBE_STEP = 8 << 20, RAW_DEPTH = 8, PROBES = 3, SHARDS_MOST = 16 };
+
+static const struct {
+	enum dtype dtype;    /* of experts */
+	enum plan_weights plan;
+	double weight_bytes; /* scales aside where they are few */
+	int layers;          /* in 41 GB */
+} formats[N_SYNTH_FORMATS] = {
+	[SYNTH_FP8] = {DTYPE_F8_E4M3, PLAN_FP8, 1, 4},
+	[SYNTH_BF16] = {DTYPE_BF16, PLAN_BF16, 2, 2},
+	[SYNTH_INT4] = {DTYPE_INT4, PLAN_INT4, .5 + 2. / INT4_GROUP, 8},
+};
 
 static const double SLOTS_OVER = 1.01; /* of a share's bytes, since a slot is a little larger than its expert */
 
 struct bench {
 	struct synth_options synth;  /* of the checkpoint that is there; n_moe_layers 0: none */
-	int layers_most, expert_dim; /* asked for */
+	int layers_most, expert_dim, format; /* asked for */
 	double room;                 /* in memory, for experts */
 	struct trace *trace;
 	struct engine *e;
@@ -151,9 +162,14 @@ static double free_memory(void)
 	return kb * 1024;
 }
 
+static double expert_bytes(const struct synth_options *o)
+{
+	return 3.0 * o->hidden * o->expert_dim * formats[o->format].weight_bytes;
+}
+
 static double experts_bytes(const struct synth_options *o)
 {
-	return (double)o->n_moe_layers * EXPERTS * 3 * o->hidden * o->expert_dim;
+	return o->n_moe_layers * EXPERTS * expert_bytes(o);
 }
 
 static double free_disk(const char *dir)
@@ -173,9 +189,10 @@ static struct synth_options choose_size(const struct bench *b, double share)
 	const double disk = free_disk(b->base) + experts_bytes(&b->synth) - 2e9;
 	struct synth_options o = synth_glm52;
 
+	o.format = (enum synth_format)b->format;
 	o.expert_dim = b->expert_dim ? b->expert_dim : o.expert_dim;
 	o.n_dense_layers = DENSE;
-	o.n_moe_layers = b->layers_most;
+	o.n_moe_layers = b->layers_most ? b->layers_most : formats[o.format].layers;
 	o.n_heads = 4;
 	o.q_lora = 256;
 	o.dense_dim = 1024;
@@ -275,7 +292,7 @@ static void probe_for_plan(struct bench *b)
 
 	for (int i = 0; i < PROBES; i++, b->n_probes++) {
 		if (rates_disk(b->dir, &b->told_disk[b->n_probes], &err) ||
-		    rates_read(b->e, DTYPE_F8_E4M3, &b->told_read[b->n_probes], &err) ||
+		    rates_read(b->e, formats[b->format].dtype, &b->told_read[b->n_probes], &err) ||
 		    rates_compute(b->e, &b->told_flops[b->n_probes], &err))
 			measure_fail(&err);
 		if (b->drive > 0)
@@ -469,7 +486,7 @@ static void run(struct bench *b, struct run *r)
 	b->n_probes = 0;
 	probe_for_plan(b);
 	r->n_sides = r->share < 1 ? N_SIDES : 1;
-	r->expert_bytes = 3.0 * b->synth.hidden * b->synth.expert_dim;
+	r->expert_bytes = expert_bytes(&b->synth);
 	route.trace = b->trace;
 	route.n_layers = b->synth.n_moe_layers;
 	for (int pass = 0; pass < r->n_sides; pass++)
@@ -527,9 +544,9 @@ static void print_side(const struct bench *b, const struct run *r, const struct 
 		lru = (double)fewest / (double)recent;
 	}
 	measure_print(stdout, "offload.tokens_per_s", TOKENS / d->all.seconds, "tokens/s", TOKENS / limit_s(&d->all),
-		      CELL ",\"ahead\":\"%s\",\"layers\":%d,\"slots\":%lld,\"expert_bytes\":%.0f,\"disk_gb_per_s\":%.3f,\"memory_gb_per_s\":%.2f,"
+		      CELL ",\"ahead\":\"%s\",\"format\":\"%s\",\"layers\":%d,\"slots\":%lld,\"expert_bytes\":%.0f,\"disk_gb_per_s\":%.3f,\"memory_gb_per_s\":%.2f,"
 		      "\"hits\":%.3f,\"late\":%.3f,\"read_ahead\":%lld,\"useful\":%lld,\"behind\":%lld,\"waited\":%.3f", r->share, binds,
-		      ahead, b->synth.n_moe_layers, (long long)r->n_slots, r->expert_bytes, disk_bytes ? disk_bytes / d->all.disk_s / 1e9 : 0,
+		      ahead, dtype_name(formats[b->format].dtype), b->synth.n_moe_layers, (long long)r->n_slots, r->expert_bytes, disk_bytes ? disk_bytes / d->all.disk_s / 1e9 : 0,
 		      memory_bytes / d->all.memory_s / 1e9, (double)d->stats.hits / (double)d->stats.taken,
 		      (double)d->stats.late / (double)d->stats.taken, (long long)d->stats.ahead, (long long)d->stats.useful,
 		      (long long)d->stats.behind, d->stats.waited_s / d->all.seconds);
@@ -566,7 +583,7 @@ static void print(const struct bench *b, const struct run *r)
 /* The memory that leaves room for the slots, as a plan would count it. */
 static void print_plan_error(const struct bench *b, const struct run *r)
 {
-	const struct plan_options opt = {.context = CONTEXT + WARM + TOKENS / 2, .weights = PLAN_FP8, .latents = LATENTS_BF16,
+	const struct plan_options opt = {.context = CONTEXT + WARM + TOKENS / 2, .weights = formats[b->format].plan, .latents = LATENTS_BF16,
 					 .latent_cache_bytes = INT64_MAX};
 	struct plan_machine k = r->told;
 	struct plan_model m;
@@ -600,7 +617,7 @@ int main(int argc, char **argv)
 {
 	static const double usual[] = {.05, .10, .25, .50, 1};
 	struct engine_options engine = {.compute = COMPUTE_BF16};
-	struct bench b = {.seed = 3, .layers_most = LAYERS};
+	struct bench b = {.seed = 3, .format = SYNTH_FP8};
 	struct ops forced;
 	char *base;
 	int first = 1;
@@ -616,8 +633,10 @@ int main(int argc, char **argv)
 			b.layers_most = n;
 		else if (!strcmp(argv[first], "--drive") && rate > 0)
 			b.drive = rate * 1e9;
+		else if (!strcmp(argv[first], "--format") && synth_format_from_name(argv[first + 1]) >= 0)
+			b.format = synth_format_from_name(argv[first + 1]);
 		else
-			return fprintf(stderr, "offload: %s %s: --expert-dim is a multiple of 256, --layers %d to %d, --drive above 0\n",
+			return fprintf(stderr, "offload: %s %s: --format is fp8, bf16 or int4, --expert-dim is a multiple of 256, --layers %d to %d, --drive above 0\n",
 				       argv[first], argv[first + 1], LAYERS_LEAST, LAYERS_MOST), 2;
 	}
 	b.room = free_memory() - 3e9;
