@@ -189,7 +189,7 @@ static int take_expert(struct chunk *k, int64_t row, bool *on_device, bool *take
 	}
 	if (*on_device)
 		return 0;
-	if (experts_take(tier, k->layer, k->expert, err))
+	if (experts_take_unproved(tier, k->layer, k->expert, err))
 		return -1;
 	*on_device = experts_have_device(tier) && experts_device_move(tier, k->layer, k->expert, k->start[k->expert + 1] -
 								      k->start[k->expert] - row, 1);
@@ -218,23 +218,37 @@ static int expert_tile_there(struct chunk *k, int64_t at, int64_t n, struct err 
 	return 0;
 }
 
-/* h += weight x expert(u) for some of the tokens that chose the expert. */
-static int expert_tile(struct chunk *k, int64_t row, int64_t n, struct err *err)
+/* And here, where what a read brought is added when it has turned out to be right. */
+static int expert_tile_here(struct chunk *k, int64_t at, int64_t n, struct err *err)
 {
 	struct pass p = tile_of(k, k->parts, 0, 0);
 	struct experts *tier = p.m->experts;
+	bool again = true;
+	float *out = NULL;
+
+	while (again) {
+		arena_reset(p.scratch);
+		out = mlp_whole(&p, &p.m->layers[k->layer].experts[k->expert], k->u, k->tokens + at, n);
+		again = false;
+		if (tier && experts_prove(tier, k->layer, k->expert, &again, err))
+			return -1;
+	}
+	p.ops->add_scaled(p.dev, k->h, out, k->tokens + at, k->token_weights + at, n, p.c->hidden);
+	return 0;
+}
+
+/* h += weight x expert(u) for some of the tokens that chose the expert. */
+static int expert_tile(struct chunk *k, int64_t row, int64_t n, struct err *err)
+{
+	struct experts *tier = k->s->model->experts;
 	int64_t at = k->start[k->expert] + row;
 	bool on_device = false, taken = false;
-	int rc = 0;
+	int rc;
 
 	if (tier && take_expert(k, row, &on_device, &taken, err))
 		return -1;
-	arena_reset(p.scratch);
-	if (on_device)
-		rc = expert_tile_there(k, at, n, err);
-	else
-		mlp_forward(&p, &p.m->layers[k->layer].experts[k->expert], k->h, k->u, k->tokens + at, k->token_weights + at, n);
-	if (taken)
+	rc = on_device ? expert_tile_there(k, at, n, err) : expert_tile_here(k, at, n, err);
+	if (taken && !rc)
 		experts_done(tier, k->layer, k->expert, k->n > STREAMED && at + n == k->start[k->expert + 1]);
 	return rc;
 }

@@ -175,6 +175,8 @@ int router_forward(struct pass *p, int32_t layer, int32_t *experts, float *weigh
 void look_ahead(struct pass *p, int32_t layer, bool whole, bool waits, const float *(*residual)(void *ctx), void *ctx);
 /* The choices of a chunk by expert: start, tokens, token_weights. */
 void experts_assign(struct chunk *k);
+/* mlp(u[rows[i]]) for i in [0, n), [n, hidden] in the pass's scratch; as below. */
+float *mlp_whole(struct pass *p, const struct expert *e, const void *u, const int32_t *rows, int64_t n);
 /* h[rows[i]] += weights[i] mlp(u[rows[i]]) for i in [0, n), with the h and u of a chunk; of the pass only what does not
  * depend on its tokens is used. rows NULL: row i; weights NULL: 1. */
 void mlp_forward(struct pass *p, const struct expert *e, float *h, const void *u, const int32_t *rows,

@@ -215,13 +215,18 @@ void mlp_down(struct pass *p, const struct expert *e, float *out, const float *g
 	let_reads_go_on(p);
 }
 
-void mlp_forward(struct pass *p, const struct expert *e, float *h, const void *u, const int32_t *rows,
-		 const float *weights, int64_t n)
+float *mlp_whole(struct pass *p, const struct expert *e, const void *u, const int32_t *rows, int64_t n)
 {
 	float *out = arena_alloc(p->scratch, (size_t)n * (size_t)p->c->hidden, sizeof *out);
 	float *gate = arena_alloc(p->scratch, (size_t)n * (size_t)e->gate.rows, sizeof *gate);
 
 	mlp_half(p, e, gate, u, rows, n);
 	mlp_down(p, e, out, gate, n);
-	p->ops->add_scaled(p->dev, h, out, rows, weights, n, p->c->hidden);
+	return out;
+}
+
+void mlp_forward(struct pass *p, const struct expert *e, float *h, const void *u, const int32_t *rows,
+		 const float *weights, int64_t n)
+{
+	p->ops->add_scaled(p->dev, h, mlp_whole(p, e, u, rows, n), rows, weights, n, p->c->hidden);
 }

@@ -76,7 +76,8 @@ struct ops {
 	void (*layernorm)(struct device *dev, float *out, int64_t out_stride, const float *x, int64_t x_stride,
 			  const float *weight, const float *bias, int64_t n, int32_t dim, float eps);
 
-	/* y[i, r] = w[r] . x[i] by (L), r in [0, w->rows). May fill in checksums of w, if it has room for them. */
+	/* y[i, r] = w[r] . x[i] by (L), r in [0, w->rows). Fills in checksums of w where it has room
+	 * for them, but for the definition, which leaves them. */
 	void (*matmul)(struct device *dev, float *y, int64_t y_stride, const float *x, int64_t x_stride,
 		       const struct weight *w, int64_t n, enum compute_profile profile);
 

@@ -58,6 +58,21 @@ void weight_sum(uint64_t *sums, size_t i, const void *data, size_t bytes)
 		sums[i] = xxh3_sum((const char *)data + at, left < WEIGHT_SUM_BYTES ? left : WEIGHT_SUM_BYTES, 0);
 }
 
+int64_t weight_sum_items(const struct weight *w)
+{
+	return (int64_t)weight_n_sums((size_t)w->rows * weight_row_bytes(w));
+}
+
+void weight_sum_item(const struct weight *w, int64_t i)
+{
+	size_t scale_bytes = w->group_sums ? (size_t)w->rows * (size_t)weight_groups(w) * sizeof *w->group_scale : 0;
+	int64_t n = weight_sum_items(w), n_scales = (int64_t)weight_n_sums(scale_bytes);
+
+	weight_sum(w->sums, (size_t)i, w->data, (size_t)w->rows * weight_row_bytes(w));
+	for (int64_t k = i * n_scales / n; k < (i + 1) * n_scales / n; k++)
+		weight_sum(w->group_sums, (size_t)k, w->group_scale, scale_bytes);
+}
+
 size_t weight_full_bytes(const struct weight *w)
 {
 	size_t bytes = (size_t)w->rows * weight_row_bytes(w);

@@ -66,6 +66,11 @@ static inline size_t weight_n_sums(size_t bytes)
 /* sums[i] of `bytes` bytes, unless it is known. */
 void weight_sum(uint64_t *sums, size_t i, const void *data, size_t bytes);
 
+/* Of a weight with room for sums, for threads that share them out: weight_sum_items of them, each sums[i] and as large a share of
+ * group_sums. */
+int64_t weight_sum_items(const struct weight *w);
+void weight_sum_item(const struct weight *w, int64_t i);
+
 /* Rows first .. first + n - 1 of w. */
 struct weight weight_rows(const struct weight *w, int32_t first, int32_t n);
 

@@ -884,6 +884,52 @@ static void what_has_come_is_computed_while_the_rest_is_read_and_counts_when_it_
 	temp_dir_free(dir);
 }
 
+/* Of many tokens at once: what an expert gave is added when it is right, computed anew when it was not, and no answer when it never is. */
+static void a_sweep_adds_what_has_turned_out_to_be_right(void **state)
+{
+	char *dir = make_large_experts(2);
+	struct engine *e = open_engine(COMPUTE_BF16);
+	struct model *all;
+	float *want, *got;
+	size_t bytes;
+	struct err err;
+
+	(void)state;
+	if (try_open(&all, dir, NULL, &err))
+		fail_msg("%s", err.text);
+	bytes = (size_t)all->config.vocab * sizeof *want;
+	want = xmalloc(1, bytes);
+	got = xmalloc(1, bytes);
+	assert_int_equal(run(all, e, want, &err), 0);
+	for (int nth = 1; nth <= 7; nth++)
+		for (int then_on = 0; then_on < 2; then_on++) {
+			struct slow_io disk = {.bytes_per_s = 3e9};
+			struct experts_options opt = {.n_slots = 3, .backend = &slow_io_backend, .backend_state = &disk};
+			struct experts_stats stats;
+			struct model *m;
+
+			if (try_open(&m, dir, &opt, &err) || experts_verify(m->experts, NULL, NULL, &err))
+				fail_msg("%s", err.text);
+			disk.spoil_nth = disk.n_begun + nth;
+			disk.then_on = then_on;
+			assert_int_equal(run(m, e, got, &err), then_on ? -1 : 0);
+			experts_stats(m->experts, &stats);
+			assert_int_equal(stats.retried, 1);
+			if (then_on) {
+				assert_int_equal(err.code, ERR_DAMAGED);
+				assert_non_null(strstr(err.text, "layer 1, expert "));
+			} else {
+				assert_memory_equal(got, want, bytes);
+			}
+			model_close(m);
+		}
+	free(want);
+	free(got);
+	model_close(all);
+	engine_close(e);
+	temp_dir_free(dir);
+}
+
 /* Whose checksum is known may be computed with before it is compared; not what is read for the first time, and not by who asks for
  * what is right. */
 static void what_was_read_before_may_be_looked_at_later(void **state)
@@ -954,6 +1000,7 @@ int main(void)
 		cmocka_unit_test(what_is_waited_for_has_the_drive_alone),
 		cmocka_unit_test(a_nearer_look_takes_the_place_of_what_was_guessed_before),
 		cmocka_unit_test(what_has_come_is_computed_while_the_rest_is_read_and_counts_when_it_is_right),
+		cmocka_unit_test(a_sweep_adds_what_has_turned_out_to_be_right),
 		cmocka_unit_test(what_was_read_before_may_be_looked_at_later),
 		cmocka_unit_test(too_little_room_says_how_much_is_needed),
 	};

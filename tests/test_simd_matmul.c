@@ -143,8 +143,9 @@ static void views_of_fp8_rows_keep_the_scales_of_the_stored_matrix(void **state)
 }
 
 /* Blocks of checksums end within rows, at their ends, and after rows that are longer than they. What is known already stays. */
-static void products_of_few_rows_sum_what_they_read(void **state)
+static void products_sum_what_they_read(void **state)
 {
+	enum { N = 9 };
 	static const int32_t shapes[][2] = {{70, 1100}, {64, 2048}, {300, 513}, {3, 70000}, {1, 1}, {2, 40000}, {700, 6144}};
 
 	(void)state;
@@ -152,12 +153,12 @@ static void products_of_few_rows_sum_what_they_read(void **state)
 		for (int dtype = 0; dtype < N_DTYPES; dtype++) {
 			struct weight w = random_weight(&seed, (enum dtype)dtype, shapes[s][0], shapes[s][1], false), summed = w;
 			size_t bytes = (size_t)w.rows * weight_row_bytes(&w), n_sums = weight_n_sums(bytes);
-			float *x = random_floats(&seed, 2 * (size_t)w.cols), *want = xmalloc(2 * (size_t)w.rows, sizeof *want);
-			float *y = xmalloc(2 * (size_t)w.rows, sizeof *y);
+			float *x = random_floats(&seed, N * (size_t)w.cols), *want = xmalloc(N * (size_t)w.rows, sizeof *want);
+			float *y = xmalloc(N * (size_t)w.rows, sizeof *y);
 			size_t scale_bytes = w.group_scale ? (size_t)w.rows * (size_t)weight_groups(&w) * 2 : 0, n_scales = weight_n_sums(scale_bytes);
 
 			for (int t = 0; t < n_tables; t++)
-				for (int64_t n = 1; n <= 2; n++) {
+				for (int64_t n = 1; n <= N; n += 4) { /* few, and many */
 					struct backend b;
 
 					summed.sums = xcalloc(n_sums + 1, sizeof *summed.sums);
@@ -230,7 +231,7 @@ int main(void)
 		cmocka_unit_test(also_at_every_number_of_rows_and_threads),
 		cmocka_unit_test(also_for_more_rows_than_fit_at_once),
 		cmocka_unit_test(views_of_fp8_rows_keep_the_scales_of_the_stored_matrix),
-		cmocka_unit_test(products_of_few_rows_sum_what_they_read),
+		cmocka_unit_test(products_sum_what_they_read),
 		cmocka_unit_test(values_of_all_heads_are_the_products_of_each),
 		cmocka_unit_test(the_table_of_e4m3_in_bf16_has_every_value),
 	};

@@ -195,20 +195,16 @@ static void run(void *arg, int64_t first, int64_t end, int thread)
 }
 
 /* Item: what has one checksum. It is summed, which brings it into the second cache, then the rows that begin in it are multiplied:
- * memory is read once for both. And a share of int4's scales, of which there are fewer. */
+ * memory is read once for both. */
 static void sum_and_run(void *arg, int64_t first, int64_t end, int thread)
 {
 	const struct product *p = arg;
-	int64_t row = (int64_t)weight_row_bytes(p->w), all = p->w->rows * row, n = (int64_t)weight_n_sums((size_t)all);
-	size_t scale_bytes = p->w->group_sums ? (size_t)p->w->rows * (size_t)weight_groups(p->w) * sizeof *p->w->group_scale : 0;
-	int64_t n_scales = (int64_t)weight_n_sums(scale_bytes);
+	int64_t row = (int64_t)weight_row_bytes(p->w);
 
 	for (int64_t i = first; i < end; i++) {
 		int64_t from = (i * WEIGHT_SUM_BYTES + row - 1) / row, to = ((i + 1) * WEIGHT_SUM_BYTES + row - 1) / row;
 
-		weight_sum(p->w->sums, (size_t)i, p->w->data, (size_t)all);
-		for (int64_t k = i * n_scales / n; k < (i + 1) * n_scales / n; k++)
-			weight_sum(p->w->group_sums, (size_t)k, p->w->group_scale, scale_bytes);
+		weight_sum_item(p->w, i);
 		run(arg, from, to < p->w->rows ? to : p->w->rows, thread);
 	}
 }
@@ -247,7 +243,7 @@ void CPU(gemv)(struct product *p)
 	p->packed = pool_scratch(p->pool, pool_n_threads(p->pool), CPU(gemv_ready_bytes)(p));
 	make_ready(p);
 	if (p->w->sums) {
-		int64_t n = (int64_t)weight_n_sums((size_t)p->w->rows * weight_row_bytes(p->w));
+		int64_t n = weight_sum_items(p->w);
 
 		pool_run(p->pool, sum_and_run, p, n, p->n * p->w->cols * p->w->rows / n);
 	} else {

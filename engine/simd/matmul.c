@@ -44,6 +44,13 @@ void CPU(ready_row)(char *out, size_t step_bytes, size_t half_bytes, const float
 		ready_blocks(out, step_bytes, half_bytes, x, cols, false, false);
 }
 
+static void sum_items(void *arg, int64_t first, int64_t end, int thread)
+{
+	(void)thread;
+	for (int64_t i = first; i < end; i++)
+		weight_sum_item(arg, i);
+}
+
 void CPU(matmul)(struct device *dev, float *y, int64_t y_stride, const float *x, int64_t x_stride,
 		 const struct weight *w, int64_t n, enum compute_profile profile)
 {
@@ -51,10 +58,13 @@ void CPU(matmul)(struct device *dev, float *y, int64_t y_stride, const float *x,
 
 	if (!n || !w->rows)
 		return;
-	if (n <= GEMV_ROWS)
+	if (n <= GEMV_ROWS) {
 		CPU(gemv)(&p);
-	else
-		CPU(gemm)(&p);
+		return;
+	}
+	if (w->sums)
+		pool_run(dev->queue, sum_items, (void *)(uintptr_t)w, weight_sum_items(w), WEIGHT_SUM_BYTES);
+	CPU(gemm)(&p);
 }
 
 struct heads {
