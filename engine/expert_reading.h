@@ -1,8 +1,7 @@
 /*
  * Reading one expert: which reads bring its parts into a slot and where they land, and what is looked at: its checksum, and NaN and
- * infinity when none is known. A thread looks at an expert in a fifth of the time in which a disk brings it, so whoever waits for the
- * disk looks at what has come. But who multiplies few rows with it reads all of it anyway, so that to look again costs little
- * (struct weight.sums), and memory that is read once only leaves more of itself to the disk. Private to the engine.
+ * infinity when none is known. Whoever waits for the disk looks at what has come; what is left when all is there, products look at
+ * (struct weight.sums): they have all threads, and those of few rows read all of it anyway. Private to the engine.
  */
 #ifndef QUIRE_ENGINE_EXPERT_READING_H
 #define QUIRE_ENGINE_EXPERT_READING_H

@@ -1,8 +1,8 @@
 /*
  * A checksum of each expert of a model, kept in a file of their own: published files carry none. It is the XXH3-64 of the XXH3-64s
  * (native byte order) of each WEIGHT_SUM_BYTES of each part, parts in their order, so that threads can look at an expert in whatever
- * order suits them. A sum is of the first read (trusted since then) or verified (`quire model verify`). The file has a sum of itself; in the store one that is damaged,
- * or of another model, is a warning and counts as none.
+ * order suits them. A sum is of the first read (trusted since then) or verified (`quire model verify`). The file has a sum of itself;
+ * in the store one that is damaged, of another model or of another version is a warning and counts as none.
  *
  * `quire model pack` writes such a file beside the experts it packs, EXPERT_SUMS_NAME. Nothing is noted anew there: all that is
  * read must be what it says. It has no fingerprint (zeros), so that a damaged byte is found in its expert and not in the

@@ -70,7 +70,8 @@ struct experts_options {
 struct experts;
 
 /* places [n_layers, n_experts], n_parts 0 where a layer has none; taken over. What `where` and `sums` point to is written, and must
- * outlive it, as must the checkpoint. ERR_TOO_LARGE, with the numbers, when there is no room for as many experts as a token uses and one more. */
+ * outlive it, as must the checkpoint. ERR_TOO_LARGE, with the numbers, when there is no room for as many experts as a token uses and
+ * one more. */
 int experts_open(struct experts **out, const struct checkpoint *files, struct expert_place *places, int32_t n_layers,
 		 int32_t n_experts, int32_t n_chosen, const struct experts_options *opt, struct err *err);
 /* Takes NULL. Keeps the sums, if they have a path. */
@@ -85,7 +86,7 @@ void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t 
 /* Wait until it is there; then its matrices can be used until experts_done. -1: it cannot be read, or is not what it was. */
 int experts_take(struct experts *x, int32_t layer, int32_t expert, struct err *err);
 /* The same, but whether it is what it was may turn out later: what is computed with it counts when experts_prove has said so. Products
- * of few rows look at what they read; what they have left is looked at then. */
+ * look at what they read; what they have left is looked at then. */
 int experts_take_unproved(struct experts *x, int32_t layer, int32_t expert, struct err *err);
 /* *again: it was not, and has been read once more, and is now: compute with it again. -1: as in experts_take. */
 int experts_prove(struct experts *x, int32_t layer, int32_t expert, bool *again, struct err *err);

@@ -22,11 +22,11 @@
  *
  * The checkpoint is synthetic (made below build/bench, removed at the end): layers of 256 experts of GLM-5.2's size in fp8, 9.7 GB
  * each, or in --format. As many of them as free memory has room for at that share and the disk for all, at most --layers, or as many as
- * take 41 GB (4 in fp8, 8 in int4): it is larger than the memory at all shares but 1. Where not even two fit, experts are half as
- * wide, or as narrow as --expert-dim says; the lines say what was taken. A token's attention is small. Random weights route like nothing real, so the choices of preset A (offload/trace.h) are put in
- * the routers' place: an op of a copied table. What is predicted comes true as often as it did on GLM-5.2 (tier_recall), and is one of the
- * next best otherwise. Of the next token's first layer nothing is predicted, which with four layers is a quarter of them, and one of
- * GLM-5.2's 75. Everything else is the engine that users have.
+ * take 41 GB (4 in fp8, 8 in int4): it is larger than the memory at all shares but 1. Where not even two fit, experts are half as wide, or as
+ * narrow as --expert-dim says; the lines say what was taken. A token's attention is small. Random weights route like nothing real, so the
+ * choices of preset A (offload/trace.h) are put in the routers' place: an op of a copied table. What is predicted comes true as often as it
+ * did on GLM-5.2 (tier_recall), and is one of the next best otherwise. Of the next token's first layer nothing is predicted, which with four
+ * layers is a quarter of them, and one of GLM-5.2's 75. Everything else is the engine that users have.
  *
  * Disk: reads of the experts' size on a bare io_uring, from other experts each time; memory: reading with all threads. Between all
  * blocks, since a disk that others use too is half as fast in one second as in the next. What a plan is told: medians of three times
@@ -544,9 +544,10 @@ static void print_side(const struct bench *b, const struct run *r, const struct 
 		lru = (double)fewest / (double)recent;
 	}
 	measure_print(stdout, "offload.tokens_per_s", TOKENS / d->all.seconds, "tokens/s", TOKENS / limit_s(&d->all),
-		      CELL ",\"ahead\":\"%s\",\"format\":\"%s\",\"layers\":%d,\"slots\":%lld,\"expert_bytes\":%.0f,\"disk_gb_per_s\":%.3f,\"memory_gb_per_s\":%.2f,"
-		      "\"hits\":%.3f,\"late\":%.3f,\"read_ahead\":%lld,\"useful\":%lld,\"behind\":%lld,\"waited\":%.3f", r->share, binds,
-		      ahead, dtype_name(formats[b->format].dtype), b->synth.n_moe_layers, (long long)r->n_slots, r->expert_bytes, disk_bytes ? disk_bytes / d->all.disk_s / 1e9 : 0,
+		      CELL ",\"ahead\":\"%s\",\"format\":\"%s\",\"layers\":%d,\"slots\":%lld,\"expert_bytes\":%.0f,\"disk_gb_per_s\":%.3f,"
+		      "\"memory_gb_per_s\":%.2f,\"hits\":%.3f,\"late\":%.3f,\"read_ahead\":%lld,\"useful\":%lld,\"behind\":%lld,\"waited\":%.3f", r->share, binds,
+		      ahead, dtype_name(formats[b->format].dtype), b->synth.n_moe_layers, (long long)r->n_slots, r->expert_bytes,
+		      disk_bytes ? disk_bytes / d->all.disk_s / 1e9 : 0,
 		      memory_bytes / d->all.memory_s / 1e9, (double)d->stats.hits / (double)d->stats.taken,
 		      (double)d->stats.late / (double)d->stats.taken, (long long)d->stats.ahead, (long long)d->stats.useful,
 		      (long long)d->stats.behind, d->stats.waited_s / d->all.seconds);
@@ -636,7 +637,8 @@ int main(int argc, char **argv)
 		else if (!strcmp(argv[first], "--format") && synth_format_from_name(argv[first + 1]) >= 0)
 			b.format = synth_format_from_name(argv[first + 1]);
 		else
-			return fprintf(stderr, "offload: %s %s: --format is fp8, bf16 or int4, --expert-dim is a multiple of 256, --layers %d to %d, --drive above 0\n",
+			return fprintf(stderr, "offload: %s %s: --format is fp8, bf16 or int4, --expert-dim a multiple of 256, --layers %d to %d, "
+				       "--drive above 0\n",
 				       argv[first], argv[first + 1], LAYERS_LEAST, LAYERS_MOST), 2;
 	}
 	b.room = free_memory() - 3e9;
