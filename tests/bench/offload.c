@@ -545,8 +545,8 @@ static void print_side(const struct bench *b, const struct run *r, const struct 
 	}
 	measure_print(stdout, "offload.tokens_per_s", TOKENS / d->all.seconds, "tokens/s", TOKENS / limit_s(&d->all),
 		      CELL ",\"ahead\":\"%s\",\"format\":\"%s\",\"layers\":%d,\"slots\":%lld,\"expert_bytes\":%.0f,\"disk_gb_per_s\":%.3f,"
-		      "\"memory_gb_per_s\":%.2f,\"hits\":%.3f,\"late\":%.3f,\"read_ahead\":%lld,\"useful\":%lld,\"behind\":%lld,\"waited\":%.3f", r->share, binds,
-		      ahead, dtype_name(formats[b->format].dtype), b->synth.n_moe_layers, (long long)r->n_slots, r->expert_bytes,
+		      "\"memory_gb_per_s\":%.2f,\"hits\":%.3f,\"late\":%.3f,\"read_ahead\":%lld,\"useful\":%lld,\"behind\":%lld,\"waited\":%.3f", r->share,
+		      binds, ahead, dtype_name(formats[b->format].dtype), b->synth.n_moe_layers, (long long)r->n_slots, r->expert_bytes,
 		      disk_bytes ? disk_bytes / d->all.disk_s / 1e9 : 0,
 		      memory_bytes / d->all.memory_s / 1e9, (double)d->stats.hits / (double)d->stats.taken,
 		      (double)d->stats.late / (double)d->stats.taken, (long long)d->stats.ahead, (long long)d->stats.useful,
