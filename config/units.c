@@ -150,8 +150,8 @@ char *duration_print(char out[UNITS_TEXT_BYTES], int64_t ms)
 
 char *fraction_print(char out[UNITS_TEXT_BYTES], double value)
 {
-	/* %g would write a hundred as 1e+02. */
-	if (value == (double)(int64_t)value) {
+	/* %g would write a hundred as 1e+02. Beyond 2^53 not every integer is a double, and beyond 2^63 none is an int64_t. */
+	if (value >= -0x1p53 && value <= 0x1p53 && value == (double)(int64_t)value) {
 		snprintf(out, UNITS_TEXT_BYTES, "%lld", (long long)value);
 		return out;
 	}

@@ -141,6 +141,9 @@ static void what_is_printed_is_exact_and_short(void **state)
 	assert_string_equal(fraction_print(out, 0.1), "0.1");
 	assert_string_equal(fraction_print(out, 1e-6), "1e-06");
 	assert_string_equal(fraction_print(out, 100), "100");
+	assert_string_equal(fraction_print(out, -0x1p53), "-9007199254740992");
+	assert_string_equal(fraction_print(out, 1e16), "1e+16");
+	assert_string_equal(fraction_print(out, -1e308), "-1e+308");
 	assert_string_equal(fraction_print(out, 1.0 / 3), "0.3333333333333333");
 }
 
