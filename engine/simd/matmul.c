@@ -46,9 +46,11 @@ void CPU(ready_row)(char *out, size_t step_bytes, size_t half_bytes, const float
 
 static void sum_items(void *arg, int64_t first, int64_t end, int thread)
 {
+	const struct product *p = arg;
+
 	(void)thread;
 	for (int64_t i = first; i < end; i++)
-		weight_sum_item(arg, i);
+		weight_sum_item(p->w, i);
 }
 
 void CPU(matmul)(struct device *dev, float *y, int64_t y_stride, const float *x, int64_t x_stride,
@@ -63,7 +65,7 @@ void CPU(matmul)(struct device *dev, float *y, int64_t y_stride, const float *x,
 		return;
 	}
 	if (w->sums)
-		pool_run(dev->queue, sum_items, (void *)(uintptr_t)w, weight_sum_items(w), WEIGHT_SUM_BYTES);
+		pool_run(dev->queue, sum_items, &p, weight_sum_items(w), WEIGHT_SUM_BYTES);
 	CPU(gemm)(&p);
 }
 
