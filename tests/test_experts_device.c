@@ -19,7 +19,7 @@
 #include "engine/internal.h"
 #include "engine/sweep.h"
 #include "offload/cost.h"
-#include "tests/support/golden.h"
+#include "tests/support/in_slots.h"
 
 static int quiet(void **state)
 {
@@ -135,12 +135,6 @@ static struct cost some_move(void)
 	return c;
 }
 
-static void same_logits(const struct golden_run *a, const struct golden_run *b)
-{
-	assert_int_equal(a->n_positions, b->n_positions);
-	assert_memory_equal(a->logits, b->logits, (size_t)a->n_positions * (size_t)a->vocab * sizeof(float));
-}
-
 static void seed_queues(int seed)
 {
 	char text[16];
@@ -184,7 +178,7 @@ static void any_mix_of_device_and_host_slots_gives_the_same_bits(void **state)
 			opt = room(name, e, mixes[i].host_more, mixes[i].n_device, cost);
 			m = open_model(name, &opt);
 			golden_run(&run, e, m, LATENTS_BF16, &cases[n - 1], chunk);
-			same_logits(&run, &want);
+			in_slots_same_logits(&run, &want);
 			stats = stats_of(m);
 			assert_true(stats.device_alone <= stats.device_resident && stats.device_resident <= stats.device_slots);
 			assert_true(stats.device_alone + stats.resident <= stats.n_experts);
@@ -428,7 +422,7 @@ static void memory_that_cannot_be_pinned_does_as_well(void **state)
 		opt = room("glm52-fp8", e, 1, 6, &cost);
 		m = open_model("glm52-fp8", &opt);
 		golden_run(&got, e, m, LATENTS_BF16, &cases[n - 1], 1);
-		same_logits(&got, &want);
+		in_slots_same_logits(&got, &want);
 		golden_run_free(&got);
 		model_close(m);
 		engine_close(e);
