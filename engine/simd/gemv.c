@@ -28,8 +28,8 @@ enum { LINE = 64 };
 
 /*
  * What lies ahead is asked for: the same place of rows that come next (the prefetchers of processors start anew with every row). It
- * must be far enough ahead to come in time, which a pair of short rows is not; and as it is read once, it is asked for past the
- * second and third cache where the first has room for so much. GB/s of two threads, columns, asked for in the second cache / past it
+ * must be far enough ahead to come in time, which a pair of short rows is not; and where x passes once, it is asked for past the
+ * second and third cache if the first has room for so much. GB/s of two threads, columns, asked for in the second cache / past it
  * / and 12 KB ahead at least, on a processor with a first cache of 48 KB (Zen 5):
  *
  *     fp8     2048  56 / 63 / 68   6144  50 / 62 / 63
@@ -60,25 +60,27 @@ static size_t first_cache(void)
 	return b;
 }
 
-/* turn_bytes: of the rows of w that are multiplied at a time. */
-static ALWAYS_INLINE struct ahead look_ahead(size_t turn_bytes)
+/* Where W rows of w are multiplied at a time. */
+static ALWAYS_INLINE struct ahead look_ahead(const struct product *p, int W)
 {
-	size_t cache = first_cache(), turns = (cache / 4 + turn_bytes - 1) / turn_bytes;
+	bool once = p->n <= MOST_X; /* else x, too, wants room, and w is read again from the second cache */
+	size_t cache = first_cache(), least = cache / (once ? 4 : 8), bytes = (size_t)W * weight_row_bytes(p->w);
 
-	return (struct ahead){turns * turn_bytes, turns * turn_bytes <= cache / 2};
+	bytes *= (least + bytes - 1) / bytes;
+	return (struct ahead){bytes, once && bytes <= cache / 2};
 }
 
-static ALWAYS_INLINE void ask_for(const char *in, const struct ahead *ahead)
+static ALWAYS_INLINE void ask_for(const char *at, bool past)
 {
-	if (ahead->past)
-		_mm_prefetch(in + ahead->bytes, _MM_HINT_NTA);
+	if (past) /* a constant: the loop over blocks has no room for a branch */
+		_mm_prefetch(at, _MM_HINT_NTA);
 	else
-		_mm_prefetch(in + ahead->bytes, _MM_HINT_T1);
+		_mm_prefetch(at, _MM_HINT_T1);
 }
 
-/* `blocks` blocks of 32 inputs of W rows of w times X rows of x, onto the lanes. ahead NULL: nothing is asked for. */
+/* `blocks` blocks of 32 inputs of W rows of w times X rows of x, onto the lanes. ahead: bytes; 0: nothing is asked for. */
 static ALWAYS_INLINE void add_blocks(vf sum[MOST_W][MOST_X][HALVES], const char *const w[MOST_W], const char *x, size_t x_bytes,
-				     int64_t blocks, enum dtype dtype, bool pairs, int W, int X, const struct ahead *ahead)
+				     int64_t blocks, enum dtype dtype, bool pairs, int W, int X, size_t ahead, bool past)
 {
 	int step = block_bytes(dtype), ready = ready_bytes(dtype, pairs);
 
@@ -88,9 +90,9 @@ static ALWAYS_INLINE void add_blocks(vf sum[MOST_W][MOST_X][HALVES], const char 
 
 			if (ahead && step >= LINE)
 				for (int at = 0; at < step; at += LINE)
-					ask_for(in + at, ahead);
+					ask_for(in + ahead + at, past);
 			else if (ahead && (blocks % 2 || b % 2 == 0))
-				ask_for(in, ahead);
+				ask_for(in + ahead, past);
 #if HAS_DOT
 			if (uses_words(dtype, pairs)) {
 				vi words = decode_words(dtype, in);
@@ -141,7 +143,7 @@ static ALWAYS_INLINE void add_scaled_lanes(vf total[MOST_W][MOST_X][HALVES], vf 
 
 /* y[i0 .. + X][r .. + W]. */
 static ALWAYS_INLINE void dots(const struct product *p, int32_t r, int64_t i0, enum dtype dtype, bool pairs, int W, int X,
-			       const struct ahead *ahead)
+			       struct ahead ahead)
 {
 	vf sum[MOST_W][MOST_X][HALVES], total[MOST_W][MOST_X][HALVES];
 	size_t row_bytes = weight_row_bytes(p->w), x_bytes = (size_t)product_blocks(p) * (size_t)ready_bytes(dtype, pairs);
@@ -159,7 +161,10 @@ static ALWAYS_INLINE void dots(const struct product *p, int32_t r, int64_t i0, e
 				sum[j][i][h] = total[j][i][h] = vf_zero();
 	}
 	for (; b + per_scale <= whole && b < whole; b += per_scale) {
-		add_blocks(sum, w, x, x_bytes, per_scale, dtype, pairs, W, X, ahead);
+		if (ahead.past)
+			add_blocks(sum, w, x, x_bytes, per_scale, dtype, pairs, W, X, ahead.bytes, true);
+		else
+			add_blocks(sum, w, x, x_bytes, per_scale, dtype, pairs, W, X, ahead.bytes, false);
 		if (scale_block(dtype))
 			add_scaled_lanes(total, sum, p->w, r, (int32_t)b * BLOCK, dtype, pairs, W, X);
 		for (int j = 0; j < W; j++)
@@ -167,11 +172,11 @@ static ALWAYS_INLINE void dots(const struct product *p, int32_t r, int64_t i0, e
 		x += per_scale * ready_bytes(dtype, pairs);
 	}
 	if (b < whole)
-		add_blocks(sum, w, x, x_bytes, whole - b, dtype, pairs, W, X, NULL);
+		add_blocks(sum, w, x, x_bytes, whole - b, dtype, pairs, W, X, 0, false);
 	if (rest) {
 		for (int j = 0; j < W; j++)
 			w[j] = padded_block(tail[j], w[j] + (whole - b) * block_bytes(dtype), rest, dtype);
-		add_blocks(sum, w, x + (whole - b) * ready_bytes(dtype, pairs), x_bytes, 1, dtype, pairs, W, X, NULL);
+		add_blocks(sum, w, x + (whole - b) * ready_bytes(dtype, pairs), x_bytes, 1, dtype, pairs, W, X, 0, false);
 	}
 	if (scale_block(dtype) && b * BLOCK < p->w->cols)
 		add_scaled_lanes(total, sum, p->w, r, (int32_t)b * BLOCK, dtype, pairs, W, X);
@@ -184,13 +189,13 @@ static ALWAYS_INLINE void dots(const struct product *p, int32_t r, int64_t i0, e
 #define ROWS(name, dtype, pairs, X, W) \
 	static NEVER_INLINE void name(const struct product *p, int32_t first, int32_t end, int64_t i0) \
 	{ \
-		const struct ahead ahead = look_ahead((size_t)(W) * weight_row_bytes(p->w)); \
+		const struct ahead ahead = look_ahead(p, W); \
 		int32_t r = first; \
 \
 		for (; r + (W) <= end; r += (W)) \
-			dots(p, r, i0, dtype, pairs, W, X, &ahead); \
+			dots(p, r, i0, dtype, pairs, W, X, ahead); \
 		for (; (W) > 1 && r < end; r++) \
-			dots(p, r, i0, dtype, pairs, 1, X, &ahead); \
+			dots(p, r, i0, dtype, pairs, 1, X, ahead); \
 	}
 
 typedef void rows_fn(const struct product *p, int32_t first, int32_t end, int64_t i0);
