@@ -61,8 +61,8 @@ int err_http_status(enum err_code code);
 const char *err_code_name(enum err_code code);
 enum err_code err_code_from_name(const char *name);
 
-/* Write `text` into out with every C0, C1, DEL and bidirectional control as \n, \t, \x1b or \u202e, and every
- * byte that is not UTF-8 as \xNN; cut at a character when out is too small. A line feed is escaped as well.
+/* Write `text` into out with every C0, C1, DEL and bidirectional control, byte order mark, U+FFFE and U+FFFF as \n, \t, \x1b or
+ * \u202e, and every byte that is not UTF-8 as \xNN; cut at a character when out is too small. A line feed is escaped as well.
  * Returns out. */
 char *err_escape(char *out, size_t out_bytes, const char *text, size_t text_bytes);
 

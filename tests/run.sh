@@ -114,7 +114,8 @@ one_fuzzer() {
 	local name start status
 	name=$(basename "$1") name=${name#fuzz_} start=$(now) status=0
 	mkdir -p "$ROOT/fuzz/$name"
-	"$1" -max_total_time="$SECONDS_EACH" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+	# What a fuzzer has found would else end it with 77.
+	"$1" -error_exitcode=1 -max_total_time="$SECONDS_EACH" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
 		-artifact_prefix="$ROOT/fuzz/$name-" "$ROOT/fuzz/$name" "tests/fuzz/corpus/$name" >"$1.log" 2>&1 || status=$?
 	echo "$status $(since "$start")" >"$1.counts"
 }

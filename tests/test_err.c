@@ -91,6 +91,7 @@ static void text_stays_as_it_is_and_other_bytes_are_named(void **state)
 	assert_string_equal(escaped("\xed\xa0\x80", 3), "\\xed\\xa0\\x80");     /* a surrogate */
 	assert_string_equal(escaped("\xf4\x90\x80\x80", 4), "\\xf4\\x90\\x80\\x80"); /* beyond Unicode */
 	assert_string_equal(escaped("\xe2\x81\xa6\xe2\x80\x8e\xe2\x80\xa8", 9), "\\u2066\\u200e\\u2028");
+	assert_string_equal(escaped("\xef\xbf\xbd\xef\xbf\xbe\xef\xbf\xbf\xef\xbb\xbf", 12), "\xef\xbf\xbd\\ufffe\\uffff\\ufeff"); /* no YAML */
 	assert_string_equal(escaped("", 0), "");
 }
 
