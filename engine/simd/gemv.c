@@ -35,7 +35,7 @@ enum { LINE = 64 };
  *     fp8     2048  56 / 63 / 68   6144  50 / 62 / 63
  *     int4    2048  31 / 32 / 47   6144  48 / 52 / 52
  */
-struct ahead {
+struct prefetch {
 	size_t bytes;
 	bool past; /* the second and third cache */
 };
@@ -61,13 +61,13 @@ static size_t first_cache(void)
 }
 
 /* Where W rows of w are multiplied at a time. */
-static ALWAYS_INLINE struct ahead look_ahead(const struct product *p, int W)
+static ALWAYS_INLINE struct prefetch prefetch_of(const struct product *p, int W)
 {
 	bool once = p->n <= MOST_X; /* else x, too, wants room, and w is read again from the second cache */
 	size_t cache = first_cache(), least = cache / (once ? 4 : 8), bytes = (size_t)W * weight_row_bytes(p->w);
 
 	bytes *= (least + bytes - 1) / bytes;
-	return (struct ahead){bytes, once && bytes <= cache / 2};
+	return (struct prefetch){bytes, once && bytes <= cache / 2};
 }
 
 static ALWAYS_INLINE void ask_for(const char *at, bool past)
@@ -143,7 +143,7 @@ static ALWAYS_INLINE void add_scaled_lanes(vf total[MOST_W][MOST_X][HALVES], vf 
 
 /* y[i0 .. + X][r .. + W]. */
 static ALWAYS_INLINE void dots(const struct product *p, int32_t r, int64_t i0, enum dtype dtype, bool pairs, int W, int X,
-			       struct ahead ahead)
+			       struct prefetch ahead)
 {
 	vf sum[MOST_W][MOST_X][HALVES], total[MOST_W][MOST_X][HALVES];
 	size_t row_bytes = weight_row_bytes(p->w), x_bytes = (size_t)product_blocks(p) * (size_t)ready_bytes(dtype, pairs);
@@ -189,7 +189,7 @@ static ALWAYS_INLINE void dots(const struct product *p, int32_t r, int64_t i0, e
 #define ROWS(name, dtype, pairs, X, W) \
 	static NEVER_INLINE void name(const struct product *p, int32_t first, int32_t end, int64_t i0) \
 	{ \
-		const struct ahead ahead = look_ahead(p, W); \
+		const struct prefetch ahead = prefetch_of(p, W); \
 		int32_t r = first; \
 \
 		for (; r + (W) <= end; r += (W)) \
