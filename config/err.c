@@ -53,7 +53,7 @@ enum err_code err_code_from_name(const char *name)
 	return ERR_FAILED;
 }
 
-static int is_control(uint32_t c)
+static int is_escaped(uint32_t c)
 {
 	return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x200e || c == 0x200f || c == 0x061c ||
 	       (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069) || c == 0xfeff || c == 0xfffe || c == 0xffff;
@@ -73,7 +73,7 @@ char *err_escape(char *out, size_t out_bytes, const char *text, size_t text_byte
 
 		if (!n)
 			m = (size_t)snprintf(piece, sizeof piece, "\\x%02x", *p);
-		else if (!is_control(c))
+		else if (!is_escaped(c))
 			memcpy(piece, p, m = n);
 		else if (c == '\n' || c == '\t' || c == '\r')
 			m = (size_t)snprintf(piece, sizeof piece, "\\%c", c == '\n' ? 'n' : c == '\t' ? 't' : 'r');

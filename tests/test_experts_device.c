@@ -50,29 +50,18 @@ static struct engine *open_engine(enum compute_profile compute, const char *devi
 
 static int try_open(struct model **m, const char *checkpoint, const struct experts_options *experts, struct err *err)
 {
-	struct model_options opt = {.experts = experts};
 	char *dir = golden_dir(checkpoint);
-	int rc = model_open(m, dir, &opt, err);
+	int rc = in_slots_open(m, dir, experts, err);
 
 	free(dir);
 	return rc;
-}
-
-static struct model *open_model(const char *checkpoint, const struct experts_options *experts)
-{
-	struct model *m;
-	struct err err;
-
-	if (try_open(&m, checkpoint, experts, &err))
-		fail_msg("%s: %s", checkpoint, err.text);
-	return m;
 }
 
 /* Slots in host memory and on the device, both beyond the fewest there can be. A device's slot is no larger than one of host memory. */
 static struct experts_options room(const char *checkpoint, struct engine *e, int host_more, int n_device, const struct cost *cost)
 {
 	struct experts_options all = {.bytes = (int64_t)1 << 30};
-	struct model *m = open_model(checkpoint, &all);
+	struct model *m = in_slots_model(checkpoint, &all);
 	struct experts_options opt = {.device = engine_device(e), .cost = cost};
 	struct experts_stats stats;
 
@@ -156,7 +145,7 @@ static void any_mix_of_device_and_host_slots_gives_the_same_bits(void **state)
 	for (int k = 0; golden_checkpoints[k]; k++) {
 		enum compute_profile compute = k % 2 ? COMPUTE_F32 : COMPUTE_BF16;
 		const char *name = golden_checkpoints[k];
-		struct model *all = open_model(name, NULL);
+		struct model *all = in_slots_model(name, NULL);
 		struct engine *e = open_engine(compute, NULL);
 		struct golden_run want;
 		struct golden_case *cases;
@@ -176,7 +165,7 @@ static void any_mix_of_device_and_host_slots_gives_the_same_bits(void **state)
 			seed_queues(1 + (int)i + 10 * k);
 			e = open_engine(compute, "sim:0");
 			opt = room(name, e, mixes[i].host_more, mixes[i].n_device, cost);
-			m = open_model(name, &opt);
+			m = in_slots_model(name, &opt);
 			golden_run(&run, e, m, LATENTS_BF16, &cases[n - 1], chunk);
 			in_slots_same_logits(&run, &want);
 			stats = stats_of(m);
@@ -213,7 +202,7 @@ static void both_memories_count(void **state)
 
 	(void)state;
 	opt.no_prediction = true;
-	m = open_model("glm52", &opt);
+	m = in_slots_model("glm52", &opt);
 	cases = golden_load("glm52", m->config.vocab, &n);
 	for (int i = 0; i < 2; i++) {
 		golden_run(&run, e, m, LATENTS_BF16, &cases[n - 1], 1);
@@ -234,7 +223,7 @@ static void both_memories_count(void **state)
 static void a_question_between_two_tiles_changes_neither(void **state)
 {
 	const struct cost costs[] = {some_move(), all_moves()};
-	struct model *all = open_model("glm52", NULL);
+	struct model *all = in_slots_model("glm52", NULL);
 	size_t vocab = (size_t)all->config.vocab;
 	struct session_options session = {.latents = LATENTS_BF16};
 	float *want[2] = {xmalloc(vocab, sizeof **want), xmalloc(vocab, sizeof **want)};
@@ -268,7 +257,7 @@ static void a_question_between_two_tiles_changes_neither(void **state)
 		seed_queues(7 + (int)i);
 		e = open_engine(COMPUTE_BF16, "sim:0");
 		opt = room("glm52", e, 2, 8, &costs[i % 2]);
-		m = open_model("glm52", &opt);
+		m = in_slots_model("glm52", &opt);
 		assert_int_equal(session_new(&b, e, m, &session, &err), 0);
 		assert_int_equal(session_new(&c, e, m, &session, &err), 0);
 		q.session = b;
@@ -312,7 +301,7 @@ static void what_fails_on_the_device_is_an_error_that_names_it(void **state)
 {
 	static const char *const kinds[] = {"upload", "experts", "download"};
 	const struct cost cost = some_move();
-	struct model *all = open_model("glm52", NULL);
+	struct model *all = in_slots_model("glm52", NULL);
 	size_t vocab = (size_t)all->config.vocab;
 	float *want = xmalloc(vocab, sizeof *want), *got = xmalloc(vocab, sizeof *got);
 	struct engine *e = open_engine(COMPUTE_BF16, NULL);
@@ -337,7 +326,7 @@ static void what_fails_on_the_device_is_an_error_that_names_it(void **state)
 			setenv("QUIRE_SIM_FAIL", fail, 1);
 			e = open_engine(COMPUTE_BF16, "sim:0");
 			opt.device = engine_device(e);
-			m = open_model("glm52", &opt);
+			m = in_slots_model("glm52", &opt);
 			if (run(e, m, &cases[n - 1], got, &err)) {
 				n_failed++;
 				assert_non_null(strstr(err.text, "sim:0"));
@@ -403,7 +392,7 @@ static void less_than_one_expert_on_the_device_is_refused_with_what_one_takes(vo
 static void memory_that_cannot_be_pinned_does_as_well(void **state)
 {
 	const struct cost cost = some_move();
-	struct model *all = open_model("glm52-fp8", NULL);
+	struct model *all = in_slots_model("glm52-fp8", NULL);
 	struct engine *e = open_engine(COMPUTE_BF16, NULL);
 	struct golden_run want, got;
 	struct golden_case *cases;
@@ -420,7 +409,7 @@ static void memory_that_cannot_be_pinned_does_as_well(void **state)
 		setenv("QUIRE_SIM_FAIL", i == 1 ? "pin:1" : "pin:2", 1);
 		e = open_engine(COMPUTE_BF16, "sim:0");
 		opt = room("glm52-fp8", e, 1, 6, &cost);
-		m = open_model("glm52-fp8", &opt);
+		m = in_slots_model("glm52-fp8", &opt);
 		golden_run(&got, e, m, LATENTS_BF16, &cases[n - 1], 1);
 		in_slots_same_logits(&got, &want);
 		golden_run_free(&got);
@@ -439,7 +428,7 @@ static void what_is_warmed_goes_to_the_device(void **state)
 	const struct cost cost = nothing_moves();
 	struct engine *e = open_engine(COMPUTE_BF16, "sim:0");
 	struct experts_options opt = room("glm52", e, 4, 9, &cost);
-	struct model *m = open_model("glm52", &opt);
+	struct model *m = in_slots_model("glm52", &opt);
 	const struct model_config *c = &m->config;
 	int64_t *chosen = xcalloc((size_t)c->n_layers * (size_t)c->n_experts, sizeof *chosen);
 	struct experts_stats stats;

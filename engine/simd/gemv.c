@@ -29,8 +29,8 @@ enum { LINE = 64 };
 /*
  * What lies ahead is asked for: the same place of rows that come next (the prefetchers of processors start anew with every row). It
  * must be far enough ahead to come in time, which a pair of short rows is not; and where x passes once, it is asked for past the
- * second and third cache if the first has room for so much. GB/s of two threads, columns, asked for in the second cache / past it
- * / and 12 KB ahead at least, on a processor with a first cache of 48 KB (Zen 5):
+ * second and third cache if the first has room for so much. GB/s of two threads over 512 MB, medians of 61 in turn, by columns: asked
+ * for in the second cache / past it / and 12 KB ahead at least, on a processor with a first cache of 48 KB (Zen 5):
  *
  *     fp8     2048  56 / 63 / 68   6144  50 / 62 / 63
  *     int4    2048  31 / 32 / 47   6144  48 / 52 / 52

@@ -22,7 +22,7 @@ struct model *in_slots_model(const char *checkpoint, const struct experts_option
 	struct err err;
 
 	if (in_slots_open(&m, dir, experts, &err))
-		fail_msg("%s", err.text);
+		fail_msg("%s: %s", checkpoint, err.text);
 	free(dir);
 	return m;
 }
