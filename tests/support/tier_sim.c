@@ -313,23 +313,28 @@ static void look_ahead(struct tier *s, enum ahead_kind kind, int64_t step)
 	}
 }
 
-/* Nearer: what stayed, or is on its way, for a guess that is not repeated goes. */
-static void look_again(struct tier *s, int64_t step)
+/* A nearer look was taken: what is on its way for a guess that is not repeated goes. */
+static void correct(struct tier *s, const struct guesses *nearer, int64_t step)
 {
-	struct guesses *g = guesses_of(s, AHEAD_WHOLE, step);
 	struct flight *f = flight_of(s, step);
-	bool repeated = false;
 
-	stop_keeping(s, guesses_of(s, AHEAD_NEXT, step));
-	look_ahead(s, AHEAD_WHOLE, step);
-	for (int i = 0; i < g->n; i++)
-		repeated |= g->ids[i] == f->expert;
-	if (repeated)
+	if (f->left <= 0)
 		return;
+	for (int i = 0; i < nearer->n; i++)
+		if (nearer->ids[i] == f->expert)
+			return;
 	if (f == s->flying)
 		end_piece(s);
 	if (f->left > 0)
 		give_up(s, f, false);
+}
+
+static void look(struct tier *s, enum ahead_kind kind, int64_t step)
+{
+	if (kind == AHEAD_WHOLE)
+		stop_keeping(s, guesses_of(s, AHEAD_NEXT, step));
+	look_ahead(s, kind, step);
+	correct(s, guesses_of(s, kind, step), step);
 }
 
 /* What this layer waited for is there: the window for the next ones begins. */
@@ -369,7 +374,7 @@ static void one_step(struct tier *s, int64_t token, int32_t layer, bool counts)
 	int n_missing = 0;
 
 	if (s->opt->prefetch && s->opt->recall[AHEAD_WHOLE] > 0 && step)
-		look_again(s, step);
+		look(s, AHEAD_WHOLE, step);
 	s->now += s->opt->compute_s / 2;
 	if (s->opt->prefetch)
 		fetch_ahead(s, s->now);
@@ -391,7 +396,7 @@ static void one_step(struct tier *s, int64_t token, int32_t layer, bool counts)
 		policy_observe(s->policy, layer, chosen, t->n_listed);
 	for (int kind = AHEAD_NEXT; kind < N_AHEAD_KINDS && step + kind <= last; kind++)
 		if (s->opt->recall[kind] > 0)
-			look_ahead(s, (enum ahead_kind)kind, step + kind);
+			look(s, (enum ahead_kind)kind, step + kind);
 	for (int32_t k = 0; k < t->n_chosen; k++)
 		use(s, layer, chosen[k].expert);
 	if (s->link_free > s->now)

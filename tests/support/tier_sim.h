@@ -5,7 +5,7 @@
  * A layer of a token is attention, then the router, then the experts when all of them are there. A transfer takes its
  * time on the link, one after another; what is fetched ahead for the layers that come goes when nothing that is waited for
  * does, and gives way at its next piece. Guesses are made when a router has spoken, at the routers of the next layers, and at the next
- * one once more when the layer is done.
+ * one once more when the layer is done; what is under way and not guessed any more is given up, as the engine does it.
  */
 #ifndef QUIRE_TESTS_SUPPORT_TIER_SIM_H
 #define QUIRE_TESTS_SUPPORT_TIER_SIM_H
