@@ -1,8 +1,11 @@
 #include "offload/ahead.h"
 
+#include <math.h>
+
 #define FADE    .995 /* of a count with each new one: some hundred are remembered */
 #define AVERAGE .85  /* of an average with each new number */
 #define SURE    .8   /* of what the last window could save as well, counted as saved: it may have several to read */
+#define NOTICED .5   /* of what is carried of a wrong guess, until a nearer look says that it is one */
 #define FORGIVE .99  /* of delays, with each window: a disk that was slow is tried again */
 
 /* Beside those of AHEAD_NEXT, as they are in the pocket model. */
@@ -16,7 +19,7 @@ static int routers_before(enum ahead_kind kind)
 
 void ahead_init(struct ahead *a, int32_t n_chosen, double piece_share)
 {
-	*a = (struct ahead){.piece_share = piece_share < 1 ? piece_share : 1};
+	*a = (struct ahead){.piece_share = piece_share < 1 ? piece_share : 1, .waited = 1};
 	/* As others found it: three guesses of four come true, the first ones more often; of those that are not there, fewer. */
 	for (int k = 0; k < N_AHEAD_KINDS; k++)
 		for (int i = 0; i < AHEAD_RANKS; i++) {
@@ -68,6 +71,11 @@ void ahead_judge(struct ahead *a, enum ahead_kind kind, int32_t rank, bool neede
 	a->needed[kind][i] = FADE * a->needed[kind][i] + needed;
 }
 
+void ahead_wanted(struct ahead *a, bool read_ahead)
+{
+	a->waited = FADE * a->waited + (1 - FADE) * !read_ahead;
+}
+
 void ahead_held_up(struct ahead *a, int n_pieces, double seconds)
 {
 	double pieces = n_pieces * a->piece_share * a->transfer_s;
@@ -98,28 +106,42 @@ double ahead_left(const struct ahead *a, enum ahead_kind kind, int64_t now)
 /* What would be saved of it if it waited until its router is the next to speak. */
 static double saved_later(const struct ahead *a)
 {
-	double share = a->n_missing > 1 ? a->idle_s / a->n_missing : a->idle_s;
+	return fmin(a->n_missing > 1 ? a->idle_s / a->n_missing : a->idle_s, a->transfer_s);
+}
 
-	return share < a->transfer_s ? share : a->transfer_s;
+/* Of what is saved by having others there that nobody guessed; guesses would have been in time for some of them. */
+static double saved_instead(const struct ahead *a, double saves, double carried)
+{
+	return a->waited * saves * carried;
 }
 
 float ahead_bid(const struct ahead *a, enum ahead_kind kind, int32_t rank, int n_before, int64_t now)
 {
 	double before = n_before * a->transfer_s, left = ahead_left(a, kind, now) - before, p = ahead_chance(a, kind, rank);
-	double saved, spilled, gain;
+	double carried, saved, spilled, lost, gain;
 
 	if (!(left > 0 && a->transfer_s > 0))
 		return 0;
-	saved = left < a->transfer_s ? left : a->transfer_s;
+	saved = carried = fmin(left, a->transfer_s);
 	if (routers_before(kind))
 		saved -= SURE * saved_later(a);
 	spilled = a->piece_share * a->transfer_s - (window_left(a, now) - before); /* of a piece that is longer than the window */
-	spilled = spilled > 0 ? spilled : 0;
-	gain = p * saved - (1 - p) * (spilled > a->behind_s ? spilled : a->behind_s);
+	lost = fmax(spilled, a->behind_s) + saved_instead(a, a->saves_instead, NOTICED * carried);
+	gain = p * saved - (1 - p) * lost;
 	if (gain <= 0)
 		return 0;
 	gain /= (1 - p) * a->transfer_s + 1e-12;
 	return gain < 1 ? (float)gain : 1;
+}
+
+bool ahead_is_worth(const struct ahead *a, double saves, int64_t now)
+{
+	return a->transfer_s > 0 && saved_instead(a, saves, fmin(window_left(a, now), a->transfer_s)) > a->behind_s;
+}
+
+void ahead_instead(struct ahead *a, double saves)
+{
+	a->saves_instead = saves;
 }
 
 int ahead_pieces(const struct ahead *a, int64_t now)

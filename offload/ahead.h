@@ -1,8 +1,8 @@
 /*
  * Whether a read ahead is worth beginning. A guess at experts of the layers that come is read while nothing that is waited for is:
  * from then until the next router speaks the link would be idle. What is read in that window is time saved if the guess comes
- * true. If it does not, what is still under way when the router speaks holds up those that are waited for, and what was
- * pushed out for it may have to come back. A guess at a layer further on is wrong more often, and has the windows of those before it
+ * true. If it does not, what is still under way when the router speaks holds up those that are waited for, what was
+ * pushed out for it may have to come back, and the link could have carried something else (offload/spare.h). A guess at a layer further on is wrong more often, and has the windows of those before it
  * too: where an expert takes longer than a layer, it is what makes it come in time.
  *
  * How often guesses come true is counted by their kind and rank, over those that were not there (of those a cache knows nothing, and
@@ -35,7 +35,9 @@ struct ahead {
 	double n_missing;              /* of the guesses at it */
 	double transfer_s;             /* of one expert; 0: none was seen */
 	double piece_share;            /* of an expert, that is read at once and cannot be taken back */
-	double behind_s;               /* that a read given up holds up those that are waited for */
+	double behind_s;               /* that a read which is not wanted holds up those that are waited for */
+	double waited;                 /* the share that nobody had begun to read, of experts that were wanted and would not have been there */
+	double saves_instead;          /* transfers, by one of what nobody guessed */
 	int64_t began;                 /* of the window under way; 0: none */
 	int stage;
 };
@@ -53,8 +55,10 @@ void ahead_spoken(struct ahead *a, int n_missing, int64_t now);
 void ahead_forget(struct ahead *a);
 /* What came of guess `rank`, 0 the best, that was not there when it was made. */
 void ahead_judge(struct ahead *a, enum ahead_kind kind, int32_t rank, bool needed);
-/* A read was given up with so many pieces under way, and its last one ended so much later. What those that are waited for lost is no
- * more than that, nor than what so many pieces take: the link served them as well. 0, 0: nobody was waiting. */
+/* An expert is wanted that would not be there but for being read ahead, if it was. */
+void ahead_wanted(struct ahead *a, bool read_ahead);
+/* A read was given up, or left for later, with so many pieces under way, and its last one ended so much later. What those that are
+ * waited for lost is no more than that, nor than what so many pieces take: the link served them as well. 0, 0: nobody was waiting. */
 void ahead_held_up(struct ahead *a, int n_pieces, double seconds);
 
 /* How often guesses of a rank come true, of those that are not there. */
@@ -64,6 +68,10 @@ double ahead_left(const struct ahead *a, enum ahead_kind kind, int64_t now);
 /* The most that what guess `rank` pushes out may be worth (offload/policy.h), with n_before experts to be read ahead before
  * it; 0: it is not worth beginning, though a slot be free. */
 float ahead_bid(const struct ahead *a, enum ahead_kind kind, int32_t rank, int n_before, int64_t now);
+/* One of what nobody guessed saves so many transfers later on: is it worth beginning, where no guess is? It goes on in later windows. */
+bool ahead_is_worth(const struct ahead *a, double saves, int64_t now);
+/* That is what guesses keep the link from. */
+void ahead_instead(struct ahead *a, double saves);
 /* Pieces that can be read until the next router is likely to speak, 1 at least. */
 int ahead_pieces(const struct ahead *a, int64_t now);
 

@@ -201,6 +201,11 @@ bool policy_resident(const struct policy *p, int32_t layer, int32_t expert)
 	return p->resident[at(p, layer, expert)];
 }
 
+float policy_worth_now(const struct policy *p, int32_t layer, int32_t expert)
+{
+	return p->worth[at(p, layer, expert)] * p->soon[(layer - p->layer - 1 + 2 * p->n_layers) % p->n_layers];
+}
+
 bool policy_victim(const struct policy *p, int32_t *layer, int32_t *expert, float *worth)
 {
 	float least = 0;
@@ -211,7 +216,7 @@ bool policy_victim(const struct policy *p, int32_t *layer, int32_t *expert, floa
 
 		if (p->least[l] < 0)
 			continue;
-		w = p->worth[at(p, l, p->least[l])] * p->soon[(l - p->layer - 1 + 2 * p->n_layers) % p->n_layers];
+		w = policy_worth_now(p, l, p->least[l]);
 		if (!found || w < least) {
 			found = true;
 			*worth = least = w;

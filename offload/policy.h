@@ -34,6 +34,8 @@ void policy_expect(struct policy *p, int32_t layer, const double *share);
 
 /* 0 to 1. */
 float policy_worth(const struct policy *p, int32_t layer, int32_t expert);
+/* The same, less the later its layer is asked next: what policy_victim goes by. */
+float policy_worth_now(const struct policy *p, int32_t layer, int32_t expert);
 
 /* Residency, as the tier has it. An expert that is held may not go (its layer is under way, or bytes move). */
 void policy_arrived(struct policy *p, int32_t layer, int32_t expert);

@@ -112,6 +112,28 @@ static void prediction_is_never_slower_and_much_faster_where_it_can_be(void **st
 	trace_free(t);
 }
 
+/* Without any guess, what an idle link carries for its worth (offload/spare.h): much where a subject stays, and nowhere a loss. */
+static void what_nobody_guessed_pays_where_subjects_last(void **state)
+{
+	(void)state;
+	for (int i = 0; i < N_TRACE_PRESETS; i++) {
+		struct trace *t = trace_make(&trace_presets[i], 4, 256, 8, 300, 5);
+
+		for (double transfer = .05; transfer < 100; transfer *= 4) {
+			struct tier_options opt = {.rule = TIER_POLICY, .share = .5, .transfer_s = transfer, .compute_s = 1};
+			double without = run(t, opt).seconds, with;
+
+			opt.prefetch = true;
+			with = run(t, opt).seconds;
+			if (with > 1.01 * without)
+				fail_msg("%s, transfer %g: %g s with, %g without", trace_presets[i].name, transfer, with, without);
+			if (!strcmp(trace_presets[i].name, "topic") && transfer > 3 && transfer < 4)
+				assert_true(with < without / 1.2);
+		}
+		trace_free(t);
+	}
+}
+
 static void a_nearer_look_at_the_next_router_pays(void **state)
 {
 	struct trace *t = trace_make(&trace_presets[0], 4, 256, 8, 200, 5);
@@ -324,6 +346,38 @@ static void a_guess_further_on_has_the_windows_before_it_too(void **state)
 	assert_true(ahead_bid(&a, AHEAD_SECOND, 0, 0, SECOND) < .01 && ahead_bid(&a, AHEAD_THIRD, 0, 0, SECOND) > .1);
 }
 
+/* What nobody guessed is begun while it saves more than it holds up, and what it saves is lost by a guess that is wrong. */
+static void what_nobody_guessed_is_read_where_it_saves_more_than_it_holds_up(void **state)
+{
+	struct ahead a, unknown;
+	double alone;
+
+	(void)state;
+	ahead_init(&unknown, 8, .1);
+	ahead_idle(&unknown, 0, SECOND);
+	assert_false(ahead_is_worth(&unknown, 1, SECOND));
+	a = taught(.1);
+	assert_true(ahead_is_worth(&a, .05, SECOND) && !ahead_is_worth(&a, 0, SECOND) && !ahead_is_worth(&a, .05, 2 * SECOND));
+	for (int i = 0; i < 50; i++)
+		ahead_held_up(&a, 1, i % 2 * .05); /* .025 s in a window in which .5 s are carried */
+	assert_true(ahead_is_worth(&a, .1, SECOND) && !ahead_is_worth(&a, .03, SECOND));
+	a = taught(.1);
+	alone = ahead_bid(&a, AHEAD_NEXT, 7, 0, SECOND);
+	ahead_instead(&a, .1); /* .0625 s saved, and with a chance of 7 / 8 .025 s lost: .0406 in .4375 s */
+	assert_float_equal(ahead_bid(&a, AHEAD_NEXT, 7, 0, SECOND), .0928, .01);
+	ahead_instead(&a, 1);
+	assert_true(ahead_bid(&a, AHEAD_NEXT, 7, 0, SECOND) == 0 && ahead_bid(&a, AHEAD_NEXT, 0, 0, SECOND) > .9);
+	/* Where guesses bring what is wanted anyway, others save nothing. */
+	for (int i = 0; i < 3000; i++)
+		ahead_wanted(&a, true);
+	assert_float_equal(ahead_bid(&a, AHEAD_NEXT, 7, 0, SECOND), alone, .001);
+	assert_true(ahead_is_worth(&a, 1, SECOND));
+	ahead_held_up(&a, 1, .05);
+	assert_false(ahead_is_worth(&a, 1, SECOND));
+	ahead_wanted(&a, false);
+	assert_true(ahead_bid(&a, AHEAD_NEXT, 7, 0, SECOND) < alone);
+}
+
 static void equal_scores_do_no_harm(void **state)
 {
 	struct policy *p = policy_new(1, 8, 2);
@@ -429,6 +483,7 @@ int main(void)
 		cmocka_unit_test(the_policy_lies_between_a_list_of_the_recent_and_the_future),
 		cmocka_unit_test(a_plan_counts_on_the_hits_of_the_policy),
 		cmocka_unit_test(prediction_is_never_slower_and_much_faster_where_it_can_be),
+		cmocka_unit_test(what_nobody_guessed_pays_where_subjects_last),
 		cmocka_unit_test(a_nearer_look_at_the_next_router_pays),
 		cmocka_unit_test(prediction_is_not_slower_on_a_disk_that_is_slow_and_stalls),
 		cmocka_unit_test(what_is_always_chosen_is_worth_most),
@@ -438,6 +493,7 @@ int main(void)
 		cmocka_unit_test(what_held_others_up_is_feared_for_a_while),
 		cmocka_unit_test(a_slow_disk_is_read_ahead_of_by_who_is_sure),
 		cmocka_unit_test(a_guess_further_on_has_the_windows_before_it_too),
+		cmocka_unit_test(what_nobody_guessed_is_read_where_it_saves_more_than_it_holds_up),
 		cmocka_unit_test(equal_scores_do_no_harm),
 		cmocka_unit_test(a_trace_comes_back_as_it_was_written),
 		cmocka_unit_test(steps_come_in_any_order_and_are_listed_from_the_best_down),

@@ -6,6 +6,7 @@
 
 #include "config/mem.h"
 #include "offload/policy.h"
+#include "offload/spare.h"
 
 enum { PIECES = 10 };
 
@@ -39,6 +40,8 @@ struct tier {
 	struct ahead admission;
 	struct guesses guesses[N_AHEAD_KINDS][TIER_DEPTHS]; /* by the step that is guessed */
 	struct flight flights[TIER_DEPTHS]; /* by the step that they are for */
+	struct spare *spare;                /* offload/spare.h; NULL: nothing is fetched that nobody guessed */
+	struct flight spare_flight;
 	struct flight *flying;              /* who had the link last */
 	int64_t n_started;   /* transfers */
 	int64_t step;        /* under way */
@@ -134,6 +137,19 @@ static struct flight *flight_of(struct tier *s, int64_t step)
 	return &s->flights[step % TIER_DEPTHS];
 }
 
+static bool is_flying(const struct flight *f, int32_t layer, int32_t expert)
+{
+	return f->left > 0 && f->layer == layer && f->expert == expert;
+}
+
+static void fly(struct tier *s, struct flight *f, int32_t layer, int32_t expert)
+{
+	s->n_resident++; /* its slot is taken from now on */
+	*f = (struct flight){.layer = layer, .expert = expert, .left = transfer(s)};
+	f->piece = f->left / (s->opt->n_pieces ? s->opt->n_pieces : PIECES);
+	s->r->transfers++;
+}
+
 /* The next guess of a layer that is worth fetching, at the time when the link is free; false: there is none now. */
 static bool take_off(struct tier *s, int depth, struct flight *f)
 {
@@ -147,15 +163,33 @@ static bool take_off(struct tier *s, int depth, struct flight *f)
 		if (!(bid > 0))
 			return false;
 		g->next++;
-		if (s->resident[place(s, g->layer, e)] || !make_room(s, bid))
+		if (s->resident[place(s, g->layer, e)] || is_flying(&s->spare_flight, g->layer, e) || !make_room(s, bid))
 			continue;
-		s->n_resident++; /* its slot is taken from now on */
-		*f = (struct flight){.layer = g->layer, .expert = e, .left = transfer(s)};
-		f->piece = f->left / (s->opt->n_pieces ? s->opt->n_pieces : PIECES);
-		s->r->transfers++;
+		fly(s, f, g->layer, e);
 		return true;
 	}
 	return false;
+}
+
+/* The one that is worth most of those that nobody guessed. */
+static bool take_off_spare(struct tier *s)
+{
+	int32_t layer, expert, gone_layer = -1, gone_expert = -1;
+	float worth, least;
+
+	if (!s->spare || !ahead_is_worth(&s->admission, spare_may_save(s->spare), ns(s->link_free)) ||
+	    !spare_next(s->spare, &layer, &expert, &worth))
+		return false;
+	for (int i = 0; i < TIER_DEPTHS; i++)
+		if (is_flying(&s->flights[i], layer, expert))
+			return false;
+	if (s->n_resident >= s->capacity)
+		policy_victim(s->policy, &gone_layer, &gone_expert, &least);
+	if (!make_room(s, worth))
+		return false;
+	spare_began(s->spare, layer, expert, gone_layer, gone_expert);
+	fly(s, &s->spare_flight, layer, expert);
+	return true;
 }
 
 /* Who has the link next: the nearest. NULL: nobody wants it. */
@@ -167,7 +201,7 @@ static struct flight *next_flight(struct tier *s)
 		if (f->left > 0 || take_off(s, depth, f))
 			return f;
 	}
-	return NULL;
+	return s->spare_flight.left > 0 || take_off_spare(s) ? &s->spare_flight : NULL;
 }
 
 static void land(struct tier *s, struct flight *f)
@@ -175,6 +209,8 @@ static void land(struct tier *s, struct flight *f)
 	f->left = 0;
 	s->n_resident--;
 	arrive(s, f->layer, f->expert);
+	if (f == &s->spare_flight)
+		return; /* it is a tenant like others */
 	hold(s, f->layer, f->expert, true);
 	s->ahead[place(s, f->layer, f->expert)] = true;
 }
@@ -247,6 +283,18 @@ static void give_up(struct tier *s, struct flight *f, bool pays)
 	s->r->wasted++;
 }
 
+/* All of it is waited for. */
+static void finish(struct tier *s, struct flight *f)
+{
+	if (f->left <= 0)
+		return;
+	if (f != s->flying)
+		end_piece(s);
+	if (f->left > 0)
+		carry(s, f, f->left);
+	s->now = s->link_free;
+}
+
 /* The router has spoken: what is on its way and not wanted stops at its next piece. What is on its way for others waits. */
 static void settle(struct tier *s, int32_t layer, const struct trace_entry *chosen)
 {
@@ -271,16 +319,14 @@ static void settle(struct tier *s, int32_t layer, const struct trace_entry *chos
 		waits |= !s->resident[place(s, layer, chosen[k].expert)];
 	if (s->link_free < s->now)
 		s->link_free = s->now;
-	if (f->left > 0 && is_chosen(s, chosen, f->expert)) {
-		if (f != s->flying)
-			end_piece(s);
-		carry(s, f, f->left);
-		s->now = s->link_free;
-	} else if (f->left > 0) {
+	if (s->spare_flight.layer == layer && is_chosen(s, chosen, s->spare_flight.expert))
+		finish(s, &s->spare_flight);
+	if (is_chosen(s, chosen, f->expert))
+		finish(s, f);
+	else if (f->left > 0)
 		give_up(s, f, waits);
-	} else if (waits) {
-		end_piece(s);
-	}
+	if (s->flying && s->flying->left > 0)
+		ahead_held_up(&s->admission, 1, waits ? end_piece(s) : 0);
 }
 
 double tier_luck(uint64_t seed, int64_t step, int32_t rank)
@@ -351,6 +397,8 @@ static void use(struct tier *s, int32_t layer, int32_t expert)
 	s->r->asked++;
 	s->r->hits += s->resident[i] && !s->ahead[i];
 	s->r->prefetched += s->resident[i] && s->ahead[i];
+	if (!s->resident[i] || s->ahead[i])
+		ahead_wanted(&s->admission, s->ahead[i]);
 	s->ahead[i] = false;
 	if (s->resident[i])
 		return;
@@ -363,6 +411,16 @@ static void use(struct tier *s, int32_t layer, int32_t expert)
 		arrive(s, layer, expert);
 		hold(s, layer, expert, true);
 	}
+}
+
+static void spare_step(struct tier *s, int32_t layer, const struct trace_entry *chosen)
+{
+	int32_t ids[TIER_CHOSEN_MOST];
+
+	for (int32_t k = 0; k < s->t->n_chosen; k++)
+		ids[k] = chosen[k].expert;
+	spare_spoken(s->spare, layer, ids, s->t->n_chosen);
+	ahead_instead(&s->admission, spare_saves(s->spare));
 }
 
 static void one_step(struct tier *s, int64_t token, int32_t layer, bool counts)
@@ -394,6 +452,8 @@ static void one_step(struct tier *s, int64_t token, int32_t layer, bool counts)
 	s->r->layers[n_missing]++;
 	if (s->policy)
 		policy_observe(s->policy, layer, chosen, t->n_listed);
+	if (s->spare)
+		spare_step(s, layer, chosen);
 	for (int kind = AHEAD_NEXT; kind < N_AHEAD_KINDS && step + kind <= last; kind++)
 		if (s->opt->recall[kind] > 0)
 			look(s, (enum ahead_kind)kind, step + kind);
@@ -451,6 +511,7 @@ static void check_slots(const struct tier *s)
 		n += s->resident[i];
 	for (int i = 0; i < TIER_DEPTHS; i++)
 		n += s->flights[i].left > 0;
+	n += s->spare_flight.left > 0;
 	if (n != s->n_resident || n > s->capacity)
 		abort();
 }
@@ -472,6 +533,8 @@ void tier_run(struct tier_result *r, const struct trace *t, const struct tier_op
 	s.next_use = xcalloc(n, sizeof *s.next_use);
 	if (opt->rule == TIER_POLICY)
 		s.policy = policy_new(t->n_layers, t->n_experts, t->n_chosen);
+	if (s.policy && opt->prefetch)
+		s.spare = spare_new(s.policy, t->n_layers, t->n_experts);
 	ahead_init(&s.admission, t->n_chosen, 1.0 / (opt->n_pieces ? opt->n_pieces : PIECES));
 	if (opt->rule == TIER_BELADY)
 		find_uses(&s);
@@ -483,6 +546,7 @@ void tier_run(struct tier_result *r, const struct trace *t, const struct tier_op
 	}
 	r->seconds = s.now - began;
 	check_slots(&s);
+	spare_free(s.spare);
 	policy_free(s.policy);
 	free(s.resident);
 	free(s.held);
