@@ -6,11 +6,12 @@
  *   policy.hit_over_lru, policy.hit_over_belady
  *                             over a list of the recently used (null where that has none), and over the choice that knows the future
  *   policy.speed_over_demand  tokens per second with prediction (of three layers, offload/ahead.h, and of who is worth having,
- *                             offload/spare.h) over those without, the least of five balances of transfer and compute; "balanced" where both take as long in all, and beside it what it would be if
- *                             all that is guessed of routers came true, and the most that guesses at the next layer alone can give
- *                             ("of_next_layer"): a layer's transfers X beside its own compute C, (C + X) over the longer, summed.
- *                             Where an expert takes longer than a layer ("expert_over_layer"), most layers have no X and
- *                             others several C: they balance in all and in none
+ *                             offload/spare.h) over those without, the least of five balances of transfer and compute; "balanced"
+ *                             where both take as long in all, and beside it what it would be if all that is guessed of routers came
+ *                             true, and the most that guesses at the next layer alone can give ("of_next_layer"): a layer's
+ *                             transfers X beside its own compute C, (C + X) over the longer, summed. Where an expert takes
+ *                             longer than a layer ("expert_over_layer"), most layers have no X and others several C: they
+ *                             balance in all and in none
  */
 #include <math.h>
 #include <stdio.h>
