@@ -775,6 +775,7 @@ static json_t *experts_json(const struct experts_stats *s)
 	json_object_set_new(o, "ahead", integer(s->ahead));
 	json_object_set_new(o, "useful", integer(s->useful));
 	json_object_set_new(o, "wasted", integer(s->ahead - s->useful));
+	json_object_set_new(o, "spare", integer(s->spare));
 	json_object_set_new(o, "behind", integer(s->behind));
 	json_object_set_new(o, "warmed", integer(s->warmed));
 	json_object_set_new(o, "warmed_used", integer(s->warmed_used));

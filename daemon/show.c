@@ -403,6 +403,8 @@ static void print_experts(const json_t *x)
 	if (get_integer(x, "ahead"))
 		printf(", %s ahead and %s of those in vain", print_count(a, get_integer(x, "ahead")),
 		       print_count(b, get_integer(x, "wasted")));
+	if (get_integer(x, "spare"))
+		printf(", %s while there was nothing else to read", print_count(a, get_integer(x, "spare")));
 	if (get_integer(x, "behind"))
 		printf(", %s in somebody's way", print_count(a, get_integer(x, "behind")));
 	putchar('\n');

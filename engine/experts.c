@@ -102,6 +102,8 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 		experts_close(x);
 		return -1;
 	}
+	if (!x->device)
+		x->spare = spare_new(x->policy, n_layers, n_experts);
 	ahead_init(&x->admission, n_chosen, x->slot_bytes ? (double)EXPERT_PIECE / (double)x->slot_bytes : 1);
 	*out = x;
 	return 0;
@@ -119,6 +121,7 @@ void experts_close(struct experts *x)
 		io_close(&x->direct[i]);
 	if (x->sums && expert_sums_close(x->sums, &err))
 		log_warn("checksums of experts are not kept: %s", err.text);
+	spare_free(x->spare);
 	policy_free(x->policy);
 	for (int32_t i = 0; i < x->n_slots; i++)
 		expert_look_free(x->slots[i].look);
@@ -162,7 +165,7 @@ void expert_empty(struct experts *x, struct slot *s)
 		expert_device_left(x, s->layer, s->expert);
 	s->state = SLOT_FREE;
 	s->layer = s->expert = NONE;
-	s->wanted = s->ahead = s->later = s->guessed = false;
+	s->wanted = s->ahead = s->later = s->spare = s->guessed = false;
 	s->warmed = 0;
 }
 
@@ -202,7 +205,7 @@ struct slot *expert_find_slot(struct experts *x, float worth)
 
 void expert_allow_ahead(struct experts *x, int pieces)
 {
-	for (enum io_class c = IO_CLASS_PREFETCH; c <= IO_CLASS_LATER; c++)
+	for (enum io_class c = IO_CLASS_PREFETCH; c < N_IO_CLASSES; c++)
 		io_allow(x->io, c, pieces);
 }
 
@@ -217,10 +220,33 @@ static void await(struct experts *x, bool begins)
 	x->n_busy = x->n_busy == NONE || !begins ? NONE : x->n_busy + 1;
 }
 
+int expert_pieces_ahead(const struct experts *x)
+{
+	int n = 0;
+
+	for (int32_t i = 0; i < x->n_reading; i++) {
+		const struct slot *s = &x->slots[x->reading[i]];
+
+		for (int k = 0; k < s->r.n && s->ahead; k++)
+			n += s->requests[k].status == IO_PENDING ? s->requests[k].n_in_flight : 0;
+	}
+	return n;
+}
+
+/* Have those ended that were in the way of what is waited for? over: nobody waits any more. */
+static void look_in_the_way(struct experts *x, bool over)
+{
+	if (!x->in_the_way.n_pieces || (!over && expert_pieces_ahead(x)))
+		return;
+	ahead_held_up(&x->admission, x->in_the_way.n_pieces, clock_seconds_since(x->in_the_way.since));
+	x->in_the_way.n_pieces = 0;
+}
+
 static void no_longer_await(struct experts *x)
 {
 	if (--x->n_awaited)
 		return;
+	look_in_the_way(x, true);
 	expert_allow_ahead(x, 1);
 	if (x->n_busy > 0)
 		ahead_carried(&x->admission, clock_seconds_since(x->busy_since) / x->n_busy);
@@ -247,7 +273,9 @@ void expert_begin_reading(struct experts *x, struct slot *s, int32_t layer, int3
 		requests[i] = &s->requests[i];
 	}
 	point(x, s, &s->r);
-	if (s->ahead) {
+	if (s->spare) {
+		x->n_spare++;
+	} else if (s->ahead) {
 		x->n_guessed++;
 		x->n_later += s->later;
 	} else {
@@ -351,16 +379,17 @@ static int has_come(struct experts *x, struct slot *s, struct err *err)
 			return -1;
 	if (!can_wait(x, s) && prove(x, s, err))
 		return -1;
-	s->guessed = s->ahead && !s->warmed;
+	s->guessed = s->ahead && !s->warmed && !s->spare;
 	is_warm(x, s);
 	expert_device_came(x, s->layer, s->expert);
 	return 0;
 }
 
-/* One that was read ahead is not on its way as a guess any more. */
+/* One that was read ahead is not on its way as such any more. */
 static void end_guess(struct experts *x, struct slot *s)
 {
-	x->n_guessed--;
+	x->n_spare -= s->spare;
+	x->n_guessed -= !s->spare;
 	x->n_later -= s->later;
 	s->later = false;
 }
@@ -368,11 +397,12 @@ static void end_guess(struct experts *x, struct slot *s)
 /* What was read ahead is wanted now, or is not going to be. */
 void expert_no_guess(struct experts *x, struct slot *s, bool wanted)
 {
-	x->stats.useful += wanted && !s->warmed;
+	x->stats.useful += wanted && !s->warmed && !s->spare;
 	s->ahead = false;
 	if (!s->n_pending)
 		return;
 	end_guess(x, s);
+	s->spare = false;
 	if (wanted) {
 		await(x, false);
 		return;
@@ -409,12 +439,14 @@ static void take_back(struct experts *x, struct io_request *r)
 	expert_go_ahead(x); /* the drive, while this is looked at */
 	/* Of what was given up all may have come. To look at it takes its time, which others are waiting for. */
 	warm = s->err.code == ERR_NONE && (!s->cancelled || s->wanted) && !has_come(x, s, &s->err);
-	if (warm && s->warmed) {
-		s->ahead = false; /* it is there like any other */
-		x->stats.warmed++;
+	if (warm && (s->warmed || s->spare)) {
+		x->stats.warmed += s->warmed > 0;
+		s->ahead = s->spare = false; /* it is there like any other */
 	}
 	if (warm)
 		return;
+	if (s->spare)
+		spare_failed(x->spare);
 	expert_look_free(s->look);
 	s->look = NULL;
 	if (s->cancelled && s->wanted) /* since then */
@@ -429,6 +461,7 @@ void expert_poll(struct experts *x)
 
 	while ((r = io_poll(x->io)))
 		take_back(x, r);
+	look_in_the_way(x, false);
 	expert_go_ahead(x);
 }
 
@@ -437,6 +470,7 @@ static bool go_on(struct experts *x)
 {
 	struct io_request *r = io_poll(x->io);
 
+	look_in_the_way(x, false);
 	if (!r)
 		return look_on_any(x);
 	take_back(x, r);
@@ -653,6 +687,7 @@ void experts_done(struct experts *x, int32_t layer, int32_t expert, bool spent)
 		expert_device_consider(x, s);
 		return;
 	}
+	x->none_to_ask = false; /* in a sweep what comes next is known */
 	expert_device_once(x, layer, expert);
 	/* Slots that are free again by themselves, or taken, leave the pile when it is full. */
 	if (x->n_spent == x->n_slots) {
@@ -670,7 +705,7 @@ void experts_forget(struct experts *x)
 	for (int r = 0; r < GUESS_ROUTERS; r++)
 		for (int k = 0; k < N_AHEAD_KINDS; k++)
 			expert_end_guesses(x, &x->guesses.lists[r][k], NULL, 0);
-	x->looks_ahead = false;
+	x->looks_ahead = x->none_to_ask = false;
 	ahead_forget(&x->admission);
 	expert_device_forget(x);
 	for (int32_t i = 0; i < x->n_slots; i++)
@@ -695,6 +730,10 @@ void experts_observe(struct experts *x, int32_t layer, const float *scores, cons
 			x->entries[n++] = (struct trace_entry){e, scores[e]};
 	}
 	policy_observe(x->policy, layer, x->entries, n);
+	if (x->spare) {
+		spare_spoken(x->spare, layer, chosen, x->n_chosen);
+		ahead_instead(&x->admission, spare_saves(x->spare));
+	}
 }
 
 /* ---- what is read before anybody asks ------------------------------------------------------------------------------ */
@@ -781,8 +820,8 @@ void experts_stats(const struct experts *x, struct experts_stats *out)
 	out->sums_shipped = expert_sums_shipped(x->sums);
 	io_stats(x->io, &io);
 	out->backend = io.backend;
-	out->read_bytes = io.of[IO_CLASS_EXPERT].moved + io.of[IO_CLASS_PREFETCH].moved +
-			  io.of[IO_CLASS_LATER].moved;
+	for (enum io_class c = IO_CLASS_EXPERT; c < N_IO_CLASSES; c++)
+		out->read_bytes += io.of[c].moved;
 }
 
 int experts_verify(struct experts *x, void (*report)(void *ctx, int64_t done, int64_t of), void *ctx, struct err *err)

@@ -115,8 +115,11 @@ void experts_spoken(struct experts *x, int32_t layer, const int32_t *ids, int32_
 /* Should a router that has yet to speak be asked now what it would choose? It costs a product, and pays when that can be read before
  * anything is waited for. waits: the caller is about to wait for experts. */
 bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool waits);
+/* No router is left to ask in this pass, and what the last one chose is wanted already. */
+void experts_ask_none(struct experts *x);
 /* What it would choose, best guess first: what is worth it (offload/ahead.h) is read ahead, in moments when nothing that is waited
- * for is being read, the nearest layer first. A nearer kind of guess takes the place of others at the same router. */
+ * for is being read, the nearest layer first, and then what is worth most of those that are not there (offload/spare.h). A nearer
+ * kind of guess takes the place of others at the same router. */
 void experts_ahead(struct experts *x, int32_t layer, enum ahead_kind kind, const int32_t *ids, int32_t n);
 /* Between two tokens: read ahead from now on, or not, whatever no_prediction said. */
 void experts_predict(struct experts *x, bool on);
@@ -138,9 +141,10 @@ struct experts_stats {
 	int64_t n_experts;                /* all there are */
 	int64_t resident;
 	int64_t taken, hits, late;        /* hits: resident when wanted; late: on their way then */
-	int64_t ahead, useful;            /* reads begun ahead, and of those wanted next */
+	int64_t ahead, useful;            /* reads begun since a router was thought to choose it, and of those wanted next */
+	int64_t spare;                    /* reads begun since it is worth more than who went for it */
 	int64_t warmed, warmed_used;      /* that came before anybody asked; of those, asked for before they went */
-	int64_t behind;                   /* reads ahead that were given up and still held up what was waited for */
+	int64_t behind;                   /* times that what was waited for was held up by reads ahead given up, or left for later */
 	int64_t reads, read_bytes;        /* of experts, begun; bytes that came of the files, of reads that were given up too */
 	int64_t halves;                   /* computed with before they were whole */
 	int64_t retried;                  /* read again since the sum was wrong */

@@ -81,7 +81,33 @@ static void read_guesses(struct experts *x, struct guess_list *l, int64_t now)
 	}
 }
 
-/* The drive has nothing to do that is waited for: on with what is guessed, nearest layer first. */
+/* Nothing guessed is being read, or is worth it: what is worth more than somebody who is there. */
+static void read_spare(struct experts *x, int64_t now)
+{
+	int32_t layer, expert, gone_layer, gone_expert;
+	float worth, least;
+	struct slot *s;
+
+	/* Where slots are few, the next router needs them. */
+	if (!x->spare || x->n_guessed || x->n_spare || x->n_slots < 2 * x->n_chosen)
+		return;
+	if (!ahead_is_worth(&x->admission, spare_may_save(x->spare), now) || !spare_next(x->spare, &layer, &expert, &worth) ||
+	    expert_slot(x, layer, expert))
+		return;
+	if (!policy_victim(x->policy, &gone_layer, &gone_expert, &least))
+		gone_layer = NONE;
+	s = expert_find_slot(x, worth);
+	if (!s)
+		return;
+	if (gone_layer != NONE && policy_resident(x->policy, gone_layer, gone_expert))
+		gone_layer = NONE; /* there was a free one */
+	spare_began(x->spare, layer, expert, gone_layer, gone_expert);
+	s->ahead = s->spare = true;
+	x->stats.spare++;
+	expert_begin_reading(x, s, layer, expert, IO_CLASS_SPARE);
+}
+
+/* The drive has nothing to do that is waited for: on with what is guessed, nearest layer first, then with what is worth it. */
 void expert_go_ahead(struct experts *x)
 {
 	struct guess_list *lists[GUESS_ROUTERS];
@@ -94,11 +120,12 @@ void expert_go_ahead(struct experts *x)
 	if (!x->admission.began)
 		ahead_idle(&x->admission, to_compute(x), now);
 	n = expert_guesses_all(&x->guesses, lists);
-	if (!n)
-		return;
+	if (!n && !x->none_to_ask)
+		return; /* a router is about to be asked */
 	expert_allow_ahead(x, ahead_pieces(&x->admission, now));
 	for (int i = 0; i < n; i++)
 		read_guesses(x, lists[i], now);
+	read_spare(x, now);
 }
 
 /* A list is done with: its router chose ids, or will not speak. */
@@ -112,11 +139,37 @@ void expert_end_guesses(struct experts *x, struct guess_list *l, const int32_t *
 		s->guessed = false;
 		if (s->wanted)
 			continue;
-		if (s->ahead && !s->warmed && !expert_is_among(l->ids[i], ids, n))
+		if (s->ahead && !s->warmed && !s->spare && !expert_is_among(l->ids[i], ids, n))
 			expert_no_guess(x, s, false);
 		expert_hold(x, s, false);
 	}
 	l->n = 0;
+}
+
+/* These are wanted now: were they read ahead? What is still being read so lets them pass, which costs them what is under way of it. */
+static void count_wanted(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
+{
+	int n_pieces = expert_pieces_ahead(x);
+	bool waits = false, itself = false; /* somebody, for others; for what is being read ahead */
+
+	for (int32_t i = 0; i < n; i++) {
+		const struct slot *s = expert_slot(x, layer, ids[i]);
+		bool is_missing = !s && !expert_is_on_device(x, layer, ids[i]), was_guessed = s && s->ahead && !s->warmed && !s->spare;
+
+		if (is_missing || was_guessed)
+			ahead_wanted(&x->admission, was_guessed);
+		waits |= is_missing;
+		itself |= s && s->ahead && s->state == SLOT_READING;
+	}
+	if (!n_pieces || x->in_the_way.n_pieces || itself)
+		return;
+	if (waits) {
+		x->in_the_way.n_pieces = n_pieces;
+		x->in_the_way.since = clock_now_ns();
+		x->stats.behind++;
+	} else {
+		ahead_held_up(&x->admission, 0, 0);
+	}
 }
 
 void experts_spoken(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
@@ -137,7 +190,8 @@ void experts_spoken(struct experts *x, int32_t layer, const int32_t *ids, int32_
 		if (l->layer == layer)
 			expert_end_guesses(x, l, ids, n);
 	}
-	x->looks_ahead = false; /* until the next one is asked: what this one chose is wanted first */
+	count_wanted(x, layer, ids, n);
+	x->looks_ahead = x->none_to_ask = false; /* until the next one is asked: what this one chose is wanted first */
 }
 
 bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool waits)
@@ -146,6 +200,10 @@ bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool wa
 
 	if (x->no_prediction)
 		return false;
+	if (x->none_to_ask) { /* of the pass before: how long it was until this one is nothing to learn from */
+		x->looks_ahead = x->none_to_ask = false;
+		ahead_forget(&x->admission);
+	}
 	if (!x->looks_ahead) {
 		x->looks_ahead = true;
 		expert_go_ahead(x); /* as each look at the drive does from now on */
@@ -161,23 +219,39 @@ bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool wa
 	return ahead_bid(&x->admission, kind, 0, x->n_guessed, clock_now_ns()) > 0;
 }
 
-/* A nearer look: what is being read for later may be for the next layer now, and what is not guessed any more is given up. */
+void experts_ask_none(struct experts *x)
+{
+	if (x->no_prediction || x->looks_ahead)
+		return;
+	x->looks_ahead = x->none_to_ask = true;
+	expert_go_ahead(x);
+}
+
+/* A nearer look: what is not guessed any more is given up. */
 static void correct_guesses(struct experts *x, struct guess_list *before, const struct guess_list *l)
 {
 	keep_guesses(x, before, false);
 	for (int32_t i = 0; i < before->n; i++) {
 		struct slot *s = expert_slot(x, l->layer, before->ids[i]);
 
-		if (!s || !s->ahead || s->state != SLOT_READING || s->wanted)
-			continue;
-		if (!expert_is_among(before->ids[i], l->ids, l->n)) {
+		if (s && s->ahead && !s->spare && s->state == SLOT_READING && !s->wanted &&
+		    !expert_is_among(before->ids[i], l->ids, l->n))
 			expert_no_guess(x, s, false);
-		} else if (s->later && l->kind < AHEAD_SECOND) {
-			x->n_later--;
-			s->later = false;
-			for (int k = 0; k < s->r.n; k++)
-				io_raise(x->io, &s->requests[k], IO_CLASS_PREFETCH);
-		}
+	}
+}
+
+/* What is being read for later, or for what it is worth, is for the next layer now. */
+static void hurry_guesses(struct experts *x, const struct guess_list *l)
+{
+	for (int32_t i = 0; i < l->n && l->kind < AHEAD_SECOND; i++) {
+		struct slot *s = expert_slot(x, l->layer, l->ids[i]);
+
+		if (!s || !s->ahead || s->state != SLOT_READING || !(s->later || s->spare))
+			continue;
+		x->n_later -= s->later;
+		s->later = false;
+		for (int k = 0; k < s->r.n; k++)
+			io_raise(x->io, &s->requests[k], IO_CLASS_PREFETCH);
 	}
 }
 
@@ -204,6 +278,7 @@ void experts_ahead(struct experts *x, int32_t layer, enum ahead_kind kind, const
 		l->missing[i] = !expert_slot(x, layer, ids[i]) && !expert_is_on_device(x, layer, ids[i]);
 	if (before && before->kind > kind)
 		correct_guesses(x, before, l);
+	hurry_guesses(x, l);
 	keep_guesses(x, expert_guesses_of(&x->guesses, layer), true);
 	expert_poll(x);
 }

@@ -14,6 +14,7 @@
 #include "offload/ahead.h"
 #include "offload/io.h"
 #include "offload/policy.h"
+#include "offload/spare.h"
 
 enum { NONE = -1 };
 
@@ -32,6 +33,7 @@ struct slot {
 	bool wanted;                 /* by the pass under way: it stays */
 	bool ahead;                  /* read ahead, and not wanted yet */
 	bool later;                  /* and that for a layer further on than the next */
+	bool spare;                  /* or that for what it is worth: no router was thought to choose it */
 	int32_t warmed;              /* read since tokens of a corpus chose it often, and not wanted yet: 1 + its place there; else 0 */
 	bool guessed;                /* there, and its router is thought to choose it: it stays while there is room for what is wanted */
 	int lent;                    /* copies to the device that are under way */
@@ -61,9 +63,16 @@ struct experts {
 	struct expert_sums *sums;
 	struct ahead admission;
 	struct expert_guesses guesses;
+	struct spare *spare;         /* NULL with a device: host memory is not all that experts are in */
+	bool none_to_ask;            /* no router is left to speak in this pass, and looks_ahead */
+	struct {
+		int n_pieces;        /* of reads ahead, that were under way when others began that are waited for; 0: they have ended */
+		int64_t since;
+	} in_the_way;
 	bool looks_ahead;            /* a router is going to speak, and nothing that was not said to be wanted is before that */
 	int32_t n_awaited, n_guessed; /* experts that are being read since they are wanted; since they may be */
 	int32_t n_later;             /* of these, for layers further on */
+	int32_t n_spare;             /* since they are worth it */
 	int64_t busy_since;          /* n_awaited was 0 until then */
 	int32_t n_busy;              /* experts whose reads began since; NONE: one had begun before, so that no time of one is known */
 	bool no_prediction;
@@ -107,6 +116,8 @@ void expert_begin_reading(struct experts *x, struct slot *s, int32_t layer, int3
 void expert_no_guess(struct experts *x, struct slot *s, bool wanted);
 /* Pieces that may be under way of what nobody waits for. */
 void expert_allow_ahead(struct experts *x, int pieces);
+/* Pieces under way of what is read ahead. */
+int expert_pieces_ahead(const struct experts *x);
 /* Take back all that is done. */
 void expert_poll(struct experts *x);
 /* The slot is free; what it held is cold, or the device's alone. */

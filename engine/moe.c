@@ -49,6 +49,7 @@ void look_ahead(struct pass *p, int32_t layer, bool whole, bool waits,
 {
 	const struct model_config *c = p->c;
 	const float *h = NULL;
+	bool any = false;
 
 	for (int kind = AHEAD_NEXT; layer < c->n_layers && kind < N_AHEAD_KINDS; layer++) {
 		enum ahead_kind k = kind == AHEAD_NEXT && whole ? AHEAD_WHOLE : (enum ahead_kind)kind;
@@ -56,12 +57,15 @@ void look_ahead(struct pass *p, int32_t layer, bool whole, bool waits,
 		whole = false;
 		if (c->layer_is_dense[layer])
 			continue;
+		any = true;
 		if (experts_ask(p->m->experts, layer, k, waits)) {
 			h = h ? h : residual(ctx);
 			guess(p, h, layer, k);
 		}
 		kind++;
 	}
+	if (!any)
+		experts_ask_none(p->m->experts);
 }
 
 /* A few tokens' choice, to the tier of experts: read what is not there, and learn. None of it changes a number. */

@@ -2,8 +2,9 @@
  * Whether a read ahead is worth beginning. A guess at experts of the layers that come is read while nothing that is waited for is:
  * from then until the next router speaks the link would be idle. What is read in that window is time saved if the guess comes
  * true. If it does not, what is still under way when the router speaks holds up those that are waited for, what was
- * pushed out for it may have to come back, and the link could have carried something else (offload/spare.h). A guess at a layer further on is wrong more often, and has the windows of those before it
- * too: where an expert takes longer than a layer, it is what makes it come in time.
+ * pushed out for it may have to come back, and the link could have carried something else (offload/spare.h). A guess at a layer further
+ * on is wrong more often, and has the windows of those before it too: where an expert takes longer than a layer, it is what makes it
+ * come in time.
  *
  * How often guesses come true is counted by their kind and rank, over those that were not there (of those a cache knows nothing, and
  * they are wrong more often than others); how long windows, transfers and such delays are is averaged. All of it is learned

@@ -109,13 +109,15 @@ enum io_op {
 };
 
 /* Who goes first when there is more to do than may be in flight: strictly in this order. Latents stop a token, a write
- * holds memory that the sweep needs, an expert stops a layer, and a prefetch stops nobody: one for soon, then one for later. */
+ * holds memory that the sweep needs, an expert stops a layer, and a prefetch stops nobody: one for soon, one for later, and
+ * what no more is known of than that it may be wanted. */
 enum io_class {
 	IO_CLASS_KV,
 	IO_CLASS_WRITE,
 	IO_CLASS_EXPERT,
 	IO_CLASS_PREFETCH,
 	IO_CLASS_LATER,
+	IO_CLASS_SPARE,
 	N_IO_CLASSES
 };
 

@@ -31,6 +31,7 @@ struct spare {
 	int32_t *best;  /* [n_layers] of those that are not there; NONE: nobody has spoken, or all are */
 	struct watched watched[WATCHED_MOST];
 	int n_watched, n_spoken; /* n_spoken: since one was carried */
+	bool failed;             /* that one */
 	struct count came, went;
 };
 
@@ -114,7 +115,9 @@ double spare_may_save(const struct spare *s)
 {
 	double saves = spare_saves(s);
 
-	return s->n_spoken >= TRY_EVERY && saves < MAYBE ? MAYBE : saves;
+	if (s->n_spoken < TRY_EVERY)
+		return s->failed ? 0 : saves;
+	return saves < MAYBE ? MAYBE : saves;
 }
 
 bool spare_next(struct spare *s, int32_t *layer, int32_t *expert, float *worth)
@@ -146,6 +149,12 @@ static void watch(struct spare *s, int32_t layer, int32_t expert, bool came)
 void spare_began(struct spare *s, int32_t layer, int32_t expert, int32_t gone_layer, int32_t gone_expert)
 {
 	s->n_spoken = 0;
+	s->failed = false;
 	watch(s, layer, expert, true);
 	watch(s, gone_layer, gone_expert, false);
+}
+
+void spare_failed(struct spare *s)
+{
+	s->failed = true;
 }

@@ -38,5 +38,7 @@ double spare_may_save(const struct spare *s);
 bool spare_next(struct spare *s, int32_t *layer, int32_t *expert, float *worth);
 /* It is on its way; for another one that went, or gone_layer is < 0. */
 void spare_began(struct spare *s, int32_t layer, int32_t expert, int32_t gone_layer, int32_t gone_expert);
+/* It could not be had. Whoever wants it will hear of that; for a while nothing is worth trying. */
+void spare_failed(struct spare *s);
 
 #endif

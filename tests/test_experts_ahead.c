@@ -8,8 +8,10 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "config/log.h"
@@ -248,12 +250,21 @@ static char *make_large_experts(int n_moe_layers)
 	return dir;
 }
 
+/* Two of four, any. */
+static void any_two(int32_t *out, uint32_t *seed)
+{
+	*seed = *seed * 1664525 + 1013904223;
+	out[0] = (int32_t)(*seed >> 16) % 4;
+	out[1] = (out[0] + 1 + (int32_t)(*seed >> 24) % 3) % 4;
+}
+
 /* What is being read for a layer further on waits while somebody waits for the drive, and goes on after it. */
 static void what_is_waited_for_has_the_drive_alone(void **state)
 {
 	struct slow_io disk = {.bytes_per_s = 3e8};
 	struct experts_options opt = {.n_slots = 7, .backend = &slow_io_backend, .backend_state = &disk};
 	int n_interrupted = 0, n_alone = 0, n_pieces;
+	uint32_t seed = 1;
 	struct experts_stats stats;
 	struct model *m;
 	struct err err;
@@ -269,15 +280,17 @@ static void what_is_waited_for_has_the_drive_alone(void **state)
 	assert_true(n_pieces > 1);
 	/* Where the interruption falls is up to the machine: now and then a piece ends just then, and the next one begins in time. */
 	for (int i = 0; i < 200 && n_interrupted < 6; i++) {
-		const int32_t chosen[] = {i % 2 * 2, i % 2 * 2 + 1};
+		int32_t chosen[2], later[2];
 		int64_t reads;
 		int begun;
 
+		any_two(chosen, &seed);
+		any_two(later, &seed);
 		speak(m->experts, 1, chosen, 2);
 		use(m->experts, 1, chosen, 2);
 		begun = disk.n_begun;
 		if (experts_ask(m->experts, 3, AHEAD_SECOND, false))
-			experts_ahead(m->experts, 3, AHEAD_SECOND, chosen, 2);
+			experts_ahead(m->experts, 3, AHEAD_SECOND, later, 2);
 		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
 		experts_go_on(m->experts);
 		begun = disk.n_begun - begun;
@@ -296,14 +309,140 @@ static void what_is_waited_for_has_the_drive_alone(void **state)
 		}
 		speak(m->experts, 2, chosen, 2);
 		use(m->experts, 2, chosen, 2);
-		speak(m->experts, 3, chosen, 2);
-		use(m->experts, 3, chosen, 2);
+		speak(m->experts, 3, later, 2);
+		use(m->experts, 3, later, 2);
 	}
 	assert_int_equal(n_interrupted, 6);
 	assert_true(n_alone >= 4);
 	experts_stats(m->experts, &stats);
 	assert_true(stats.useful + stats.late > 0);
 	model_close(m);
+	temp_dir_free(dir);
+}
+
+/* A token's routers in three layers choose the first two, and nearly the third. So long the drive has nothing to do before each. */
+static void choose_first_two(struct experts *x, int ms)
+{
+	static const float scores[] = {1, .9f, .8f, -3};
+	static const int32_t chosen[] = {0, 1};
+
+	for (int32_t layer = 1; layer <= 3; layer++) {
+		experts_ask(x, layer, AHEAD_NEXT, false);
+		nanosleep(&(struct timespec){.tv_nsec = ms * 1000000}, NULL);
+		experts_observe(x, layer, scores, chosen);
+		experts_spoken(x, layer, chosen, 2);
+		experts_want(x, layer, chosen, 2);
+		use(x, layer, chosen, 2);
+	}
+}
+
+static void go_on(struct experts *x, int ms)
+{
+	for (int i = 0; i < ms; i += 5) {
+		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+		experts_go_on(x);
+	}
+}
+
+static int64_t n_spare(const struct experts *x)
+{
+	struct experts_stats stats;
+
+	experts_stats(x, &stats);
+	return stats.spare;
+}
+
+/* No router is left to ask, and no expert is read that was chosen: the one that was nearly chosen is. It lets those pass that are
+ * waited for, goes on when they have come, and is there when it is chosen. */
+static void an_idle_drive_reads_what_is_going_to_be_chosen(void **state)
+{
+	static const int32_t nearly = 2, others[] = {1, 3};
+	struct slow_io disk = {.bytes_per_s = 3e8};
+	struct experts_options opt = {.n_slots = 8, .backend = &slow_io_backend, .backend_state = &disk};
+	struct experts_stats before, after;
+	const struct expert *first;
+	struct model *m;
+	struct err err;
+	char *dir;
+
+	(void)state;
+	skip_when_sanitized();
+	dir = make_large_experts(3);
+	if (in_slots_open(&m, dir, &opt, &err))
+		fail_msg("%s", err.text);
+	first = m->layers[1].experts;
+	for (int i = 0; i < 6; i++)
+		choose_first_two(m->experts, 5);
+	assert_int_equal(n_spare(m->experts), 0); /* routers were about to be asked */
+	assert_null(first[nearly].gate.data);
+	experts_ask_none(m->experts);
+	assert_int_equal(n_spare(m->experts), 1);
+	assert_non_null(first[nearly].gate.data); /* on its way: its layer is the next to be asked */
+	experts_stats(m->experts, &before);
+	speak(m->experts, 1, others, 2);
+	experts_stats(m->experts, &after);
+	assert_int_equal(after.behind, before.behind + 1);
+	use(m->experts, 1, others, 2);
+	experts_ask(m->experts, 2, AHEAD_NEXT, false);
+	for (int i = 0; i < 100 && after.resident < 8; i++) {
+		go_on(m->experts, 5);
+		experts_stats(m->experts, &after);
+	}
+	assert_int_equal(after.resident, 8);
+	assert_int_equal(disk.n_cancelled, 0);
+	experts_stats(m->experts, &before);
+	speak(m->experts, 1, &nearly, 1);
+	use(m->experts, 1, &nearly, 1);
+	experts_stats(m->experts, &after);
+	assert_true(after.hits == before.hits + 1 && after.reads == before.reads);
+	model_close(m);
+	temp_dir_free(dir);
+}
+
+/* Nor where it is in the way: without prediction, in as few slots as two layers may want, while a sweep knows what comes next, and again
+ * at once when it has failed. */
+static void what_nobody_may_want_is_not_read_where_it_would_be_in_the_way(void **state)
+{
+	enum { NOT_PREDICTED, FEW_SLOTS, SWEPT, REPLACED, N_CASES };
+	char *dir;
+
+	(void)state;
+	skip_when_sanitized();
+	dir = make_large_experts(3);
+	for (int which = 0; which < N_CASES; which++) {
+		struct slow_io disk = {.bytes_per_s = 3e8};
+		struct experts_options opt = {.n_slots = which == FEW_SLOTS ? 3 : 10, .no_prediction = which == NOT_PREDICTED,
+					      .backend = &slow_io_backend, .backend_state = &disk};
+		struct model *m;
+		struct err err;
+		int64_t n;
+
+		if (in_slots_open(&m, dir, &opt, &err))
+			fail_msg("%s", err.text);
+		for (int i = 0; i < 6; i++)
+			choose_first_two(m->experts, which >= SWEPT ? 80 : 5);
+		if (which == SWEPT) {
+			experts_ask_none(m->experts);
+			assert_int_equal(n_spare(m->experts), 1);
+			if (experts_take(m->experts, 1, 2, &err)) /* that one */
+				fail_msg("%s", err.text);
+			experts_done(m->experts, 1, 2, true);
+			n = n_spare(m->experts);
+			go_on(m->experts, 50);
+			assert_int_equal(n_spare(m->experts), n);
+		} else if (which == REPLACED) {
+			assert_int_equal(utimensat(AT_FDCWD, m->files->shards[0].file.path, NULL, 0), 0);
+			experts_ask_none(m->experts);
+			go_on(m->experts, 50);
+			assert_int_equal(n_spare(m->experts), 1);
+			assert_null(m->layers[1].experts[2].gate.data);
+		} else {
+			experts_ask_none(m->experts);
+			experts_go_on(m->experts);
+			assert_int_equal(n_spare(m->experts), 0);
+		}
+		model_close(m);
+	}
 	temp_dir_free(dir);
 }
 
@@ -523,6 +662,8 @@ int main(void)
 		cmocka_unit_test(what_is_given_up_on_a_slow_disk_leaves_its_slot),
 		cmocka_unit_test(a_nearer_look_takes_the_place_of_what_was_guessed_before),
 		cmocka_unit_test(what_is_waited_for_has_the_drive_alone),
+		cmocka_unit_test(an_idle_drive_reads_what_is_going_to_be_chosen),
+		cmocka_unit_test(what_nobody_may_want_is_not_read_where_it_would_be_in_the_way),
 		cmocka_unit_test(what_has_come_is_computed_while_the_rest_is_read_and_counts_when_it_is_right),
 		cmocka_unit_test(a_sweep_adds_what_has_turned_out_to_be_right),
 		cmocka_unit_test(what_was_read_before_may_be_looked_at_later),

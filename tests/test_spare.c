@@ -151,7 +151,7 @@ static void what_is_not_watched_is_not_counted(void **state)
 	policy_free(p);
 }
 
-static void where_it_saves_nothing_it_is_tried_now_and_then(void **state)
+static void what_saves_nothing_or_fails_is_tried_now_and_then(void **state)
 {
 	struct policy *p = policy_new(LAYERS, EXPERTS, CHOSEN);
 	struct spare *s = spare_new(p, LAYERS, EXPERTS);
@@ -171,6 +171,17 @@ static void where_it_saves_nothing_it_is_tried_now_and_then(void **state)
 		spare_began(s, 0, 2, -1, 0);
 	}
 	assert_true(n_tries >= 5 && n_tries <= 50);
+	/* And what failed is not tried again at once, though it saved much. */
+	for (int i = 0; i < 8; i++)
+		exchange(p, s, 50, 2);
+	spare_began(s, 0, 2, -1, 0);
+	assert_true(spare_may_save(s) > .9);
+	spare_failed(s);
+	for (n_tries = 0; spare_may_save(s) == 0 && n_tries < 1000; n_tries++)
+		speak(p, s, 1, 0, -1);
+	assert_true(n_tries >= 20 && n_tries <= 200);
+	spare_began(s, 0, 2, -1, 0);
+	assert_true(spare_may_save(s) > .9);
 	spare_free(s);
 	policy_free(p);
 }
@@ -182,7 +193,7 @@ int main(void)
 		cmocka_unit_test(what_it_saves_is_how_often_it_is_chosen_less_how_often_what_went_is),
 		cmocka_unit_test(what_goes_before_it_is_chosen_came_in_vain),
 		cmocka_unit_test(what_is_not_watched_is_not_counted),
-		cmocka_unit_test(where_it_saves_nothing_it_is_tried_now_and_then),
+		cmocka_unit_test(what_saves_nothing_or_fails_is_tried_now_and_then),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -399,6 +399,7 @@ static void add(struct experts_stats *sum, const struct experts_stats *from, con
 	sum->late += to->late - from->late;
 	sum->ahead += to->ahead - from->ahead;
 	sum->useful += to->useful - from->useful;
+	sum->spare += to->spare - from->spare;
 	sum->behind += to->behind - from->behind;
 	sum->reads += to->reads - from->reads;
 	sum->read_bytes += to->read_bytes - from->read_bytes;
@@ -545,12 +546,12 @@ static void print_side(const struct bench *b, const struct run *r, const struct 
 	}
 	measure_print(stdout, "offload.tokens_per_s", TOKENS / d->all.seconds, "tokens/s", TOKENS / limit_s(&d->all),
 		      CELL ",\"ahead\":\"%s\",\"format\":\"%s\",\"layers\":%d,\"slots\":%lld,\"expert_bytes\":%.0f,\"disk_gb_per_s\":%.3f,"
-		      "\"memory_gb_per_s\":%.2f,\"hits\":%.3f,\"late\":%.3f,\"read_ahead\":%lld,\"useful\":%lld,\"behind\":%lld,\"waited\":%.3f", r->share,
-		      binds, ahead, dtype_name(formats[b->format].dtype), b->synth.n_moe_layers, (long long)r->n_slots, r->expert_bytes,
-		      disk_bytes ? disk_bytes / d->all.disk_s / 1e9 : 0,
+		      "\"memory_gb_per_s\":%.2f,\"hits\":%.3f,\"late\":%.3f,\"read_ahead\":%lld,\"useful\":%lld,\"spare\":%lld,\"behind\":%lld,"
+		      "\"waited\":%.3f", r->share, binds, ahead, dtype_name(formats[b->format].dtype), b->synth.n_moe_layers,
+		      (long long)r->n_slots, r->expert_bytes, disk_bytes ? disk_bytes / d->all.disk_s / 1e9 : 0,
 		      memory_bytes / d->all.memory_s / 1e9, (double)d->stats.hits / (double)d->stats.taken,
 		      (double)d->stats.late / (double)d->stats.taken, (long long)d->stats.ahead, (long long)d->stats.useful,
-		      (long long)d->stats.behind, d->stats.waited_s / d->all.seconds);
+		      (long long)d->stats.spare, (long long)d->stats.behind, d->stats.waited_s / d->all.seconds);
 	measure_print(stdout, "offload.pipe_eff", pipe, "ratio", 1, CELL ",\"ahead\":\"%s\",\"of_totals\":%.3f,\"least\":%.3f,"
 		      "\"most\":%.3f,\"disk_s\":%.3f,\"memory_s\":%.3f,\"seconds\":%.3f,\"of_both\":%.3f,\"disk_beside_memory\":%.3f",
 		      r->share, binds, ahead, limit_s(&d->all) / d->all.seconds, pipes[0], pipes[BLOCKS - 1], d->all.disk_s, d->all.memory_s,
