@@ -73,6 +73,13 @@ static int start_io(struct experts *x, const struct experts_options *opt, struct
 	return 0;
 }
 
+static bool is_there(const void *ctx, int32_t layer, int32_t expert)
+{
+	const struct experts *x = ctx;
+
+	return policy_resident(x->policy, layer, expert) || expert_is_on_device(x, layer, expert);
+}
+
 int experts_open(struct experts **out, const struct checkpoint *files, struct expert_place *places, int32_t n_layers,
 		 int32_t n_experts, int32_t n_chosen, const struct experts_options *opt, struct err *err)
 {
@@ -102,8 +109,7 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 		experts_close(x);
 		return -1;
 	}
-	if (!x->device)
-		x->spare = spare_new(x->policy, n_layers, n_experts);
+	x->spare = spare_new(x->policy, n_layers, n_experts, is_there, x);
 	ahead_init(&x->admission, n_chosen, x->slot_bytes ? (double)EXPERT_PIECE / (double)x->slot_bytes : 1);
 	*out = x;
 	return 0;
@@ -730,10 +736,8 @@ void experts_observe(struct experts *x, int32_t layer, const float *scores, cons
 			x->entries[n++] = (struct trace_entry){e, scores[e]};
 	}
 	policy_observe(x->policy, layer, x->entries, n);
-	if (x->spare) {
-		spare_spoken(x->spare, layer, chosen, x->n_chosen);
-		ahead_instead(&x->admission, spare_saves(x->spare));
-	}
+	spare_spoken(x->spare, layer, chosen, x->n_chosen);
+	ahead_instead(&x->admission, spare_saves(x->spare));
 }
 
 /* ---- what is read before anybody asks ------------------------------------------------------------------------------ */

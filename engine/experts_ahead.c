@@ -89,7 +89,7 @@ static void read_spare(struct experts *x, int64_t now)
 	struct slot *s;
 
 	/* Where slots are few, the next router needs them. */
-	if (!x->spare || x->n_guessed || x->n_spare || x->n_slots < 2 * x->n_chosen)
+	if (x->n_guessed || x->n_spare || x->n_slots < 2 * x->n_chosen)
 		return;
 	if (!ahead_is_worth(&x->admission, spare_may_save(x->spare), now) || !spare_next(x->spare, &layer, &expert, &worth) ||
 	    expert_slot(x, layer, expert))

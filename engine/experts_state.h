@@ -63,7 +63,7 @@ struct experts {
 	struct expert_sums *sums;
 	struct ahead admission;
 	struct expert_guesses guesses;
-	struct spare *spare;         /* NULL with a device: host memory is not all that experts are in */
+	struct spare *spare;
 	bool none_to_ask;            /* no router is left to speak in this pass, and looks_ahead */
 	struct {
 		int n_pieces;        /* of reads ahead, that were under way when others began that are waited for; 0: they have ended */

@@ -27,6 +27,8 @@ struct watched {
 
 struct spare {
 	const struct policy *policy;
+	spare_is_there *is_there;
+	const void *ctx;
 	int32_t n_layers, n_experts;
 	int32_t *best;  /* [n_layers] of those that are not there; NONE: nobody has spoken, or all are */
 	struct watched watched[WATCHED_MOST];
@@ -37,12 +39,18 @@ struct spare {
 
 enum { NONE = -1 };
 
-struct spare *spare_new(const struct policy *p, int32_t n_layers, int32_t n_experts)
+static bool is_resident(const void *policy, int32_t layer, int32_t expert)
+{
+	return policy_resident(policy, layer, expert);
+}
+
+struct spare *spare_new(const struct policy *p, int32_t n_layers, int32_t n_experts, spare_is_there *is_there, const void *ctx)
 {
 	struct spare *s = xmalloc(1, sizeof *s);
 
 	/* Before anything is known it saves a little. */
-	*s = (struct spare){.policy = p, .n_layers = n_layers, .n_experts = n_experts, .came = {10, 1}, .went = {10, .3}};
+	*s = (struct spare){.policy = p, .is_there = is_there ? is_there : is_resident, .ctx = is_there ? ctx : p, .n_layers = n_layers, .n_experts = n_experts,
+			    .came = {10, 1}, .went = {10, .3}};
 	s->best = xmalloc((size_t)n_layers, sizeof *s->best);
 	for (int32_t l = 0; l < n_layers; l++)
 		s->best[l] = NONE;
@@ -65,7 +73,7 @@ static void find_best(struct spare *s, int32_t layer)
 	for (int32_t e = 0; e < s->n_experts; e++) {
 		float worth = policy_worth(s->policy, layer, e);
 
-		if (worth <= most || policy_resident(s->policy, layer, e))
+		if (worth <= most || s->is_there(s->ctx, layer, e))
 			continue;
 		most = worth;
 		s->best[layer] = e;
@@ -81,7 +89,7 @@ static void add(struct count *c, bool chosen)
 /* False: it is known what came of it. */
 static bool stays_watched(struct spare *s, struct watched *w, const int32_t *chosen, int32_t n_chosen)
 {
-	bool is_chosen = false, is_there = policy_resident(s->policy, w->layer, w->expert), has_gone = w->came && w->there && !is_there;
+	bool is_chosen = false, is_there = s->is_there(s->ctx, w->layer, w->expert), has_gone = w->came && w->there && !is_there;
 
 	w->there |= is_there;
 	for (int32_t k = 0; k < n_chosen; k++)
@@ -126,7 +134,7 @@ bool spare_next(struct spare *s, int32_t *layer, int32_t *expert, float *worth)
 	for (int32_t l = 0; l < s->n_layers; l++) {
 		float w;
 
-		if (s->best[l] != NONE && policy_resident(s->policy, l, s->best[l]))
+		if (s->best[l] != NONE && s->is_there(s->ctx, l, s->best[l]))
 			find_best(s, l);
 		if (s->best[l] == NONE)
 			continue;

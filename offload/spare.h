@@ -22,8 +22,11 @@ enum { SPARE_TOKENS = 32 };
 
 struct spare;
 
-/* The policy outlives it. */
-struct spare *spare_new(const struct policy *p, int32_t n_layers, int32_t n_experts);
+/* Is it there? Residency is more than the policy knows where there is a tier above. */
+typedef bool spare_is_there(const void *ctx, int32_t layer, int32_t expert);
+
+/* The policy outlives it. is_there NULL: who the policy says is resident. */
+struct spare *spare_new(const struct policy *p, int32_t n_layers, int32_t n_experts, spare_is_there *is_there, const void *ctx);
 /* Takes NULL. */
 void spare_free(struct spare *s);
 
@@ -33,8 +36,8 @@ void spare_spoken(struct spare *s, int32_t layer, const int32_t *chosen, int32_t
 double spare_saves(const struct spare *s);
 /* The same where it is none, or little, and it is time to try whether it has become more: as if it had. */
 double spare_may_save(const struct spare *s);
-/* The expert to be carried, and what it is worth (policy_worth_now); false: there is none. It may be on its way, of which the
- * policy knows nothing: then there is nothing to do until it has come. */
+/* The expert to be carried, and what it is worth (policy_worth_now); false: there is none. It may be on its way: then
+ * there is nothing to do until it has come. */
 bool spare_next(struct spare *s, int32_t *layer, int32_t *expert, float *worth);
 /* It is on its way; for another one that went, or gone_layer is < 0. */
 void spare_began(struct spare *s, int32_t layer, int32_t expert, int32_t gone_layer, int32_t gone_expert);

@@ -26,7 +26,7 @@ static void speak(struct policy *p, struct spare *s, int32_t layer, int32_t firs
 static void it_is_what_is_worth_most_of_those_that_are_not_there(void **state)
 {
 	struct policy *p = policy_new(LAYERS, EXPERTS, CHOSEN);
-	struct spare *s = spare_new(p, LAYERS, EXPERTS);
+	struct spare *s = spare_new(p, LAYERS, EXPERTS, NULL, NULL);
 	int32_t layer, expert;
 	float worth;
 
@@ -61,6 +61,31 @@ static void it_is_what_is_worth_most_of_those_that_are_not_there(void **state)
 	spare_free(NULL);
 }
 
+static const int elsewhere;
+
+static bool the_even_ones(const void *ctx, int32_t layer, int32_t expert)
+{
+	assert_ptr_equal(ctx, &elsewhere);
+	return layer == 1 && expert % 2 == 0;
+}
+
+/* A tier above may have what the policy does not know of. */
+static void what_is_elsewhere_is_there_too(void **state)
+{
+	struct policy *p = policy_new(LAYERS, EXPERTS, CHOSEN);
+	struct spare *s = spare_new(p, LAYERS, EXPERTS, the_even_ones, &elsewhere);
+	int32_t layer, expert;
+	float worth;
+
+	(void)state;
+	for (int i = 0; i < 20; i++)
+		speak(p, s, 1, 4, -1);
+	assert_true(spare_next(s, &layer, &expert, &worth));
+	assert_true(layer == 1 && expert == 5);
+	spare_free(s);
+	policy_free(p);
+}
+
 /* So many times expert 2 comes for expert 5, and then the layer's router chooses. */
 static void exchange(struct policy *p, struct spare *s, int times, int32_t chosen)
 {
@@ -79,7 +104,7 @@ static void exchange(struct policy *p, struct spare *s, int times, int32_t chose
 static void what_it_saves_is_how_often_it_is_chosen_less_how_often_what_went_is(void **state)
 {
 	struct policy *p = policy_new(LAYERS, EXPERTS, CHOSEN);
-	struct spare *s = spare_new(p, LAYERS, EXPERTS);
+	struct spare *s = spare_new(p, LAYERS, EXPERTS, NULL, NULL);
 
 	(void)state;
 	policy_arrived(p, 0, 5);
@@ -103,7 +128,7 @@ static void what_it_saves_is_how_often_it_is_chosen_less_how_often_what_went_is(
 static void what_goes_before_it_is_chosen_came_in_vain(void **state)
 {
 	struct policy *p = policy_new(LAYERS, EXPERTS, CHOSEN);
-	struct spare *s = spare_new(p, LAYERS, EXPERTS);
+	struct spare *s = spare_new(p, LAYERS, EXPERTS, NULL, NULL);
 	double before = spare_saves(s);
 
 	(void)state;
@@ -139,7 +164,7 @@ static void what_goes_before_it_is_chosen_came_in_vain(void **state)
 static void what_is_not_watched_is_not_counted(void **state)
 {
 	struct policy *p = policy_new(LAYERS, EXPERTS, CHOSEN);
-	struct spare *s = spare_new(p, LAYERS, EXPERTS);
+	struct spare *s = spare_new(p, LAYERS, EXPERTS, NULL, NULL);
 
 	(void)state;
 	for (int i = 0; i < 3000; i++)
@@ -154,7 +179,7 @@ static void what_is_not_watched_is_not_counted(void **state)
 static void what_saves_nothing_or_fails_is_tried_now_and_then(void **state)
 {
 	struct policy *p = policy_new(LAYERS, EXPERTS, CHOSEN);
-	struct spare *s = spare_new(p, LAYERS, EXPERTS);
+	struct spare *s = spare_new(p, LAYERS, EXPERTS, NULL, NULL);
 	int n_tries = 0;
 
 	(void)state;
@@ -190,6 +215,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(it_is_what_is_worth_most_of_those_that_are_not_there),
+		cmocka_unit_test(what_is_elsewhere_is_there_too),
 		cmocka_unit_test(what_it_saves_is_how_often_it_is_chosen_less_how_often_what_went_is),
 		cmocka_unit_test(what_goes_before_it_is_chosen_came_in_vain),
 		cmocka_unit_test(what_is_not_watched_is_not_counted),

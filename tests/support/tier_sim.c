@@ -534,7 +534,7 @@ void tier_run(struct tier_result *r, const struct trace *t, const struct tier_op
 	if (opt->rule == TIER_POLICY)
 		s.policy = policy_new(t->n_layers, t->n_experts, t->n_chosen);
 	if (s.policy && opt->prefetch)
-		s.spare = spare_new(s.policy, t->n_layers, t->n_experts);
+		s.spare = spare_new(s.policy, t->n_layers, t->n_experts, NULL, NULL);
 	ahead_init(&s.admission, t->n_chosen, 1.0 / (opt->n_pieces ? opt->n_pieces : PIECES));
 	if (opt->rule == TIER_BELADY)
 		find_uses(&s);
