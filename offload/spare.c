@@ -48,9 +48,13 @@ struct spare *spare_new(const struct policy *p, int32_t n_layers, int32_t n_expe
 {
 	struct spare *s = xmalloc(1, sizeof *s);
 
+	if (!is_there) {
+		is_there = is_resident;
+		ctx = p;
+	}
 	/* Before anything is known it saves a little. */
-	*s = (struct spare){.policy = p, .is_there = is_there ? is_there : is_resident, .ctx = is_there ? ctx : p, .n_layers = n_layers, .n_experts = n_experts,
-			    .came = {10, 1}, .went = {10, .3}};
+	*s = (struct spare){.policy = p, .is_there = is_there, .ctx = ctx, .n_layers = n_layers, .n_experts = n_experts, .came = {10, 1},
+			    .went = {10, .3}};
 	s->best = xmalloc((size_t)n_layers, sizeof *s->best);
 	for (int32_t l = 0; l < n_layers; l++)
 		s->best[l] = NONE;
