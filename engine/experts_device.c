@@ -14,7 +14,7 @@
 #include "offload/cost.h"
 
 enum {
-	SPARE = 4,           /* slots that stay free of experts that the device alone has, if there are four times as many */
+	KEPT_FREE = 4,       /* slots that stay free of experts that the device alone has, if there are four times as many */
 	LOOKED_AT = 64,      /* slots, for the one that is worth least: of thousands, a part in turn is as good and takes no time */
 	RAISED_AT_A_TIME = 2,
 	ONCE = 4,
@@ -152,7 +152,7 @@ static int take_device_slots(struct experts *x, struct expert_device *v, int64_t
 	if (!v->memory)
 		return no_room(v, (size_t)n * v->slot_bytes, "experts", err);
 	v->n_slots = (int32_t)n;
-	v->most_alone = (int32_t)(n >= 4 * SPARE ? n - SPARE : n - (n + 3) / 4);
+	v->most_alone = (int32_t)(n >= 4 * KEPT_FREE ? n - KEPT_FREE : n - (n + 3) / 4);
 	v->slots = xcalloc((size_t)n, sizeof *v->slots);
 	v->free = xmalloc((size_t)n, sizeof *v->free);
 	v->moving = xmalloc((size_t)n, sizeof *v->moving);
