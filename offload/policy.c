@@ -178,22 +178,37 @@ float policy_worth(const struct policy *p, int32_t layer, int32_t expert)
 	return p->worth[at(p, layer, expert)];
 }
 
+/* An expert has come, has gone, or may go or not: is it its layer's least now, or not any more? */
+static void has_changed(struct policy *p, int32_t layer, int32_t expert)
+{
+	size_t i = at(p, layer, expert);
+	int32_t least = p->least[layer];
+
+	if (!p->resident[i] || p->held[i]) {
+		if (least == expert)
+			find_least(p, layer);
+		return;
+	}
+	if (least < 0 || p->worth[i] < p->worth[at(p, layer, least)] || (p->worth[i] == p->worth[at(p, layer, least)] && expert < least))
+		p->least[layer] = expert;
+}
+
 void policy_arrived(struct policy *p, int32_t layer, int32_t expert)
 {
 	p->resident[at(p, layer, expert)] = true;
-	find_least(p, layer);
+	has_changed(p, layer, expert);
 }
 
 void policy_left(struct policy *p, int32_t layer, int32_t expert)
 {
 	p->resident[at(p, layer, expert)] = false;
-	find_least(p, layer);
+	has_changed(p, layer, expert);
 }
 
 void policy_hold(struct policy *p, int32_t layer, int32_t expert, bool held)
 {
 	p->held[at(p, layer, expert)] = held;
-	find_least(p, layer);
+	has_changed(p, layer, expert);
 }
 
 bool policy_resident(const struct policy *p, int32_t layer, int32_t expert)

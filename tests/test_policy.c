@@ -205,6 +205,45 @@ static void what_is_always_chosen_is_worth_most(void **state)
 	policy_free(p);
 }
 
+/* Whatever comes, goes, is held and is learned: it is the first of those that are worth least, of all that are there and may go. */
+static void who_goes_is_worth_least_of_all_that_may(void **state)
+{
+	enum { LAYERS = 3, EXPERTS = 12 };
+	struct policy *p = policy_new(LAYERS, EXPERTS, 2);
+	bool resident[LAYERS][EXPERTS] = {{0}}, held[LAYERS][EXPERTS] = {{0}};
+
+	(void)state;
+	for (int i = 0; i < 20000; i++) {
+		int32_t l = (int32_t)(tier_luck(1, i, 0) * LAYERS), e = (int32_t)(tier_luck(1, i, 1) * EXPERTS), layer, expert;
+		int what = (int)(tier_luck(1, i, 2) * 5), n = 0;
+		struct trace_entry step[EXPERTS];
+		float worth, least = 0;
+
+		if (what == 0) {
+			for (int32_t k = 0; k < EXPERTS; k++) /* half of them score alike */
+				step[k] = (struct trace_entry){(e + k) % EXPERTS, k < EXPERTS / 2 ? (float)-k : -EXPERTS};
+			policy_observe(p, l, step, EXPERTS);
+		} else if (what < 3) {
+			policy_hold(p, l, e, held[l][e] = what == 1);
+		} else if ((resident[l][e] = what == 3)) {
+			policy_arrived(p, l, e);
+		} else {
+			policy_left(p, l, e);
+		}
+		for (int32_t a = 0; a < LAYERS; a++)
+			for (int32_t b = 0; b < EXPERTS; b++)
+				if (resident[a][b] && !held[a][b] && (!n++ || policy_worth_now(p, a, b) < least))
+					least = policy_worth_now(p, a, b);
+		assert_int_equal(policy_victim(p, &layer, &expert, &worth), n > 0);
+		if (!n)
+			continue;
+		assert_true(worth == least && policy_worth_now(p, layer, expert) == least && resident[layer][expert] && !held[layer][expert]);
+		for (int32_t b = 0; b < expert; b++)
+			assert_false(resident[layer][b] && !held[layer][b] && policy_worth(p, layer, b) == policy_worth(p, layer, expert));
+	}
+	policy_free(p);
+}
+
 static void what_was_chosen_elsewhere_is_worth_most_until_routers_say_otherwise(void **state)
 {
 	struct policy *p = policy_new(2, 16, 2);
@@ -487,6 +526,7 @@ int main(void)
 		cmocka_unit_test(a_nearer_look_at_the_next_router_pays),
 		cmocka_unit_test(prediction_is_not_slower_on_a_disk_that_is_slow_and_stalls),
 		cmocka_unit_test(what_is_always_chosen_is_worth_most),
+		cmocka_unit_test(who_goes_is_worth_least_of_all_that_may),
 		cmocka_unit_test(what_was_chosen_elsewhere_is_worth_most_until_routers_say_otherwise),
 		cmocka_unit_test(a_guess_is_worth_what_became_of_its_rank),
 		cmocka_unit_test(nothing_begins_that_the_window_has_no_time_for),
