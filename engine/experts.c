@@ -170,13 +170,17 @@ void expert_empty(struct experts *x, struct slot *s)
 	if (s->state == SLOT_WARM)
 		expert_device_left(x, s->layer, s->expert);
 	s->state = SLOT_FREE;
+	if (s - x->slots < x->first_free)
+		x->first_free = (int32_t)(s - x->slots);
 	s->layer = s->expert = NONE;
+	x->n_wanted -= s->wanted;
 	s->wanted = s->ahead = s->later = s->spare = s->guessed = false;
 	s->warmed = 0;
 }
 
 void expert_hold(struct experts *x, struct slot *s, bool wanted)
 {
+	x->n_wanted += wanted - s->wanted;
 	s->wanted = wanted;
 	if (s->state == SLOT_WARM)
 		policy_hold(x->policy, s->layer, s->expert, wanted || s->guessed || s->lent);
@@ -188,9 +192,9 @@ struct slot *expert_find_slot(struct experts *x, float worth)
 	int32_t layer, expert;
 	float least;
 
-	for (int32_t i = 0; i < x->n_slots; i++)
-		if (x->slots[i].state == SLOT_FREE)
-			return &x->slots[i];
+	for (; x->first_free < x->n_slots; x->first_free++)
+		if (x->slots[x->first_free].state == SLOT_FREE)
+			return &x->slots[x->first_free];
 	while (x->n_spent) {
 		struct slot *s = &x->slots[x->spent[--x->n_spent]];
 
@@ -385,7 +389,7 @@ static int has_come(struct experts *x, struct slot *s, struct err *err)
 			return -1;
 	if (!can_wait(x, s) && prove(x, s, err))
 		return -1;
-	s->guessed = s->ahead && !s->warmed && !s->spare;
+	s->guessed = expert_is_guess(s);
 	is_warm(x, s);
 	expert_device_came(x, s->layer, s->expert);
 	return 0;
@@ -403,7 +407,7 @@ static void end_guess(struct experts *x, struct slot *s)
 /* What was read ahead is wanted now, or is not going to be. */
 void expert_no_guess(struct experts *x, struct slot *s, bool wanted)
 {
-	x->stats.useful += wanted && !s->warmed && !s->spare;
+	x->stats.useful += wanted && expert_is_guess(s);
 	s->ahead = false;
 	if (!s->n_pending)
 		return;
@@ -544,7 +548,7 @@ void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t 
 		s = expert_find_slot(x, 2);
 		if (!s)
 			return;
-		s->wanted = true;
+		expert_hold(x, s, true);
 		expert_begin_reading(x, s, layer, ids[i], IO_CLASS_EXPERT);
 	}
 }
@@ -564,7 +568,7 @@ static int read_again(struct experts *x, struct slot *s, struct err *err)
 	log_warn("layer %d, expert %d is read again: %s", layer, expert, s->err.text);
 	if (s->state == SLOT_WARM) {
 		expert_empty(x, s);
-		s->wanted = true;
+		expert_hold(x, s, true);
 	}
 	expert_begin_reading(x, s, layer, expert, IO_CLASS_EXPERT);
 	return 0;

@@ -45,15 +45,6 @@ int expert_free_guesses(struct experts *x)
 	return n;
 }
 
-static int to_compute(const struct experts *x)
-{
-	int n = 0;
-
-	for (int32_t i = 0; i < x->n_slots; i++)
-		n += x->slots[i].wanted;
-	return n;
-}
-
 /* Begin what is worth it of a list. */
 static void read_guesses(struct experts *x, struct guess_list *l, int64_t now)
 {
@@ -118,7 +109,7 @@ void expert_go_ahead(struct experts *x)
 		return;
 	now = clock_now_ns();
 	if (!x->admission.began)
-		ahead_idle(&x->admission, to_compute(x), now);
+		ahead_idle(&x->admission, x->n_wanted, now);
 	n = expert_guesses_all(&x->guesses, lists);
 	if (!n && !x->none_to_ask)
 		return; /* a router is about to be asked */
@@ -139,7 +130,7 @@ void expert_end_guesses(struct experts *x, struct guess_list *l, const int32_t *
 		s->guessed = false;
 		if (s->wanted)
 			continue;
-		if (s->ahead && !s->warmed && !s->spare && !expert_is_among(l->ids[i], ids, n))
+		if (expert_is_guess(s) && !expert_is_among(l->ids[i], ids, n))
 			expert_no_guess(x, s, false);
 		expert_hold(x, s, false);
 	}
@@ -154,7 +145,7 @@ static void count_wanted(struct experts *x, int32_t layer, const int32_t *ids, i
 
 	for (int32_t i = 0; i < n; i++) {
 		const struct slot *s = expert_slot(x, layer, ids[i]);
-		bool is_missing = !s && !expert_is_on_device(x, layer, ids[i]), was_guessed = s && s->ahead && !s->warmed && !s->spare;
+		bool is_missing = !s && !expert_is_on_device(x, layer, ids[i]), was_guessed = s && expert_is_guess(s);
 
 		if (is_missing || was_guessed)
 			ahead_wanted(&x->admission, was_guessed);
@@ -234,7 +225,7 @@ static void correct_guesses(struct experts *x, struct guess_list *before, const 
 	for (int32_t i = 0; i < before->n; i++) {
 		struct slot *s = expert_slot(x, l->layer, before->ids[i]);
 
-		if (s && s->ahead && !s->spare && s->state == SLOT_READING && !s->wanted &&
+		if (s && expert_is_guess(s) && s->state == SLOT_READING && !s->wanted &&
 		    !expert_is_among(before->ids[i], l->ids, l->n))
 			expert_no_guess(x, s, false);
 	}

@@ -51,6 +51,8 @@ struct experts {
 	int32_t n_layers, n_experts, n_chosen;
 	struct slot *slots;
 	int32_t n_slots;
+	int32_t first_free;          /* none before it is */
+	int32_t n_wanted;            /* slots */
 	size_t slot_bytes;
 	char *memory;
 	int32_t *slot_of;            /* [n_layers, n_experts] NONE: cold */
@@ -99,6 +101,12 @@ static inline bool expert_is_among(int32_t id, const int32_t *ids, int32_t n)
 		if (ids[i] == id)
 			return true;
 	return false;
+}
+
+/* Read ahead since a router is thought to choose it. */
+static inline bool expert_is_guess(const struct slot *s)
+{
+	return s->ahead && !s->warmed && !s->spare;
 }
 
 /* Its bytes are here, and nobody needs them to stay. */
