@@ -268,6 +268,13 @@ static enum MHD_Result refuse_body(struct exchange *x)
 	return MHD_queue_response(x->connection, (unsigned)x->status, x->response);
 }
 
+/* Who sends without waiting to be asked meets a closed connection if the answer comes first, and may not look for it there: so what is
+ * left of a body that is not much too large is read and thrown away. The rest is refused before a byte of it is read. */
+static bool is_refused_at_once(const struct http *h, struct MHD_Connection *connection, uint64_t body_bytes)
+{
+	return body_bytes / HTTP_DISCARD_TIMES > h->opt.body_bytes || MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Expect");
+}
+
 /* MHD calls this once with the headers, once for each piece of the body, once when it is complete, and once more
  * after each resume. */
 static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, const char *path, const char *method,
@@ -287,16 +294,15 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
 		x->peer->exchange = x;
 		x->method = xstrdup(method);
 		x->path = xstrdup(path);
-		/* Refused before a byte of it is read; MHD has checked that it is a number. */
-		if (length && strtoull(length, NULL, 10) > h->opt.body_bytes)
+		x->body_too_large = length && strtoull(length, NULL, 10) > h->opt.body_bytes; /* MHD has checked that it is a number */
+		if (x->body_too_large && is_refused_at_once(h, connection, strtoull(length, NULL, 10)))
 			return refuse_body(x);
 		return MHD_YES;
 	}
 	if (*n_data) {
 		/* A chunked body tells its size as it comes. No answer is possible in its middle. */
-		if (x->body_bytes + *n_data > h->opt.body_bytes) {
-			x->body_too_large = true;
-		} else {
+		x->body_too_large |= x->body_bytes + *n_data > h->opt.body_bytes;
+		if (!x->body_too_large) {
 			x->body = xrealloc(x->body, x->body_bytes + *n_data + 1, 1);
 			memcpy(x->body + x->body_bytes, data, *n_data);
 			x->body_bytes += *n_data;

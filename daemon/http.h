@@ -21,6 +21,7 @@
 enum {
 	HTTP_MAX_CONNECTIONS = 256,
 	HTTP_HEADER_BYTES = 64 << 10,
+	HTTP_DISCARD_TIMES = 16,       /* a body that is so many times too large is still read to its end before it is refused */
 	HTTP_UNREAD_BYTES = 4 << 20,   /* of a stream; a client that leaves more unread is dropped */
 	HTTP_REQUEST_MS = 10000,       /* from connection to complete request */
 	HTTP_IDLE_S = 30,              /* nothing read or written */

@@ -298,6 +298,32 @@ static void a_large_body_is_refused_before_it_is_read(void **state)
 	close(fd);
 }
 
+/* Who has asked first is told at once; who sends at once is told when all is sent, and not cut off in between. */
+static void a_body_that_is_somewhat_too_large_is_read_before_it_is_refused(void **state)
+{
+	struct server *s = *state;
+	int fd = connect_to(s);
+	char text[8192], body[5001];
+
+	memset(body, 'x', 5000);
+	body[5000] = '\0';
+	say(fd, "POST /api/v1/ask HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n");
+	run_for(s, 20);
+	assert_int_equal(recv(fd, text, sizeof text, MSG_DONTWAIT), -1);
+	say(fd, body);
+	run_for(s, 20);
+	assert_non_null(hear(fd, text));
+	assert_memory_equal(text, "HTTP/1.1 413", 12);
+	close(fd);
+	fd = connect_to(s);
+	say(fd, "POST /api/v1/ask HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5000\r\n\r\n");
+	run_for(s, 20);
+	assert_non_null(hear(fd, text));
+	assert_memory_equal(text, "HTTP/1.1 413", 12);
+	assert_int_equal(s->n_requests, 0);
+	close(fd);
+}
+
 static void a_large_body_in_chunks_is_refused_at_its_end(void **state)
 {
 	struct server *s = *state;
@@ -529,6 +555,7 @@ int main(void)
 		CASE(a_client_that_went_is_noticed_within_a_comment),
 		CASE(a_client_that_never_reads_is_dropped),
 		CASE(a_large_body_is_refused_before_it_is_read),
+		CASE(a_body_that_is_somewhat_too_large_is_read_before_it_is_refused),
 		CASE(a_large_body_in_chunks_is_refused_at_its_end),
 		CASE(what_is_not_http_is_refused),
 		CASE(headers_without_end_are_refused),
