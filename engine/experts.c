@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "config/clock.h"
 #include "config/log.h"
 #include "config/mem.h"
 
@@ -219,11 +218,17 @@ void expert_allow_ahead(struct experts *x, int pieces)
 		io_allow(x->io, c, pieces);
 }
 
+/* By the drive's time. */
+static double seconds_since(const struct experts *x, int64_t ns)
+{
+	return (double)(io_now(x->io) - ns) * 1e-9;
+}
+
 /* One more is being read that is waited for; begins: it begins now. The last ones shall not share the drive. */
 static void await(struct experts *x, bool begins)
 {
 	if (!x->n_awaited++) {
-		x->busy_since = clock_now_ns();
+		x->busy_since = io_now(x->io);
 		x->n_busy = 0;
 		expert_allow_ahead(x, 0);
 	}
@@ -248,7 +253,7 @@ static void look_in_the_way(struct experts *x, bool over)
 {
 	if (!x->in_the_way.n_pieces || (!over && expert_pieces_ahead(x)))
 		return;
-	ahead_held_up(&x->admission, x->in_the_way.n_pieces, clock_seconds_since(x->in_the_way.since));
+	ahead_held_up(&x->admission, x->in_the_way.n_pieces, seconds_since(x, x->in_the_way.since));
 	x->in_the_way.n_pieces = 0;
 }
 
@@ -259,7 +264,7 @@ static void no_longer_await(struct experts *x)
 	look_in_the_way(x, true);
 	expert_allow_ahead(x, 1);
 	if (x->n_busy > 0)
-		ahead_carried(&x->admission, clock_seconds_since(x->busy_since) / x->n_busy);
+		ahead_carried(&x->admission, seconds_since(x, x->busy_since) / x->n_busy);
 }
 
 void expert_begin_reading(struct experts *x, struct slot *s, int32_t layer, int32_t expert, enum io_class class)
@@ -418,7 +423,7 @@ void expert_no_guess(struct experts *x, struct slot *s, bool wanted)
 		return;
 	}
 	s->cancelled = true;
-	s->cancelled_at = clock_now_ns();
+	s->cancelled_at = io_now(x->io);
 	s->n_left = 0;
 	for (int k = 0; k < s->r.n; k++) {
 		io_cancel(x->io, &s->requests[k]);
@@ -441,7 +446,7 @@ static void take_back(struct experts *x, struct io_request *r)
 	if (s->ahead) {
 		end_guess(x, s);
 	} else if (s->cancelled) {
-		ahead_held_up(&x->admission, s->n_left, x->n_awaited ? clock_seconds_since(s->cancelled_at) : 0);
+		ahead_held_up(&x->admission, s->n_left, x->n_awaited ? seconds_since(x, s->cancelled_at) : 0);
 		x->stats.behind += x->n_awaited && s->n_left;
 	} else {
 		no_longer_await(x);
@@ -590,7 +595,7 @@ static int await_whole(struct experts *x, struct slot *s, bool proved, struct er
 
 static int take(struct experts *x, int32_t layer, int32_t expert, bool proved, struct err *err)
 {
-	int64_t began = clock_now_ns();
+	int64_t began = io_now(x->io);
 	struct slot *s;
 
 	experts_want(x, layer, &expert, 1);
@@ -611,7 +616,7 @@ static int take(struct experts *x, int32_t layer, int32_t expert, bool proved, s
 	s->tries = 0;
 	if (await_whole(x, s, proved, err))
 		return -1;
-	x->stats.waited_s += clock_seconds_since(began);
+	x->stats.waited_s += seconds_since(x, began);
 	return 0;
 }
 
@@ -662,7 +667,7 @@ static enum experts_came look_for(const struct experts *x, int32_t layer, const 
 
 enum experts_came experts_come(struct experts *x, int32_t layer, const int32_t *ids, int32_t n, int flags, int32_t *which)
 {
-	int64_t began = clock_now_ns();
+	int64_t began = io_now(x->io);
 	enum experts_came came;
 
 	experts_want(x, layer, ids, n);
@@ -673,7 +678,7 @@ enum experts_came experts_come(struct experts *x, int32_t layer, const int32_t *
 			io_wait_piece(x->io);
 		}
 	x->stats.halves += came == EXPERTS_HALF;
-	x->stats.waited_s += clock_seconds_since(began);
+	x->stats.waited_s += seconds_since(x, began);
 	return came;
 }
 

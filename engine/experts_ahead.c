@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-#include "config/clock.h"
-
 /* Guesses at layers further on that are being read: one, and one so that the drive has a next one. */
 enum { LATER_MOST = 2 };
 
@@ -107,7 +105,7 @@ void expert_go_ahead(struct experts *x)
 
 	if (!x->looks_ahead || x->n_awaited)
 		return;
-	now = clock_now_ns();
+	now = io_now(x->io);
 	if (!x->admission.began)
 		ahead_idle(&x->admission, x->n_wanted, now);
 	n = expert_guesses_all(&x->guesses, lists);
@@ -156,7 +154,7 @@ static void count_wanted(struct experts *x, int32_t layer, const int32_t *ids, i
 		return;
 	if (waits) {
 		x->in_the_way.n_pieces = n_pieces;
-		x->in_the_way.since = clock_now_ns();
+		x->in_the_way.since = io_now(x->io);
 		x->stats.behind++;
 	} else {
 		ahead_held_up(&x->admission, 0, 0);
@@ -171,7 +169,7 @@ void experts_spoken(struct experts *x, int32_t layer, const int32_t *ids, int32_
 	for (int32_t i = 0; best && i < best->n; i++)
 		n_missing += best->missing[i];
 	if (x->looks_ahead)
-		ahead_spoken(&x->admission, n_missing, clock_now_ns());
+		ahead_spoken(&x->admission, n_missing, io_now(x->io));
 	for (int k = 0; k < N_AHEAD_KINDS; k++) {
 		struct guess_list *l = expert_guesses_at(&x->guesses, layer, (enum ahead_kind)k);
 
@@ -207,7 +205,7 @@ bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool wa
 		return true;
 	if (kind >= AHEAD_SECOND && x->n_guessed >= LATER_MOST)
 		return false;
-	return ahead_bid(&x->admission, kind, 0, x->n_guessed, clock_now_ns()) > 0;
+	return ahead_bid(&x->admission, kind, 0, x->n_guessed, io_now(x->io)) > 0;
 }
 
 void experts_ask_none(struct experts *x)

@@ -579,7 +579,7 @@ struct io_request *io_poll(struct io *io)
 
 struct io_request *io_wait(struct io *io, int timeout_ms)
 {
-	int64_t deadline = clock_now_ms() + timeout_ms;
+	int64_t deadline = io_now(io) / 1000000 + timeout_ms;
 	struct io_request *r;
 
 	assert_owner(io);
@@ -588,7 +588,7 @@ struct io_request *io_wait(struct io *io, int timeout_ms)
 		if (!timeout_ms)
 			break;
 		if (timeout_ms > 0) {
-			int64_t left = deadline - clock_now_ms();
+			int64_t left = deadline - io_now(io) / 1000000;
 
 			timeout_ms = left > 0 ? (int)left : 0;
 		}
@@ -628,6 +628,11 @@ int io_fd(struct io *io, struct err *err)
 	assert_owner(io);
 	return fd >= 0 ? fd : err_set(err, ERR_IO, "reads of %s cannot wake this thread: the process has no file descriptor "
 				      "left", io->purpose);
+}
+
+int64_t io_now(const struct io *io)
+{
+	return io->backend->now ? io->backend->now(io->state) : clock_now_ns();
 }
 
 int io_finish(struct io *io, struct io_request *r, struct err *err)

@@ -239,6 +239,9 @@ size_t io_arrived(const struct io *io, const struct io_request *r);
  * process has none left. */
 int io_fd(struct io *io, struct err *err);
 
+/* The time by which its operations come and go: clock_now_ns, but in tests. For who measures how long they take. */
+int64_t io_now(const struct io *io);
+
 /* Wait for this request, others being done meanwhile and kept for io_poll. Returns as io_request_check. */
 int io_finish(struct io *io, struct io_request *r, struct err *err);
 /* Read one range and wait for it: class IO_CLASS_EXPERT. */

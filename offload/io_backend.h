@@ -45,6 +45,8 @@ struct io_backend {
 	void (*cancel)(void *state, uint64_t id);
 	/* Readable when reap may have something; -1 when the process has no descriptor left for it. */
 	int (*fd)(void *state);
+	/* NULL: clock_now_ns. The time that its operations take, in nanoseconds, of a test that has one of its own. */
+	int64_t (*now)(void *state);
 	/* NULL: knows no such thing. Returns 0 or errno; fd -1 and memory NULL empty the slot. */
 	int (*register_file)(void *state, int slot, int fd);
 	int (*register_buffer)(void *state, int slot, void *memory, size_t bytes);

@@ -416,7 +416,7 @@ static void open_subject(struct bench *b, struct subject *d, double share)
 	*d = (struct subject){0};
 	if (b->drive > 0) {
 		d->drive.bytes_per_s = b->drive;
-		d->drive.carries_nothing = true;
+		d->drive.carries_nothing = d->drive.in_real_time = true;
 		experts.backend = &slow_io_backend;
 		experts.backend_state = &d->drive;
 	}

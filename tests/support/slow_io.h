@@ -1,7 +1,10 @@
 /*
  * A disk that is slow and sometimes stalls: a backend for struct io (offload/io_backend.h) that carries out one operation after
  * another, each in the time that its bytes take, every so many a stall longer, and spoils what it is told to. What has been begun
- * cannot be taken back. Time is real, so that who waits waits; busy_s is the time that was asked for, whatever else the machine does.
+ * cannot be taken back. busy_s is the time that was asked for.
+ *
+ * Its time is one of its own, which is the same on every machine: it passes while somebody waits for the drive, a little with each look
+ * at it, and when a test says so. Nobody waits for real. Or time is real, so that who waits waits, and who computes uses time.
  */
 #ifndef QUIRE_TESTS_SUPPORT_SLOW_IO_H
 #define QUIRE_TESTS_SUPPORT_SLOW_IO_H
@@ -14,6 +17,7 @@ enum { SLOW_IN_FLIGHT = 1024 };
 
 struct slow_io {
 	double bytes_per_s, stall_s;
+	bool in_real_time;
 	int stall_every;           /* operations; 0: none */
 	int spoil_nth;             /* the operation, counted from 1, in whose bytes a bit is flipped; 0: none */
 	bool then_on;              /* and in those of every later one */
@@ -24,6 +28,8 @@ struct slow_io {
 	double busy_s;
 	int n_begun, n_cancelled;  /* operations; of these named by a cancellation while in flight */
 	int n_asked;               /* times that it was asked what is done */
+
+	int64_t now;               /* that its own time has passed, ns */
 
 	/* Its own: [n] in the order of their ends. */
 	struct {
@@ -36,5 +42,8 @@ struct slow_io {
 };
 
 extern const struct io_backend slow_io_backend;
+
+/* Who has the drive does something else for so long; of its own time. */
+void slow_io_pass(struct slow_io *d, double seconds);
 
 #endif
