@@ -24,9 +24,9 @@
  * each, or in --format. As many of them as free memory has room for at that share and the disk for all, at most --layers, or as many as
  * take 41 GB (4 in fp8, 8 in int4): it is larger than the memory at all shares but 1. Where not even two fit, experts are half as wide, or as
  * narrow as --expert-dim says; the lines say what was taken. A token's attention is small. Random weights route like nothing real, so the
- * choices of preset A (offload/trace.h) are put in the routers' place: an op of a copied table. What is predicted comes true as often as it
- * did on GLM-5.2 (tier_recall), and is one of the next best otherwise. Of the next token's first layer nothing is predicted, which with four
- * layers is a quarter of them, and one of GLM-5.2's 75. Everything else is the engine that users have.
+ * choices of preset A (offload/trace.h) are put in the routers' place (tests/support/forced_routers.h). What is predicted comes true as
+ * often as it did on GLM-5.2 (tier_recall), and is one of the next best otherwise. Of the next token's first layer nothing is predicted,
+ * which with four layers is a quarter of them, and one of GLM-5.2's 75. Everything else is the engine that users have.
  *
  * Disk: reads of the experts' size on a bare io_uring, from other experts each time; memory: reading with all threads. Between all
  * blocks, since a disk that others use too is half as fast in one second as in the next. What a plan is told: medians of three times
@@ -49,6 +49,7 @@
 #include "engine/synth.h"
 #include "offload/io.h"
 #include "offload/trace.h"
+#include "tests/support/forced_routers.h"
 #include "tests/support/measure.h"
 #include "tests/support/raw_reads.h"
 #include "tests/support/slow_io.h"
@@ -90,61 +91,6 @@ struct bench {
 	double raw_s;                /* the last raw_rate took */
 	uint64_t seed;
 };
-
-/* ---- routers that choose what they are told ---------------------------------------------------------------------- */
-
-static struct {
-	const struct trace *trace;
-	const struct model *m;
-	int64_t token;
-	int32_t n_layers, layer; /* layer: whose turn it is, counted among those with experts */
-	bool asked[LAYERS_MOST];     /* since the router before it spoke, what it will choose */
-} route;
-
-/* Best guess first: each in its turn what will be chosen, or who comes short of it. Who is asked the second time sees all of the layer
- * before. */
-static void guess(int32_t *experts, int32_t layer)
-{
-	const struct trace_entry *step = trace_step(route.trace, route.token, layer);
-	double recall = tier_recall[layer == route.layer && route.asked[layer] ? AHEAD_WHOLE : AHEAD_NEXT + (layer - route.layer)];
-
-	route.asked[layer] = layer == route.layer;
-	for (int i = 0; i < CHOSEN; i++) {
-		bool right = tier_luck(1, route.token * route.n_layers + layer, i) < recall;
-
-		experts[i] = step[right ? i : CHOSEN + i].expert;
-	}
-}
-
-/* One token. Callers read their logits once more to learn from them, and so they get the trace's. */
-static void forced_topk(struct device *dev, int32_t *experts, float *weights, const float *logits, const float *bias, int64_t n,
-			int32_t n_experts, int32_t k, int32_t n_groups, int32_t topk_groups, bool normalize, float scale)
-{
-	float *told = (float *)(uintptr_t)logits;
-	const struct trace_entry *step;
-	int32_t layer = 0;
-
-	(void)dev, (void)n_groups, (void)topk_groups, (void)normalize, (void)scale;
-	while (layer < route.n_layers && route.m->layers[DENSE + layer].router_bias != bias)
-		layer++;
-	if (n != 1 || n_experts != EXPERTS || k != CHOSEN || layer == route.n_layers || (weights && layer != route.layer)) {
-		fprintf(stderr, "offload: router %d of %d asked for %d of %d experts for %lld tokens\n", layer, route.n_layers, k, n_experts,
-			(long long)n);
-		exit(1);
-	}
-	if (!weights) { /* nobody computes with it */
-		guess(experts, layer);
-		return;
-	}
-	step = trace_step(route.trace, route.token, layer);
-	for (int i = 0; i < EXPERTS; i++)
-		told[step[i].expert] = step[i].score;
-	for (int i = 0; i < CHOSEN; i++) {
-		experts[i] = step[i].expert;
-		weights[i] = 1.0f / CHOSEN;
-	}
-	route.layer++;
-}
 
 /* ---- the checkpoint ---------------------------------------------------------------------------------------------- */
 
@@ -371,23 +317,17 @@ static void load_all(struct model *m)
 		}
 }
 
-static void decode(struct subject *d, float *logits, int64_t first, int64_t n)
+static void decode(struct subject *d, const struct trace *choices, float *logits, int64_t first, int64_t n)
 {
 	struct err err;
 
 	for (int64_t t = first; t < first + n; t++) {
 		const int32_t id = (int32_t)(t % 256);
 
-		route.token = t;
-		route.layer = 0;
-		memset(route.asked, 0, sizeof route.asked);
-		route.m = d->m;
+		forced_routers_token(d->m, choices, t, tier_recall, 1);
 		if (session_append(d->s, &id, 1, logits, NULL, &err))
 			measure_fail(&err);
-		if (route.layer != route.n_layers) {
-			fprintf(stderr, "offload: %d of %d routers were asked\n", route.layer, route.n_layers);
-			exit(1);
-		}
+		forced_routers_done();
 	}
 }
 
@@ -445,7 +385,7 @@ static void run_block(struct bench *b, struct run *r, struct subject *d, int sid
 	experts_predict(d->m->experts, side == AHEAD);
 	experts_stats(d->m->experts, &was);
 	began = measure_now();
-	decode(d, logits, WARM + k * (TOKENS / BLOCKS), TOKENS / BLOCKS);
+	decode(d, b->trace, logits, WARM + k * (TOKENS / BLOCKS), TOKENS / BLOCKS);
 	block->seconds = measure_now() - began;
 	experts_stats(d->m->experts, &is);
 	after = probe(b, r->expert_bytes);
@@ -472,7 +412,7 @@ static void run_pass(struct bench *b, struct run *r, int pass, float *logits)
 	r->slot_bytes = stats.slot_bytes;
 	/* A row of the embedding is read, not all. */
 	r->common_bytes = (double)d.m->loaded_bytes - 2.0 * d.m->config.vocab * d.m->config.hidden;
-	decode(&d, logits, 0, WARM);
+	decode(&d, b->trace, logits, 0, WARM);
 	before = probe(b, r->expert_bytes);
 	for (int k = 0; k < BLOCKS; k++)
 		run_block(b, r, &d, (k + pass) % r->n_sides, k, logits, &before);
@@ -488,8 +428,6 @@ static void run(struct bench *b, struct run *r)
 	probe_for_plan(b);
 	r->n_sides = r->share < 1 ? N_SIDES : 1;
 	r->expert_bytes = expert_bytes(&b->synth);
-	route.trace = b->trace;
-	route.n_layers = b->synth.n_moe_layers;
 	for (int pass = 0; pass < r->n_sides; pass++)
 		run_pass(b, r, pass, logits);
 	probe_for_plan(b);
@@ -652,8 +590,7 @@ int main(int argc, char **argv)
 	temp_dir_guard(b.base);
 	if (engine_open(&b.e, &engine, &err) || pool_new(&b.pool, engine_n_threads(b.e), &err))
 		measure_fail(&err);
-	forced = *b.e->ops;
-	forced.router_topk = forced_topk;
+	forced = forced_routers(b.e->ops);
 	b.e->ops = &forced;
 	b.probe = measure_buffer(b.pool, PROBE_BYTES);
 	for (int i = 0; i < (argc > first ? argc - first : 5); i++) {

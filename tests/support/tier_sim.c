@@ -111,7 +111,7 @@ static double transfer(struct tier *s)
 {
 	bool stalls = s->opt->stall_every && s->n_started++ % s->opt->stall_every == 0;
 
-	return stalls ? 10 * s->opt->transfer_s : s->opt->transfer_s;
+	return s->opt->transfer_s * (!stalls ? 1 : s->opt->stall > 0 ? s->opt->stall : 10);
 }
 
 static int64_t ns(double seconds)
@@ -338,19 +338,28 @@ double tier_luck(uint64_t seed, int64_t step, int32_t rank)
 	return (double)((x ^ x >> 31) >> 11) * 0x1p-53;
 }
 
-/* What one would guess of a step: each choice with the chance `recall`, else the next best instead. Resident ones may not go
- * meanwhile. */
+void tier_guess(int32_t *ids, const struct trace *t, int64_t token, int32_t layer, double recall, uint64_t seed)
+{
+	const struct trace_entry *entries = trace_step(t, token, layer);
+	int32_t other = t->n_chosen;
+
+	for (int32_t i = 0; i < t->n_chosen; i++) {
+		bool right = tier_luck(seed, token * t->n_layers + layer, i) < recall || other >= t->n_listed;
+
+		ids[i] = entries[right ? i : other++].expert;
+	}
+}
+
+/* Resident ones may not go meanwhile. */
 static void look_ahead(struct tier *s, enum ahead_kind kind, int64_t step)
 {
 	const struct trace *t = s->t;
-	const struct trace_entry *entries = trace_step(t, step / t->n_layers, (int32_t)(step % t->n_layers));
 	struct guesses *g = guesses_of(s, kind, step);
-	int32_t other = t->n_chosen;
 
 	*g = (struct guesses){.n = t->n_chosen, .layer = (int32_t)(step % t->n_layers)};
+	tier_guess(g->ids, t, step / t->n_layers, g->layer, s->opt->recall[kind], s->opt->seed);
 	for (int32_t i = 0; i < g->n; i++) {
-		bool right = tier_luck(s->opt->seed, step, i) < s->opt->recall[kind] || other >= t->n_listed;
-		size_t at = place(s, g->layer, g->ids[i] = entries[right ? i : other++].expert);
+		size_t at = place(s, g->layer, g->ids[i]);
 
 		g->missing[i] = !s->resident[at];
 		g->kept[i] = s->resident[at] && !s->held[at];

@@ -31,6 +31,8 @@ extern const double tier_recall[N_AHEAD_KINDS];
 /* From 0 to 1, of the choice that stands at `rank` in a step: a guess at it is right if the recall is more. The same for each look, so
  * that a nearer one sees more of the same. */
 double tier_luck(uint64_t seed, int64_t step, int32_t rank);
+/* What one would guess of a step, best first, [n_chosen]: each choice with the chance `recall`, else the next best instead. */
+void tier_guess(int32_t *ids, const struct trace *t, int64_t token, int32_t layer, double recall, uint64_t seed);
 
 struct tier_options {
 	enum tier_rule rule;
@@ -39,7 +41,8 @@ struct tier_options {
 	double recall[N_AHEAD_KINDS]; /* share of the prediction that comes true; 0: none is made */
 	double transfer_s, compute_s; /* of one expert; of a layer, half of it before its router. 0: only counted */
 	int n_pieces;           /* of a transfer: what is given up ends with the piece under way; 0: 10 */
-	int stall_every;        /* 0, or every so many transfers one takes ten times as long */
+	int stall_every;        /* 0, or every so many transfers one takes so many times as long: */
+	double stall;           /* 0: 10 */
 	int64_t warm_tokens;    /* at the beginning, not counted */
 	uint64_t seed;
 };
