@@ -59,9 +59,9 @@ static int take_slots(struct experts *x, int64_t bytes, int32_t n_slots, struct 
 
 static int start_io(struct experts *x, const struct experts_options *opt, struct err *err)
 {
-	size_t piece = x->slot_bytes && x->slot_bytes < EXPERT_PIECE ? x->slot_bytes : EXPERT_PIECE;
+	size_t piece = x->slot_bytes && x->slot_bytes < x->piece_bytes ? x->slot_bytes : x->piece_bytes;
 	int n = (int)(EXPERTS_IN_FLIGHT / piece);
-	const struct io_options io = {.purpose = "experts", .piece_bytes = EXPERT_PIECE, .depth = n < PIECES_MOST ? n : PIECES_MOST,
+	const struct io_options io = {.purpose = "experts", .piece_bytes = x->piece_bytes, .depth = n < PIECES_MOST ? n : PIECES_MOST,
 				      .n_drives = io_drives(x->direct, x->files->n_shards), .backend = opt->backend,
 				      .backend_state = opt->backend_state};
 
@@ -91,6 +91,8 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 	x->n_experts = n_experts;
 	x->n_chosen = n_chosen;
 	x->no_prediction = opt->no_prediction;
+	trial_init(&x->trial);
+	x->piece_bytes = opt->piece_bytes ? opt->piece_bytes : EXPERT_PIECE;
 	expert_guesses_init(&x->guesses, n_chosen);
 	x->slot_of = xmalloc(n, sizeof *x->slot_of);
 	for (size_t i = 0; i < n; i++)
@@ -109,7 +111,7 @@ int experts_open(struct experts **out, const struct checkpoint *files, struct ex
 		return -1;
 	}
 	x->spare = spare_new(x->policy, n_layers, n_experts, is_there, x);
-	ahead_init(&x->admission, n_chosen, x->slot_bytes ? (double)EXPERT_PIECE / (double)x->slot_bytes : 1);
+	ahead_init(&x->admission, n_chosen, x->slot_bytes ? (double)x->piece_bytes / (double)x->slot_bytes : 1);
 	*out = x;
 	return 0;
 }
@@ -235,16 +237,30 @@ static void await(struct experts *x, bool begins)
 	x->n_busy = x->n_busy == NONE || !begins ? NONE : x->n_busy + 1;
 }
 
+static int pieces_of(const struct slot *s)
+{
+	int n = 0;
+
+	for (int k = 0; k < s->r.n; k++)
+		n += s->requests[k].status == IO_PENDING ? s->requests[k].n_in_flight : 0;
+	return n;
+}
+
+static int pieces_under_way(const struct experts *x)
+{
+	int n = 0;
+
+	for (int32_t i = 0; i < x->n_reading; i++)
+		n += pieces_of(&x->slots[x->reading[i]]);
+	return n;
+}
+
 int expert_pieces_ahead(const struct experts *x)
 {
 	int n = 0;
 
-	for (int32_t i = 0; i < x->n_reading; i++) {
-		const struct slot *s = &x->slots[x->reading[i]];
-
-		for (int k = 0; k < s->r.n && s->ahead; k++)
-			n += s->requests[k].status == IO_PENDING ? s->requests[k].n_in_flight : 0;
-	}
+	for (int32_t i = 0; i < x->n_reading; i++)
+		n += x->slots[x->reading[i]].ahead ? pieces_of(&x->slots[x->reading[i]]) : 0;
 	return n;
 }
 
@@ -253,7 +269,7 @@ static void look_in_the_way(struct experts *x, bool over)
 {
 	if (!x->in_the_way.n_pieces || (!over && expert_pieces_ahead(x)))
 		return;
-	ahead_held_up(&x->admission, x->in_the_way.n_pieces, seconds_since(x, x->in_the_way.since));
+	ahead_held_up(&x->admission, x->in_the_way.n_pieces, pieces_under_way(x), seconds_since(x, x->in_the_way.since));
 	x->in_the_way.n_pieces = 0;
 }
 
@@ -424,11 +440,9 @@ void expert_no_guess(struct experts *x, struct slot *s, bool wanted)
 	}
 	s->cancelled = true;
 	s->cancelled_at = io_now(x->io);
-	s->n_left = 0;
-	for (int k = 0; k < s->r.n; k++) {
+	for (int k = 0; k < s->r.n; k++)
 		io_cancel(x->io, &s->requests[k]);
-		s->n_left += s->requests[k].status == IO_PENDING ? s->requests[k].n_in_flight : 0;
-	}
+	s->n_left = pieces_of(s);
 }
 
 /* A request came back. */
@@ -446,7 +460,7 @@ static void take_back(struct experts *x, struct io_request *r)
 	if (s->ahead) {
 		end_guess(x, s);
 	} else if (s->cancelled) {
-		ahead_held_up(&x->admission, s->n_left, x->n_awaited ? seconds_since(x, s->cancelled_at) : 0);
+		ahead_held_up(&x->admission, s->n_left, pieces_under_way(x), x->n_awaited ? seconds_since(x, s->cancelled_at) : 0);
 		x->stats.behind += x->n_awaited && s->n_left;
 	} else {
 		no_longer_await(x);
@@ -703,6 +717,7 @@ void experts_done(struct experts *x, int32_t layer, int32_t expert, bool spent)
 		return;
 	}
 	x->none_to_ask = false; /* in a sweep what comes next is known */
+	x->pass.is_sweep = true;
 	expert_device_once(x, layer, expert);
 	/* Slots that are free again by themselves, or taken, leave the pile when it is full. */
 	if (x->n_spent == x->n_slots) {
@@ -722,6 +737,7 @@ void experts_forget(struct experts *x)
 			expert_end_guesses(x, &x->guesses.lists[r][k], NULL, 0);
 	x->looks_ahead = x->none_to_ask = false;
 	ahead_forget(&x->admission);
+	expert_end_pass(x);
 	expert_device_forget(x);
 	for (int32_t i = 0; i < x->n_slots; i++)
 		if (x->slots[i].state == SLOT_READING && !x->slots[i].n_pending)
@@ -744,6 +760,7 @@ void experts_observe(struct experts *x, int32_t layer, const float *scores, cons
 		if (!is_chosen)
 			x->entries[n++] = (struct trace_entry){e, scores[e]};
 	}
+	x->pass.n_observed++;
 	policy_observe(x->policy, layer, x->entries, n);
 	spare_spoken(x->spare, layer, chosen, x->n_chosen);
 	ahead_instead(&x->admission, spare_saves(x->spare));
@@ -790,7 +807,7 @@ static struct slot *slot_to_warm(struct experts *x, float worth)
 bool experts_warm(struct experts *x)
 {
 	struct expert_warming *w = &x->warming;
-	int32_t most = 2 + (int32_t)(WARM_PIECES * (int64_t)EXPERT_PIECE / (int64_t)x->slot_bytes); /* so that the drive has a next one */
+	int32_t most = 2 + (int32_t)(WARM_PIECES * (int64_t)x->piece_bytes / (int64_t)x->slot_bytes); /* so that the drive has a next one */
 
 	expert_poll(x);
 	io_allow(x->io, IO_CLASS_PREFETCH, WARM_PIECES);
@@ -829,6 +846,7 @@ void experts_stats(const struct experts *x, struct experts_stats *out)
 	expert_device_stats(x, out);
 	out->n_slots = x->n_slots;
 	out->slot_bytes = (int64_t)x->slot_bytes;
+	out->asks = x->trial.better && !x->no_prediction;
 	out->trusted_first = expert_sums_trusted_first(x->sums);
 	out->sums_shipped = expert_sums_shipped(x->sums);
 	io_stats(x->io, &io);

@@ -65,6 +65,7 @@ struct experts_options {
 	int32_t hidden, expert_dim;      /* of the experts, which the model fills in */
 	const struct io_backend *backend; /* tests: as struct io_options */
 	void *backend_state;
+	size_t piece_bytes;              /* tests: of a read; 0: EXPERT_PIECE */
 };
 
 struct experts;
@@ -113,7 +114,8 @@ void experts_observe(struct experts *x, int32_t layer, const float *scores, cons
  * in vain is let go. */
 void experts_spoken(struct experts *x, int32_t layer, const int32_t *ids, int32_t n);
 /* Should a router that has yet to speak be asked now what it would choose? It costs a product, and pays when that can be read before
- * anything is waited for. waits: the caller is about to wait for experts. */
+ * anything is waited for; whether that is so at all is tried now and then (offload/trial.h). waits: the caller is about to wait for
+ * experts. */
 bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool waits);
 /* No router is left to ask in this pass, and what the last one chose is wanted already. */
 void experts_ask_none(struct experts *x);
@@ -142,6 +144,7 @@ struct experts_stats {
 	int64_t resident;
 	int64_t taken, hits, late;        /* hits: resident when wanted; late: on their way then */
 	int64_t ahead, useful;            /* reads begun since a router was thought to choose it, and of those wanted next */
+	bool asks;                        /* routers are asked ahead: it pays, or it has not turned out not to (offload/trial.h) */
 	int64_t spare;                    /* reads begun since it is worth more than who went for it */
 	int64_t warmed, warmed_used;      /* that came before anybody asked; of those, asked for before they went */
 	int64_t behind;                   /* times that what was waited for was held up by reads ahead given up, or left for later */

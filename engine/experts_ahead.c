@@ -9,6 +9,17 @@ enum { LATER_MOST = 2 };
 /* A guess that is there already stays until its router has spoken, if guesses come true as often as this. */
 static const double likely = .3;
 
+void expert_end_pass(struct experts *x)
+{
+	if (x->pass.whole && x->pass.n_spoken && !x->pass.is_sweep && !x->no_prediction) {
+		double tokens = (double)x->pass.n_observed / (double)x->pass.n_spoken, asking_s = x->pass.asking_s / tokens;
+
+		trial_passed(&x->trial, (x->stats.waited_s - x->pass.waited_s) / tokens + asking_s, asking_s);
+	}
+	memset(&x->pass, 0, sizeof x->pass);
+	x->pass.waited_s = x->stats.waited_s;
+}
+
 /* What is there of a list stays, or may go. Returns how many that changes. */
 static int keep_guesses(struct experts *x, const struct guess_list *l, bool keep)
 {
@@ -109,7 +120,7 @@ void expert_go_ahead(struct experts *x)
 	if (!x->admission.began)
 		ahead_idle(&x->admission, x->n_wanted, now);
 	n = expert_guesses_all(&x->guesses, lists);
-	if (!n && !x->none_to_ask)
+	if (!n && x->trial.asks && !x->none_to_ask)
 		return; /* a router is about to be asked */
 	expert_allow_ahead(x, ahead_pieces(&x->admission, now));
 	for (int i = 0; i < n; i++)
@@ -157,7 +168,7 @@ static void count_wanted(struct experts *x, int32_t layer, const int32_t *ids, i
 		x->in_the_way.since = io_now(x->io);
 		x->stats.behind++;
 	} else {
-		ahead_held_up(&x->admission, 0, 0);
+		ahead_held_up(&x->admission, 0, 0, 0);
 	}
 }
 
@@ -180,24 +191,16 @@ void experts_spoken(struct experts *x, int32_t layer, const int32_t *ids, int32_
 			expert_end_guesses(x, l, ids, n);
 	}
 	count_wanted(x, layer, ids, n);
+	x->pass.n_spoken++;
 	x->looks_ahead = x->none_to_ask = false; /* until the next one is asked: what this one chose is wanted first */
 }
 
-bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool waits)
+/* Is it worth a product? */
+static bool is_worth_asking(struct experts *x, int32_t layer, enum ahead_kind kind, bool waits)
 {
 	const struct guess_list *l = expert_guesses_at(&x->guesses, layer, kind);
 
-	if (x->no_prediction)
-		return false;
-	if (x->none_to_ask) { /* of the pass before: how long it was until this one is nothing to learn from */
-		x->looks_ahead = x->none_to_ask = false;
-		ahead_forget(&x->admission);
-	}
-	if (!x->looks_ahead) {
-		x->looks_ahead = true;
-		expert_go_ahead(x); /* as each look at the drive does from now on */
-	}
-	if (l->n && l->layer == layer)
+	if (!x->trial.asks || (l->n && l->layer == layer))
 		return false;
 	if (x->n_awaited)
 		return waits && kind == AHEAD_NEXT;
@@ -208,8 +211,27 @@ bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool wa
 	return ahead_bid(&x->admission, kind, 0, x->n_guessed, io_now(x->io)) > 0;
 }
 
+bool experts_ask(struct experts *x, int32_t layer, enum ahead_kind kind, bool waits)
+{
+	if (x->no_prediction)
+		return false;
+	if (x->none_to_ask) { /* of the pass before: how long it was until this one is nothing to learn from */
+		x->looks_ahead = x->none_to_ask = false;
+		ahead_forget(&x->admission);
+	}
+	if (!x->looks_ahead) {
+		x->looks_ahead = true;
+		expert_go_ahead(x); /* as each look at the drive does from now on */
+	}
+	if (!is_worth_asking(x, layer, kind, waits))
+		return false;
+	x->pass.asked_at = io_now(x->io);
+	return true;
+}
+
 void experts_ask_none(struct experts *x)
 {
+	x->pass.whole = true;
 	if (x->no_prediction || x->looks_ahead)
 		return;
 	x->looks_ahead = x->none_to_ask = true;
@@ -250,6 +272,9 @@ void experts_ahead(struct experts *x, int32_t layer, enum ahead_kind kind, const
 
 	if (x->no_prediction)
 		return;
+	if (x->pass.asked_at)
+		x->pass.asking_s += (double)(io_now(x->io) - x->pass.asked_at) * 1e-9;
+	x->pass.asked_at = 0;
 	/* Of a pass that ended early, or a router that was never asked. */
 	for (int k = 0; k < N_AHEAD_KINDS; k++) {
 		struct guess_list *old = expert_guesses_at(&x->guesses, layer, (enum ahead_kind)k);

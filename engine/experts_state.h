@@ -15,6 +15,7 @@
 #include "offload/io.h"
 #include "offload/policy.h"
 #include "offload/spare.h"
+#include "offload/trial.h"
 
 enum { NONE = -1 };
 
@@ -53,7 +54,7 @@ struct experts {
 	int32_t n_slots;
 	int32_t first_free;          /* none before it is */
 	int32_t n_wanted;            /* slots */
-	size_t slot_bytes;
+	size_t slot_bytes, piece_bytes;
 	char *memory;
 	int32_t *slot_of;            /* [n_layers, n_experts] NONE: cold */
 	int32_t *spent;              /* [n_spent] slots, the last one used on top */
@@ -78,6 +79,14 @@ struct experts {
 	int64_t busy_since;          /* n_awaited was 0 until then */
 	int32_t n_busy;              /* experts whose reads began since; NONE: one had begun before, so that no time of one is known */
 	bool no_prediction;
+	struct trial trial;          /* does prediction pay? */
+	struct {
+		bool whole;          /* all its routers have spoken */
+		bool is_sweep;       /* or a sweep was in it: what was waited for is not known of its tokens alone */
+		int64_t asked_at;    /* of a router it is being computed what it would choose; 0: of none */
+		double asking_s, waited_s; /* waited_s: stats.waited_s when it began */
+		int64_t n_observed, n_spoken;
+	} pass;
 	struct expert_warming warming;
 	struct expert_device *device; /* NULL: there is none */
 	struct experts_stats stats;
@@ -161,6 +170,8 @@ void expert_device_stats(const struct experts *x, struct experts_stats *out);
 int expert_free_guesses(struct experts *x);
 /* The drive may have nothing to do that is waited for: on with what is guessed then. */
 void expert_go_ahead(struct experts *x);
+/* A pass has ended, early or not: does prediction pay? */
+void expert_end_pass(struct experts *x);
 /* A list is done with: its router chose ids, or will not speak. */
 void expert_end_guesses(struct experts *x, struct guess_list *l, const int32_t *ids, int32_t n);
 

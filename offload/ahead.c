@@ -6,7 +6,8 @@
 #define AVERAGE .85  /* of an average with each new number */
 #define SURE    .8   /* of what the last window could save as well, counted as saved: it may have several to read */
 #define NOTICED .5   /* of what is carried of a wrong guess, until a nearer look says that it is one */
-#define FORGIVE .99  /* of delays, with each window: a disk that was slow is tried again */
+#define STALL   4    /* times what others take: what is beyond that is no transfer's speed, but a drive that stalls */
+#define FORGIVE .998 /* of delays, with each window: a disk that was slow is tried again */
 
 /* Beside those of AHEAD_NEXT, as they are in the pocket model. */
 static const double first_chances[N_AHEAD_KINDS] = {1.05, 1, .7, .5};
@@ -35,7 +36,7 @@ static void average(double *of, double x)
 
 void ahead_carried(struct ahead *a, double seconds)
 {
-	average(&a->transfer_s, seconds);
+	average(&a->transfer_s, a->transfer_s > 0 ? fmin(seconds, STALL * a->transfer_s) : seconds);
 }
 
 void ahead_idle(struct ahead *a, int n_to_compute, int64_t now)
@@ -76,11 +77,12 @@ void ahead_wanted(struct ahead *a, bool read_ahead)
 	a->waited = FADE * a->waited + (1 - FADE) * !read_ahead;
 }
 
-void ahead_held_up(struct ahead *a, int n_pieces, double seconds)
+void ahead_held_up(struct ahead *a, int n_pieces, int n_others, double seconds)
 {
-	double pieces = n_pieces * a->piece_share * a->transfer_s;
+	double piece_s = a->piece_share * a->transfer_s, lost = fmin(seconds, n_pieces * piece_s);
 
-	a->behind_s = AVERAGE * a->behind_s + (1 - AVERAGE) * (seconds < pieces ? seconds : pieces);
+	lost += fmax(seconds - STALL * (n_pieces + n_others) * piece_s, 0);
+	a->behind_s = AVERAGE * a->behind_s + (1 - AVERAGE) * lost;
 }
 
 double ahead_chance(const struct ahead *a, enum ahead_kind kind, int32_t rank)

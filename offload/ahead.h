@@ -34,7 +34,7 @@ struct ahead {
 	double window_s[AHEAD_STAGES]; /* by how many experts are still to be computed when it begins; 0: none was seen */
 	double idle_s;                 /* a window, or 0 where there was none, for each router that spoke */
 	double n_missing;              /* of the guesses at it */
-	double transfer_s;             /* of one expert; 0: none was seen */
+	double transfer_s;             /* of one expert, stalls aside; 0: none was seen */
 	double piece_share;            /* of an expert, that is read at once and cannot be taken back */
 	double behind_s;               /* that a read which is not wanted holds up those that are waited for */
 	double waited;                 /* the share that nobody had begun to read, of experts that were wanted and would not have been there */
@@ -59,8 +59,10 @@ void ahead_judge(struct ahead *a, enum ahead_kind kind, int32_t rank, bool neede
 /* An expert is wanted that would not be there but for being read ahead, if it was. */
 void ahead_wanted(struct ahead *a, bool read_ahead);
 /* A read was given up, or left for later, with so many pieces under way, and its last one ended so much later. What those that are
- * waited for lost is no more than that, nor than what so many pieces take: the link served them as well. 0, 0: nobody was waiting. */
-void ahead_held_up(struct ahead *a, int n_pieces, double seconds);
+ * waited for lost is no more than that, nor than what so many pieces take, since the link served them as well; and what it took
+ * beyond some times what all needs that was under way in the end, n_others pieces of theirs with it: it stalled. 0, 0, 0: nobody was
+ * waiting. */
+void ahead_held_up(struct ahead *a, int n_pieces, int n_others, double seconds);
 
 /* How often guesses of a rank come true, of those that are not there. */
 double ahead_chance(const struct ahead *a, enum ahead_kind kind, int32_t rank);

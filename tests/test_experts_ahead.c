@@ -241,11 +241,12 @@ static void any_two(int32_t *out, uint32_t *seed)
 	out[1] = (out[0] + 1 + (int32_t)(*seed >> 24) % 3) % 4;
 }
 
-/* What is being read for a layer further on waits while somebody waits for the drive, and goes on after it. */
+/* What is being read for a layer further on waits while somebody waits for the drive, and goes on after it. In three slots nothing stays
+ * until it is chosen again. */
 static void what_is_waited_for_has_the_drive_alone(void **state)
 {
 	struct slow_io disk = {.bytes_per_s = 3e8};
-	struct experts_options opt = {.n_slots = 7, .backend = &slow_io_backend, .backend_state = &disk};
+	struct experts_options opt = {.n_slots = 3, .backend = &slow_io_backend, .backend_state = &disk};
 	int n_interrupted = 0, n_pieces;
 	uint32_t seed = 1;
 	struct experts_stats stats;

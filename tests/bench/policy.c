@@ -12,6 +12,11 @@
  *                             transfers X beside its own compute C, (C + X) over the longer, summed. Where an expert takes
  *                             longer than a layer ("expert_over_layer"), most layers have no X and others several C: they
  *                             balance in all and in none
+ *   policy.engine_over_demand the same of the engine itself (tests/support/engine_tier.h), with and without prediction, of some shares and
+ *                             balances. Without prediction it computes what is there while it reads, as the model of a tier does
+ *                             not: there is less to gain, "most", which is all the time that neither computing nor reading needs.
+ *                             "balanced_over_waiting" is the engine with prediction over that model without, which waits for all of a
+ *                             layer's experts before it computes any
  */
 #include <math.h>
 #include <stdio.h>
@@ -19,14 +24,16 @@
 #include <string.h>
 
 #include "config/file.h"
+#include "config/log.h"
 #include "config/mem.h"
 #include "engine/engine.h"
 #include "engine/internal.h"
 #include "engine/tokenizer.h"
+#include "tests/support/engine_tier.h"
 #include "tests/support/measure.h"
 #include "tests/support/tier_sim.h"
 
-enum { LAYERS = 12, EXPERTS = 256, CHOSEN = 8, TOKENS = 600, READ_TOKENS = 3000 };
+enum { LAYERS = 12, EXPERTS = 256, CHOSEN = 8, TOKENS = 600, READ_TOKENS = 3000, ENGINE_TOKENS = 240 };
 
 static const char pocket[] = "tests/pocket/model/bf16", *const texts[] = {"docs/store.md", "docs/ingest.md"};
 
@@ -101,6 +108,48 @@ static void bench_trace(const struct trace *t, const char *name)
 			      "\"expert_over_layer\":%.2f,\"by_transfer_over_compute\":[%s]", name, shares[i], balanced,
 			      gain(t, shares[i], 1 / per_layer, known), gain_of_next_layer(&ours, 1 / per_layer), 1 / per_layer, list);
 	}
+}
+
+/* Its first tokens. */
+static void bench_engine(const struct trace *whole, const char *name)
+{
+	struct engine_tier *e = engine_tier_new(whole->n_layers, whole->n_experts, whole->n_chosen);
+	struct trace t = *whole;
+	const int64_t warm = ENGINE_TOKENS / 3;
+
+	t.n_tokens = ENGINE_TOKENS;
+	for (size_t i = 1; i < COUNT(shares); i += 2) {
+		struct tier_options opt = {.rule = TIER_POLICY, .share = shares[i], .transfer_s = 1, .warm_tokens = warm, .seed = 1};
+		double least = 0, balanced = 0, most = 0, over_waiting = 0, steps = (double)(ENGINE_TOKENS - warm) * t.n_layers;
+		struct tier_result none, without, with;
+		char list[160] = "";
+
+		memcpy(opt.recall, tier_recall, sizeof opt.recall);
+		tier_run(&none, &t, &opt);
+		for (size_t b = 0; b < COUNT(balances); b += 2) {
+			double g;
+
+			opt.compute_s = (double)none.transfers / steps / balances[b];
+			opt.prefetch = false;
+			engine_tier_run(e, &without, &t, &opt);
+			opt.prefetch = true;
+			engine_tier_run(e, &with, &t, &opt);
+			g = without.seconds / with.seconds;
+			least = !b || g < least ? g : least;
+			if (balances[b] == 1) {
+				opt.prefetch = false;
+				tier_run(&none, &t, &opt);
+				balanced = g;
+				over_waiting = none.seconds / with.seconds;
+				most = without.seconds / fmax((double)without.transfers, steps * opt.compute_s);
+			}
+			snprintf(list + strlen(list), sizeof list - strlen(list), "%s%.3f", b ? "," : "", g);
+		}
+		measure_print(stdout, "policy.engine_over_demand", least, "ratio", 2,
+			      CELL ",\"balanced\":%.3f,\"most\":%.3f,\"balanced_over_waiting\":%.3f,\"by_transfer_over_compute\":[%s]", name,
+			      shares[i], balanced, most, over_waiting, list);
+	}
+	engine_tier_free(e);
 }
 
 /* What the pocket model's routers choose. */
@@ -181,14 +230,17 @@ int main(int argc, char **argv)
 {
 	struct trace *recorded;
 
+	log_set_level(LOG_LEVEL_WARN);
 	for (int i = 0; i < N_TRACE_PRESETS; i++) {
 		struct trace *t = trace_make(&trace_presets[i], LAYERS, EXPERTS, CHOSEN, TOKENS, 1);
 
 		bench_trace(t, trace_presets[i].name);
+		bench_engine(t, trace_presets[i].name);
 		trace_free(t);
 	}
 	recorded = record_pocket();
 	bench_trace(recorded, "pocket");
+	bench_engine(recorded, "pocket");
 	trace_free(recorded);
 	for (int i = 1; i < argc; i++) {
 		const char *slash = strrchr(argv[i], '/');

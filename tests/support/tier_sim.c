@@ -275,7 +275,7 @@ static void stop_keeping_any(struct tier *s)
 /* It will not be wanted. `pays`: somebody waits for the link, who loses what the piece under way takes. */
 static void give_up(struct tier *s, struct flight *f, bool pays)
 {
-	ahead_held_up(&s->admission, f == s->flying, f == s->flying && pays ? end_piece(s) : 0);
+	ahead_held_up(&s->admission, f == s->flying, 0, f == s->flying && pays ? end_piece(s) : 0);
 	if (f->left <= 0)
 		return; /* that was all of it */
 	f->left = 0;
@@ -326,7 +326,7 @@ static void settle(struct tier *s, int32_t layer, const struct trace_entry *chos
 	else if (f->left > 0)
 		give_up(s, f, waits);
 	if (s->flying && s->flying->left > 0)
-		ahead_held_up(&s->admission, 1, waits ? end_piece(s) : 0);
+		ahead_held_up(&s->admission, 1, 0, waits ? end_piece(s) : 0);
 }
 
 double tier_luck(uint64_t seed, int64_t step, int32_t rank)
