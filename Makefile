@@ -87,7 +87,7 @@ SOAKS   = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/soak/*.c))
 FUZZERS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 # Tests with more than one thread, which `make test` runs under TSan as well.
-THREADED_TESTS = queue pool io jobs http daemon golden tokenizer_threads
+THREADED_TESTS = queue pool io jobs http daemon golden tokenizer_threads experts_ahead
 
 RUN = MAKE='$(MAKE)' ROOT='$(ROOT)' BUILD='$(BUILD)' tests/run.sh
 

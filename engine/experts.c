@@ -541,27 +541,38 @@ static void count_warmed(struct experts *x, struct slot *s)
 	s->warmed = 0;
 }
 
+/* It has a slot, and is wanted now. */
+static void want_there(struct experts *x, struct slot *s)
+{
+	x->stats.hits += s->state == SLOT_WARM && !s->ahead;
+	x->stats.late += s->state == SLOT_READING;
+	if (s->ahead)
+		expert_no_guess(x, s, true);
+	if (s->warmed)
+		count_warmed(x, s);
+	s->guessed = false; /* its router has spoken */
+	expert_hold(x, s, true);
+	for (int k = 0; k < s->r.n && s->state == SLOT_READING; k++)
+		io_raise(x->io, &s->requests[k], IO_CLASS_EXPERT);
+}
+
 void experts_want(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
 {
 	stop_warming(x, layer, ids, n);
 	expert_poll(x);
-	for (int32_t i = 0; i < n; i++) {
-		int32_t at = x->slot_of[index_of(x, layer, ids[i])];
-		struct slot *s = at == NONE ? NULL : &x->slots[at];
+	/* Those that are there first, lest one that is not takes the place of one that is. A slot is left for one that is not. */
+	for (int32_t i = 0; i < n && x->n_wanted < x->n_slots - 1; i++) {
+		struct slot *s = expert_slot(x, layer, ids[i]);
 
-		if (s && s->wanted)
-			continue;
+		if (s && !s->wanted)
+			want_there(x, s);
+	}
+	for (int32_t i = 0; i < n; i++) {
+		struct slot *s = expert_slot(x, layer, ids[i]);
+
 		if (s) {
-			x->stats.hits += s->state == SLOT_WARM && !s->ahead;
-			x->stats.late += s->state == SLOT_READING;
-			if (s->ahead)
-				expert_no_guess(x, s, true);
-			if (s->warmed)
-				count_warmed(x, s);
-			s->guessed = false; /* its router has spoken */
-			expert_hold(x, s, true);
-			for (int k = 0; k < s->r.n && s->state == SLOT_READING; k++)
-				io_raise(x->io, &s->requests[k], IO_CLASS_EXPERT);
+			if (!s->wanted)
+				want_there(x, s);
 			continue;
 		}
 		s = expert_find_slot(x, 2);

@@ -1,6 +1,7 @@
 /*
- * Prediction on the engine itself, in virtual time (tests/support/engine_tier.h): it never makes tokens slower, however fast the drive
- * is, however often guesses come true, and on a drive that stalls; and where computing and reading take as long it makes them faster.
+ * The engine's tier of experts in virtual time (tests/support/engine_tier.h), beside the model of one, and with prediction beside without:
+ * that never makes tokens slower, however fast the drive is, however often guesses come true, and on a drive that stalls; and where
+ * computing and reading take as long it makes them faster.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,6 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <math.h>
 #include <string.h>
 
 #include "config/log.h"
@@ -33,6 +35,34 @@ static double gain(const struct trace *t, struct tier_options opt, double balanc
 	opt.prefetch = true;
 	engine_tier_run(tier, &with, t, &opt);
 	return without.seconds / with.seconds;
+}
+
+/* The model of a tier (tier_sim.h), of which most figures are, keeps what the engine does. */
+static void the_model_of_a_tier_has_the_hits_of_the_engine(void **state)
+{
+	static const double shares[] = {.1, .25, .5};
+
+	(void)state;
+	for (int preset = 0; preset < N_TRACE_PRESETS; preset++) {
+		struct trace *t = trace_make(&trace_presets[preset], LAYERS, EXPERTS, CHOSEN, TOKENS, 1);
+
+		for (int i = 0; i < 3; i++) {
+			struct tier_options opt = {.rule = TIER_POLICY, .share = shares[i], .transfer_s = 1, .compute_s = 1,
+						   .warm_tokens = WARM};
+			struct tier_result model, engine;
+			double hit_model, hit_engine;
+
+			tier_run(&model, t, &opt);
+			engine_tier_run(tier, &engine, t, &opt);
+			assert_int_equal(engine.asked, model.asked);
+			hit_model = (double)model.hits / (double)model.asked;
+			hit_engine = (double)engine.hits / (double)engine.asked;
+			if (fabs(hit_model - hit_engine) > .01)
+				fail_msg("%s, share %g: hits %.3f in the model, %.3f in the engine", trace_presets[preset].name, shares[i],
+					 hit_model, hit_engine);
+		}
+		trace_free(t);
+	}
 }
 
 static void prediction_is_never_slower(void **state)
@@ -98,6 +128,7 @@ static int tear_down(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_model_of_a_tier_has_the_hits_of_the_engine),
 		cmocka_unit_test(prediction_is_never_slower),
 		cmocka_unit_test(nor_on_a_drive_that_stalls),
 	};

@@ -233,12 +233,54 @@ static char *make_large_experts(int n_moe_layers)
 	return dir;
 }
 
+static int64_t n_reads(const struct experts *x)
+{
+	struct experts_stats stats;
+
+	experts_stats(x, &stats);
+	return stats.reads;
+}
+
 /* Two of four, any. */
 static void any_two(int32_t *out, uint32_t *seed)
 {
 	*seed = *seed * 1664525 + 1013904223;
 	out[0] = (int32_t)(*seed >> 16) % 4;
 	out[1] = (out[0] + 1 + (int32_t)(*seed >> 24) % 3) % 4;
+}
+
+/* A router chooses one that is not there, and one that is and is worth less than all others: the first does not take its slot. */
+static void who_is_there_stays_beside_who_has_to_come(void **state)
+{
+	struct slow_io disk = {.bytes_per_s = 3e8};
+	struct experts_options opt = {.n_slots = 3, .no_prediction = true, .backend = &slow_io_backend, .backend_state = &disk};
+	const struct expert *experts;
+	struct model *m;
+	struct err err;
+	char *dir;
+
+	(void)state;
+	dir = make_large_experts(1);
+	if (in_slots_open(&m, dir, &opt, &err))
+		fail_msg("%s", err.text);
+	experts = m->layers[1].experts;
+	for (int32_t i = 0; i < 3; i++) /* of four */
+		use(m->experts, 1, &i, 1);
+	for (int32_t i = 0; i < 40; i++) {
+		int32_t chosen[2] = {0, i % 4};
+		int64_t reads = n_reads(m->experts);
+
+		while (experts[chosen[0]].gate.data)
+			chosen[0]++;
+		if (chosen[1] == chosen[0])
+			chosen[1] = (chosen[1] + 1) % 4;
+		speak(m->experts, 1, chosen, 2);
+		assert_non_null(experts[chosen[1]].gate.data);
+		use(m->experts, 1, chosen, 2);
+		assert_int_equal(n_reads(m->experts), reads + 1);
+	}
+	model_close(m);
+	temp_dir_free(dir);
 }
 
 /* What is being read for a layer further on waits while somebody waits for the drive, and goes on after it. In three slots nothing stays
@@ -641,6 +683,7 @@ int main(void)
 		cmocka_unit_test(a_slow_disk_that_stalls_changes_no_bit_and_is_not_read_ahead_of_in_vain),
 		cmocka_unit_test(what_is_given_up_on_a_slow_disk_leaves_its_slot),
 		cmocka_unit_test(a_nearer_look_takes_the_place_of_what_was_guessed_before),
+		cmocka_unit_test(who_is_there_stays_beside_who_has_to_come),
 		cmocka_unit_test(what_is_waited_for_has_the_drive_alone),
 		cmocka_unit_test(an_idle_drive_reads_what_is_going_to_be_chosen),
 		cmocka_unit_test(what_nobody_may_want_is_not_read_where_it_would_be_in_the_way),
