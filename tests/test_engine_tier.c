@@ -14,6 +14,7 @@
 
 #include "config/log.h"
 #include "tests/support/engine_tier.h"
+#include "tests/support/sanitized.h"
 
 enum { LAYERS = 6, EXPERTS = 64, CHOSEN = 4, TOKENS = 240, WARM = 80 };
 
@@ -43,7 +44,7 @@ static void the_model_of_a_tier_has_the_hits_of_the_engine(void **state)
 	static const double shares[] = {.1, .25, .5};
 
 	(void)state;
-	for (int preset = 0; preset < N_TRACE_PRESETS; preset++) {
+	for (int preset = 0; preset < (SANITIZED ? 1 : N_TRACE_PRESETS); preset++) {
 		struct trace *t = trace_make(&trace_presets[preset], LAYERS, EXPERTS, CHOSEN, TOKENS, 1);
 
 		for (int i = 0; i < 3; i++) {
@@ -71,7 +72,7 @@ static void prediction_is_never_slower(void **state)
 	struct trace *t = trace_make(&trace_presets[0], LAYERS, EXPERTS, CHOSEN, TOKENS, 1);
 
 	(void)state;
-	for (int i = 0; i < 3; i++)
+	for (int i = 0; i < (SANITIZED ? 1 : 3); i++)
 		for (int b = 0; b < 4; b++) {
 			struct tier_options opt = {.share = shares[i], .n_pieces = 1 + 9 * (b % 2)};
 			double usual = gain(t, opt, balances[b], tier_recall), vain = gain(t, opt, balances[b], none);
@@ -97,7 +98,7 @@ static void nor_on_a_drive_that_stalls(void **state)
 	(void)state;
 	for (int i = 0; i < 2; i++)
 		for (double balance = .25; balance <= 4; balance *= 4)
-			for (int n_pieces = 1; n_pieces <= 10; n_pieces += 9) {
+			for (int n_pieces = 1; n_pieces <= (SANITIZED ? 1 : 10); n_pieces += 9) {
 				struct tier_options opt = {.share = .1, .n_pieces = n_pieces, .stall_every = stalls[i].every,
 							   .stall = stalls[i].times};
 				double g = gain(t, opt, balance, tier_recall);
