@@ -774,7 +774,7 @@ static json_t *experts_json(const struct experts_stats *s)
 	json_object_set_new(o, "late", integer(s->late));
 	json_object_set_new(o, "ahead", integer(s->ahead));
 	json_object_set_new(o, "useful", integer(s->useful));
-	json_object_set_new(o, "asks", json_boolean(s->asks));
+	json_object_set_new(o, "asks_ahead", json_boolean(s->asks_ahead));
 	json_object_set_new(o, "wasted", integer(s->ahead - s->useful));
 	json_object_set_new(o, "spare", integer(s->spare));
 	json_object_set_new(o, "behind", integer(s->behind));

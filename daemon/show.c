@@ -408,7 +408,7 @@ static void print_experts(const json_t *x)
 	if (get_integer(x, "behind"))
 		printf(", %s in somebody's way", print_count(a, get_integer(x, "behind")));
 	putchar('\n');
-	if (get_integer(x, "ahead") && !json_is_true(json_object_get(x, "asks")))
+	if (get_integer(x, "ahead") && !json_is_true(json_object_get(x, "asks_ahead")))
 		printf("         routers are not asked ahead: too little is waited for, so that asking costs more than it saves\n");
 	if (get_integer(x, "warmed"))
 		printf("         %s came before they were asked for, %s of those were used\n", print_count(a, get_integer(x, "warmed")),

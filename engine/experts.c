@@ -857,7 +857,7 @@ void experts_stats(const struct experts *x, struct experts_stats *out)
 	expert_device_stats(x, out);
 	out->n_slots = x->n_slots;
 	out->slot_bytes = (int64_t)x->slot_bytes;
-	out->asks = x->trial.better && !x->no_prediction;
+	out->asks_ahead = x->trial.better && !x->no_prediction;
 	out->trusted_first = expert_sums_trusted_first(x->sums);
 	out->sums_shipped = expert_sums_shipped(x->sums);
 	io_stats(x->io, &io);

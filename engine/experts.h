@@ -144,7 +144,7 @@ struct experts_stats {
 	int64_t resident;
 	int64_t taken, hits, late;        /* hits: resident when wanted; late: on their way then */
 	int64_t ahead, useful;            /* reads begun since a router was thought to choose it, and of those wanted next */
-	bool asks;                        /* routers are asked ahead: it pays, or it has not turned out not to (offload/trial.h) */
+	bool asks_ahead;                  /* routers are asked ahead: it pays, or it has not turned out not to (offload/trial.h) */
 	int64_t spare;                    /* reads begun since it is worth more than who went for it */
 	int64_t warmed, warmed_used;      /* that came before anybody asked; of those, asked for before they went */
 	int64_t behind;                   /* times that what was waited for was held up by reads ahead given up, or left for later */

@@ -65,7 +65,7 @@ for slots in "tiers: {host_experts: 80KB}" ""; do
 	if [ -n "$slots" ]; then
 		says out "came before they were asked for" # since the ingest counted which ones the text chose
 		says out "of them there when they were chosen"
-		quire --json status | grep -q '"asks":\(true\|false\)' || fail "nothing is said of routers that are asked ahead"
+		quire --json status | grep -q '"asks_ahead":\(true\|false\)' || fail "nothing is said of routers that are asked ahead"
 	else
 		grep -q "before they were asked for" "$T/out" && fail "experts that are all in memory came early"
 	fi
