@@ -280,7 +280,7 @@ static void what_a_question_has_used_stays_if_it_is_worth_more(void **state)
 	model_close(m);
 }
 
-enum { RATE = 500000 }; /* bytes a second: an expert takes longer than a busy machine takes from here to there */
+enum { RATE = 500000 }; /* bytes a second, of the drive's own time */
 
 /* ---- a question comes ------------------------------------------------------------------------------------------------ */
 
