@@ -409,7 +409,7 @@ static void print_experts(const json_t *x)
 		printf(", %s in somebody's way", print_count(a, get_integer(x, "behind")));
 	putchar('\n');
 	if (get_integer(x, "ahead") && !json_is_true(json_object_get(x, "asks_ahead")))
-		printf("         routers are not asked ahead: too little is waited for, so that asking costs more than it saves\n");
+		printf("         routers are not asked ahead: that costs more than it saves\n");
 	if (get_integer(x, "warmed"))
 		printf("         %s came before they were asked for, %s of those were used\n", print_count(a, get_integer(x, "warmed")),
 		       print_count(b, get_integer(x, "warmed_used")));

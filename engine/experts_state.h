@@ -82,7 +82,7 @@ struct experts {
 	struct trial trial;          /* does prediction pay? */
 	struct {
 		bool whole;          /* all its routers have spoken */
-		bool is_sweep;       /* or a sweep was in it: what was waited for is not known of its tokens alone */
+		bool is_sweep;       /* one was in it: what was waited for is not known of its tokens alone */
 		int64_t asked_at;    /* of a router it is being computed what it would choose; 0: of none */
 		double asking_s, waited_s; /* waited_s: stats.waited_s when it began */
 		int64_t n_observed, n_spoken;

@@ -16,7 +16,7 @@
 #include "tests/support/engine_tier.h"
 #include "tests/support/sanitized.h"
 
-enum { LAYERS = 6, EXPERTS = 64, CHOSEN = 4, TOKENS = 240, WARM = 80 };
+enum { LAYERS = 6, EXPERTS = 64, CHOSEN = 4, TOKENS = 480, WARM = 240 };
 
 static struct engine_tier *tier;
 

@@ -161,7 +161,7 @@ static void prediction_is_not_slower_on_a_disk_that_is_slow_and_stalls(void **st
 	for (double transfer = .5; transfer < 100; transfer *= 6)
 		for (double recall = 0; recall <= .75; recall += .25) {
 			struct tier_options opt = {.rule = TIER_POLICY, .share = .1, .transfer_s = transfer, .compute_s = 1, .n_pieces = 1,
-						   .stall_every = 40};
+						   .stall_every = 40, .stall = 10};
 			double without = run(t, opt).seconds, with;
 
 			opt.recall[AHEAD_WHOLE] = .8 * recall + .2;

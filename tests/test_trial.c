@@ -86,7 +86,7 @@ static void what_becomes_better_by_itself_is_no_proof(void **state)
 	}
 }
 
-/* Nobody waited, and others are asked for now: it is soon found out. */
+/* Nobody had to wait, and then everybody has to: it is soon found out. */
 static void it_comes_back_when_it_pays_again(void **state)
 {
 	struct trial t;

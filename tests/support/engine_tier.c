@@ -12,16 +12,13 @@
 #include "tests/support/slow_io.h"
 #include "tests/support/temp_dir.h"
 
-enum { DENSE = 1, PIECES = 10 };
-
-/* Megabytes of a layer of GLM-5.2 in fp8 (spec, section 2). */
-static const double attention_mb = 165, router_mb = 3.1, expert_mb = 37.7;
+enum { DENSE = 1 };
 
 struct engine_tier {
 	char *base, *dir;
 	struct engine *e;
 	struct ops ops;
-	double expert_bytes; /* that are read of one, of a mean */
+	double expert_bytes; /* that are read of one, the mean */
 };
 
 /* What products are of, and how long they take. An op has no state of its own. */
@@ -29,15 +26,35 @@ static struct {
 	const struct ops *ops;
 	const struct model *m;
 	struct slow_io *drive; /* NULL: no time passes */
-	double s_per_mb;
+	double s_per_byte;
 } computing;
+
+/* Bytes of a layer of GLM-5.2 in fp8, whose router is in bf16. */
+static double attention_bytes(void)
+{
+	const struct synth_options *o = &synth_glm52;
+	double heads = o->n_heads, hidden = o->hidden;
+
+	return o->q_lora * (hidden + heads * (o->nope_dim + o->rope_dim)) + (o->kv_lora + o->rope_dim) * hidden +
+	       heads * ((o->nope_dim + o->v_dim) * o->kv_lora + o->v_dim * hidden);
+}
+
+static double router_bytes(void)
+{
+	return 2.0 * synth_glm52.n_experts * synth_glm52.hidden;
+}
+
+static double expert_bytes(void)
+{
+	return 3.0 * synth_glm52.hidden * synth_glm52.expert_dim;
+}
 
 static bool is_of(const struct expert *e, const struct weight *w)
 {
 	return w == &e->gate || w == &e->up || w == &e->down;
 }
 
-static double megabytes(const struct weight *w)
+static double bytes_of(const struct weight *w)
 {
 	const struct model_config *c = &computing.m->config;
 
@@ -46,11 +63,11 @@ static double megabytes(const struct weight *w)
 		const void *at = w, *first = layer->experts, *end = layer->experts + c->n_experts;
 
 		if (is_of(&layer->mlp, w) || (at >= first && at < end))
-			return expert_mb / 3;
+			return expert_bytes() / 3;
 		if (w == &layer->router)
-			return router_mb;
+			return router_bytes();
 		if (w == &layer->o)
-			return attention_mb; /* all of it */
+			return attention_bytes(); /* all of it */
 	}
 	return 0;
 }
@@ -59,7 +76,7 @@ static void matmul(struct device *dev, float *y, int64_t y_stride, const float *
 		   enum compute_profile profile)
 {
 	if (computing.drive)
-		slow_io_pass(computing.drive, megabytes(w) * computing.s_per_mb);
+		slow_io_pass(computing.drive, bytes_of(w) * computing.s_per_byte);
 	computing.ops->matmul(dev, y, y_stride, x, x_stride, w, n, profile);
 }
 
@@ -130,10 +147,10 @@ void engine_tier_free(struct engine_tier *e)
 
 void engine_tier_run(struct engine_tier *e, struct tier_result *r, const struct trace *t, const struct tier_options *opt)
 {
-	int n_pieces = opt->n_pieces ? opt->n_pieces : PIECES;
+	int n_pieces = opt->n_pieces ? opt->n_pieces : TIER_PIECES;
 	struct slow_io drive = {
 		.bytes_per_s = e->expert_bytes / opt->transfer_s,
-		.stall_s = ((opt->stall > 0 ? opt->stall : 10) - 1) * opt->transfer_s,
+		.stall_s = (opt->stall - 1) * opt->transfer_s,
 		.stall_every = opt->stall_every * n_pieces,
 	};
 	struct experts_options experts = {
@@ -154,7 +171,7 @@ void engine_tier_run(struct engine_tier *e, struct tier_result *r, const struct 
 		measure_fail(&err);
 	computing.m = m;
 	computing.drive = &drive;
-	computing.s_per_mb = opt->compute_s / (attention_mb + router_mb + (t->n_chosen + 1) * expert_mb);
+	computing.s_per_byte = opt->compute_s / (attention_bytes() + router_bytes() + (t->n_chosen + 1) * expert_bytes());
 	for (int64_t i = 0; i < t->n_tokens; i++) {
 		const int32_t id = (int32_t)(i % 256);
 

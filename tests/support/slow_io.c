@@ -35,7 +35,7 @@ static void sleep_ns(struct slow_io *d, int64_t ns)
 void slow_io_pass(struct slow_io *d, double seconds)
 {
 	assert(!d->in_real_time);
-	sleep_ns(d, (int64_t)(seconds * 1e9));
+	d->now += (int64_t)(seconds * 1e9);
 }
 
 static void slow_start(void *state, const struct io_operation *o)

@@ -21,7 +21,7 @@ struct slow_io {
 	int stall_every;           /* operations; 0: none */
 	int spoil_nth;             /* the operation, counted from 1, in whose bytes a bit is flipped; 0: none */
 	bool then_on;              /* and in those of every later one */
-	bool carries_nothing;      /* reads leave memory as it is: zeros, if it is of io_buffer_new and nobody has written to it. For
+	bool carries_nothing;      /* reads leave memory as it is: zeros, if it is of a large io_buffer_new and nobody has written to it. For
 	                            * a drive that takes no time of a processor; weights of zeros are as much to compute with as others */
 
 	/* What happened. */

@@ -8,8 +8,6 @@
 #include "offload/policy.h"
 #include "offload/spare.h"
 
-enum { PIECES = 10 };
-
 const double tier_recall[N_AHEAD_KINDS] = {.81, .74, .50, .39};
 
 /* What is predicted for a layer, best first. */
@@ -111,7 +109,7 @@ static double transfer(struct tier *s)
 {
 	bool stalls = s->opt->stall_every && s->n_started++ % s->opt->stall_every == 0;
 
-	return s->opt->transfer_s * (!stalls ? 1 : s->opt->stall > 0 ? s->opt->stall : 10);
+	return s->opt->transfer_s * (stalls ? s->opt->stall : 1);
 }
 
 static int64_t ns(double seconds)
@@ -146,7 +144,7 @@ static void fly(struct tier *s, struct flight *f, int32_t layer, int32_t expert)
 {
 	s->n_resident++; /* its slot is taken from now on */
 	*f = (struct flight){.layer = layer, .expert = expert, .left = transfer(s)};
-	f->piece = f->left / (s->opt->n_pieces ? s->opt->n_pieces : PIECES);
+	f->piece = f->left / (s->opt->n_pieces ? s->opt->n_pieces : TIER_PIECES);
 	s->r->transfers++;
 }
 
@@ -544,7 +542,7 @@ void tier_run(struct tier_result *r, const struct trace *t, const struct tier_op
 		s.policy = policy_new(t->n_layers, t->n_experts, t->n_chosen);
 	if (s.policy && opt->prefetch)
 		s.spare = spare_new(s.policy, t->n_layers, t->n_experts, NULL, NULL);
-	ahead_init(&s.admission, t->n_chosen, 1.0 / (opt->n_pieces ? opt->n_pieces : PIECES));
+	ahead_init(&s.admission, t->n_chosen, 1.0 / (opt->n_pieces ? opt->n_pieces : TIER_PIECES));
 	if (opt->rule == TIER_BELADY)
 		find_uses(&s);
 	for (int64_t token = 0; token < t->n_tokens; token++) {

@@ -22,7 +22,7 @@ enum tier_rule {
 	TIER_POLICY,  /* offload/policy.h */
 };
 
-enum { TIER_DEPTHS = N_AHEAD_KINDS - 1, TIER_CHOSEN_MOST = 64 };
+enum { TIER_DEPTHS = N_AHEAD_KINDS - 1, TIER_CHOSEN_MOST = 64, TIER_PIECES = 10 };
 
 /* How much of what routers choose is guessed of the next layer, of all that comes before it and of a part, as measured on GLM-5.2; and of
  * those behind it: as much less as it is in the pocket model, above chance (pocket.lookahead_recall). */
@@ -40,9 +40,9 @@ struct tier_options {
 	bool prefetch;          /* TIER_POLICY: fetch ahead what is predicted for later layers, as offload/ahead.h admits it */
 	double recall[N_AHEAD_KINDS]; /* share of the prediction that comes true; 0: none is made */
 	double transfer_s, compute_s; /* of one expert; of a layer, half of it before its router. 0: only counted */
-	int n_pieces;           /* of a transfer: what is given up ends with the piece under way; 0: 10 */
-	int stall_every;        /* 0, or every so many transfers one takes so many times as long: */
-	double stall;           /* 0: 10 */
+	int n_pieces;           /* of a transfer: what is given up ends with the piece under way; 0: TIER_PIECES */
+	int stall_every;        /* 0, or every so many transfers one takes `stall` times as long */
+	double stall;
 	int64_t warm_tokens;    /* at the beginning, not counted */
 	uint64_t seed;
 };
