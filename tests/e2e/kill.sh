@@ -9,7 +9,7 @@ start_daemon
 run 0 ingest "$T/source" --as words
 run 0 ask words "who?" --max-tokens 16
 cp "$T/out" "$T/old"
-text "$T/source/b.txt" 200 2
+text "$T/source/b.txt" 600 2
 run 0 ingest "$T/source" --as words
 run 0 ask words "who?" --max-tokens 16
 cp "$T/out" "$T/new"
@@ -20,7 +20,7 @@ stop_daemon
 rm -r "$T/store" "$T/source/b.txt"
 start_daemon
 run 0 ingest "$T/source" --as words
-text "$T/source/b.txt" 200 2
+text "$T/source/b.txt" 600 2
 run 0 ingest "$T/source" --as words --detach
 says out j-2
 until_progress j-2 $((total / 3))
