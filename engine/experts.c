@@ -246,30 +246,24 @@ static int pieces_of(const struct slot *s)
 	return n;
 }
 
-static int pieces_under_way(const struct experts *x)
+int expert_pieces(const struct experts *x, bool ahead_only)
 {
 	int n = 0;
 
-	for (int32_t i = 0; i < x->n_reading; i++)
-		n += pieces_of(&x->slots[x->reading[i]]);
-	return n;
-}
+	for (int32_t i = 0; i < x->n_reading; i++) {
+		const struct slot *s = &x->slots[x->reading[i]];
 
-int expert_pieces_ahead(const struct experts *x)
-{
-	int n = 0;
-
-	for (int32_t i = 0; i < x->n_reading; i++)
-		n += x->slots[x->reading[i]].ahead ? pieces_of(&x->slots[x->reading[i]]) : 0;
+		n += !ahead_only || s->ahead ? pieces_of(s) : 0;
+	}
 	return n;
 }
 
 /* Have those ended that were in the way of what is waited for? over: nobody waits any more. */
 static void look_in_the_way(struct experts *x, bool over)
 {
-	if (!x->in_the_way.n_pieces || (!over && expert_pieces_ahead(x)))
+	if (!x->in_the_way.n_pieces || (!over && expert_pieces(x, true)))
 		return;
-	ahead_held_up(&x->admission, x->in_the_way.n_pieces, pieces_under_way(x), seconds_since(x, x->in_the_way.since));
+	ahead_held_up(&x->admission, x->in_the_way.n_pieces, expert_pieces(x, false), seconds_since(x, x->in_the_way.since));
 	x->in_the_way.n_pieces = 0;
 }
 
@@ -460,7 +454,7 @@ static void take_back(struct experts *x, struct io_request *r)
 	if (s->ahead) {
 		end_guess(x, s);
 	} else if (s->cancelled) {
-		ahead_held_up(&x->admission, s->n_left, pieces_under_way(x), x->n_awaited ? seconds_since(x, s->cancelled_at) : 0);
+		ahead_held_up(&x->admission, s->n_left, expert_pieces(x, false), x->n_awaited ? seconds_since(x, s->cancelled_at) : 0);
 		x->stats.behind += x->n_awaited && s->n_left;
 	} else {
 		no_longer_await(x);

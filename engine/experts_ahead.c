@@ -149,7 +149,7 @@ void expert_end_guesses(struct experts *x, struct guess_list *l, const int32_t *
 /* These are wanted now: were they read ahead? What is still being read so lets them pass, which costs them what is under way of it. */
 static void count_wanted(struct experts *x, int32_t layer, const int32_t *ids, int32_t n)
 {
-	int n_pieces = expert_pieces_ahead(x);
+	int n_pieces = expert_pieces(x, true);
 	bool waits = false, itself = false; /* somebody, for others; for what is being read ahead */
 
 	for (int32_t i = 0; i < n; i++) {

@@ -133,8 +133,8 @@ void expert_begin_reading(struct experts *x, struct slot *s, int32_t layer, int3
 void expert_no_guess(struct experts *x, struct slot *s, bool wanted);
 /* Pieces that may be under way of what nobody waits for. */
 void expert_allow_ahead(struct experts *x, int pieces);
-/* Pieces under way of what is read ahead. */
-int expert_pieces_ahead(const struct experts *x);
+/* Pieces under way: of all, or of what is read ahead. */
+int expert_pieces(const struct experts *x, bool ahead_only);
 /* Take back all that is done. */
 void expert_poll(struct experts *x);
 /* The slot is free; what it held is cold, or the device's alone. */

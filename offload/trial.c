@@ -3,7 +3,7 @@
 #include <math.h>
 
 enum {
-	PASSES = 4,    /* of each block, of which the first does not count: what the other way has read may still be there */
+	COUNTED = 3,   /* passes of each block, and one before them: what the other way has read may still be there */
 	SOONEST = 12,  /* passes until the next trial, */
 	RAREST = 1024,
 	CLEAR = 32,    /* and so many times as many where it is clear that asking pays */
@@ -34,13 +34,13 @@ static void follow(double *of, double x)
 
 static double mean(const struct trial_block *b)
 {
-	return b->sum / b->n;
+	return b->sum / COUNTED;
 }
 
 /* How far that may be off, squared. */
 static double error2(const struct trial_block *b)
 {
-	return fmax(b->squares / b->n - mean(b) * mean(b), 0) / (b->n - 1);
+	return fmax(b->squares / COUNTED - mean(b) * mean(b), 0) / (COUNTED - 1);
 }
 
 static void decide(struct trial *t)
@@ -72,23 +72,22 @@ void trial_passed(struct trial *t, double lost_s, double asking_s)
 		follow(&t->asking_s, asking_s);
 	if (t->asks == t->better)
 		follow(&t->lost_s, lost_s);
-	if (t->left <= PASSES - 1) {
+	if (t->left <= COUNTED) {
 		b->sum += lost_s;
 		b->squares += lost_s * lost_s;
-		b->n++;
 	}
 	/* It has become worse than asking was. */
 	if (t->at == TRIAL_BEFORE && !t->better && t->lost_s > t->tried_s && t->left > SOONEST)
 		t->left = SOONEST;
-	t->left -= t->at == TRIAL_BEFORE && t->left > PASSES - 1 && clearly_pays(t) ? 1.0 / CLEAR : 1;
+	t->left -= t->at == TRIAL_BEFORE && t->left > COUNTED && clearly_pays(t) ? 1.0 / CLEAR : 1;
 	if (t->left > 0)
 		return;
 	switch (t->at) {
 	case TRIAL_BEFORE:
-		begin(t, TRIAL_TRIED, !t->better, PASSES);
+		begin(t, TRIAL_TRIED, !t->better, COUNTED + 1);
 		break;
 	case TRIAL_TRIED:
-		begin(t, TRIAL_AFTER, t->better, PASSES);
+		begin(t, TRIAL_AFTER, t->better, COUNTED + 1);
 		break;
 	default:
 		decide(t);

@@ -12,10 +12,9 @@
 
 #include <stdbool.h>
 
-/* What tokens of some passes lost. */
+/* What tokens lost in those passes of it that count. */
 struct trial_block {
 	double sum, squares;
-	int n;
 };
 
 enum { TRIAL_BEFORE, TRIAL_TRIED, TRIAL_AFTER, N_TRIAL_BLOCKS };

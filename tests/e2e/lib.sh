@@ -157,6 +157,13 @@ text()
 	}' >"$1"
 }
 
+# ended JOB: it neither waits nor runs any more; what was said of it is in $T/job.
+ended()
+{
+	quire jobs "$1" >"$T/job" || fail "nothing is known of job $1"
+	! grep -q '^state     \(queued\|running\)' "$T/job"
+}
+
 # until_progress JOB TOKENS: wait until so many tokens of a job are done.
 until_progress()
 {
@@ -164,7 +171,7 @@ until_progress()
 	for _ in $(seq 600); do
 		done_tokens=$(quire --json jobs "$1" | field done_tokens)
 		[ "${done_tokens:-0}" -ge "$2" ] && return 0
-		quire jobs "$1" | grep -q '^state     \(queued\|running\)' || fail "job $1 ended before it was at $2 tokens"
+		! ended "$1" || fail "job $1 ended before it was at $2 tokens"
 		sleep 0.05
 	done
 	fail "job $1 does not get to $2 tokens"

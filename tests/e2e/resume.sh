@@ -3,13 +3,6 @@
 # nothing had been
 . "$(dirname "$0")/lib.sh"
 
-# ended: $job neither waits nor runs any more; what it is like is in $T/job.
-ended()
-{
-	quire jobs "$job" >"$T/job"
-	! grep -q '^state     \(queued\|running\)' "$T/job"
-}
-
 # interrupted LINES: an ingest of so many lines was killed behind its first checkpoint, and has gone on from there.
 interrupted()
 {
@@ -17,14 +10,14 @@ interrupted()
 	run 0 ingest "$T/source" --as words --detach
 	job=$(grep -o 'j-[0-9]*' "$T/out" | head -n 1)
 	until [ -n "$(find "$T/store" -name 'scratch-*')" ]; do
-		! ended || return 1
+		! ended "$job" || return 1
 		sleep 0.02
 	done
 	sleep 0.3 # the file is written, then the row that names it
 	kill_daemon
 	start_daemon
 	until grep -q "corpus 'words' go on at layer " "$T/log"; do
-		! ended || return 1
+		! ended "$job" || return 1
 		sleep 0.02
 	done
 }
@@ -39,7 +32,7 @@ for lines in 300 600 1200 2400 4800 9600; do
 	run 0 rm words
 done
 for _ in $(seq 600); do
-	! ended || break
+	! ended "$job" || break
 	! grep -q 'resumed at layer' "$T/job" || break
 	sleep 0.02
 done
